@@ -1,0 +1,52 @@
+"""The speech engine: sequences, KV blocks, talker, codec. Knows nothing of HTTP, voices by name or text.
+
+Everything a caller may use is here.
+"""
+
+from engine.client import EngineClient, SpeechStream
+from engine.config import EngineConfig, ModelSpec
+from engine.errors import (
+    CheckpointError,
+    EngineDeadError,
+    EngineError,
+    GenerationFailedError,
+    InvalidPromptError,
+    QueueFullError,
+)
+from engine.protocol import (
+    FRAME_S,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    Finished,
+    FinishReason,
+    ModelInfo,
+    Prompt,
+    ReferenceAudio,
+    SamplingParams,
+    Stats,
+    Usage,
+)
+
+__all__ = [
+    "FRAME_S",
+    "SAMPLES_PER_FRAME",
+    "SAMPLE_RATE_HZ",
+    "CheckpointError",
+    "EngineClient",
+    "EngineConfig",
+    "EngineDeadError",
+    "EngineError",
+    "FinishReason",
+    "Finished",
+    "GenerationFailedError",
+    "InvalidPromptError",
+    "ModelInfo",
+    "ModelSpec",
+    "Prompt",
+    "QueueFullError",
+    "ReferenceAudio",
+    "SamplingParams",
+    "SpeechStream",
+    "Stats",
+    "Usage",
+]

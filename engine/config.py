@@ -1,0 +1,41 @@
+"""What an engine is told before it starts. Frozen; decoded from the `engine:` section of config.yaml."""
+
+from typing import Literal
+
+import msgspec
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One checkpoint to load.
+
+    `checkpoint` is a local directory, a Hugging Face id, or "embedded" for the one that comes with the project.
+    """
+
+    id: str
+    checkpoint: str
+    revision: str | None = None
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    weights: Literal["auto", "full", "int8"] = "auto"
+    max_num_seqs: int = 32
+    max_queued: int = 64
+    # "auto", or a size such as "512MB" or "4GiB"; all loaded checkpoints share it.
+    kv_cache_memory: str = "auto"
+    block_size: int = 16
+    # Most prompt tokens in one prefill step; a longer prompt is prefilled in several.
+    prefill_tokens: int = 512
+    # No utterance is longer than this many frames (12.5 per second), whatever a request asks.
+    max_frames: int = 8192
+    # Runaway guard when a request names no max_new_tokens: base + per_token * text tokens.
+    guard_frames_base: int = 50
+    guard_frames_per_token: int = 12
+    # Frames per codec chunk: small at first for early audio, then the last one for ever.
+    chunk_ramp: tuple[int, ...] = (1, 2, 4, 8, 12)
+    # "official" restarts the codec every 300 frames as the official package does; for parity checks.
+    codec_mode: Literal["exact", "official"] = "exact"
+    replicas: int = 1
+    # Torch threads per worker; 0 measures at start.
+    threads: int = 0

@@ -1,0 +1,189 @@
+"""Messages between EngineClient and its worker, and the records both sides share.
+
+Verbs go in (Start, Submit, Append, Abort, RegisterVoice, Shutdown), facts come out (Ready, AudioChunk, Finished,
+Failed, Stats, Fatal). Each is a tagged msgspec Struct, sent as msgpack behind a 4-byte little-endian length.
+Only ids, numbers and PCM cross.
+"""
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from engine.config import EngineConfig, ModelSpec
+
+SAMPLE_RATE_HZ = 24_000
+SAMPLES_PER_FRAME = 1_920
+FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+
+
+class FinishReason(enum.Enum):
+    STOP = "stop"  # the model ended the utterance
+    LENGTH = "length"  # the frame budget ran out: a long request, or a runaway
+    ABORT = "abort"  # the listener left
+    ERROR = "error"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """None means: as in the checkpoint's generation_config.json. temperature 0 is greedy for both nets."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    subtalker_temperature: float | None = None
+    subtalker_top_k: int | None = None
+    subtalker_top_p: float | None = None
+    # Same seed, same codes, alone and in any batch (fp32). None: drawn by the client.
+    seed: int | None = None
+    # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the stop token's turn.
+    max_new_tokens: int | None = None
+    ignore_eos: bool = False
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """Ids for one utterance. The engine knows nothing about text; layouts are those of the model's own prompts.
+
+    role          the three ids of "<|im_start|>assistant\\n"
+    text          ids of the text to speak, without template
+    instruct      ids of the whole "<|im_start|>user\\n...<|im_end|>\\n" block, or empty
+    language_id   codec row of the language, or None for auto
+    speakers      (codec row, weight) pairs; weights sum to 1; empty for VoiceDesign and Base
+    reference     key of a registered reference voice (Base), or None
+    reference_text  ids of what the reference says: in-context cloning; empty: speaker embedding only
+    streaming_text  one text token per frame instead of the whole text before the first frame
+    text_open     with streaming_text: more text follows by Append
+    """
+
+    role: tuple[int, ...]
+    text: tuple[int, ...]
+    instruct: tuple[int, ...] = ()
+    language_id: int | None = None
+    speakers: tuple[tuple[int, float], ...] = ()
+    reference: str | None = None
+    reference_text: tuple[int, ...] = ()
+    streaming_text: bool = False
+    text_open: bool = False
+
+
+class ReferenceAudio(msgspec.Struct, frozen=True):
+    """`samples`: float32 little-endian mono at 24 kHz; `key` identifies the content (a hash)."""
+
+    key: str
+    samples: bytes
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the HTTP side must know about one loaded checkpoint."""
+
+    id: str
+    path: str  # resolved local directory: tokenizer files are read from here
+    model_type: Literal["custom_voice", "voice_design", "base"]
+    model_size: Literal["0b6", "1b7"]
+    speakers: dict[str, int]  # lower-case name -> codec row
+    speaker_dialects: dict[str, str]  # speakers whose auto/Chinese speech is a dialect -> its language name
+    languages: dict[str, int]  # lower-case name -> codec row
+    supports_instruct: bool
+    random_weights: bool = False  # a made-up checkpoint: it makes noise
+    license_note: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    num_prompt_tokens: int
+    num_frames: int
+
+
+# ---- verbs in ----
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    config: EngineConfig
+    models: list[ModelSpec]
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    model: str
+    prompt: Prompt
+    params: SamplingParams
+
+
+class Append(msgspec.Struct, frozen=True, tag=True):
+    """More text for a sequence whose prompt said text_open. `final`: no more will come."""
+
+    id: int
+    text: tuple[int, ...]
+    final: bool
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    id: int
+
+
+class RegisterVoice(msgspec.Struct, frozen=True, tag=True):
+    model: str
+    reference: ReferenceAudio
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+# ---- facts out ----
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    models: list[ModelInfo]
+    device: str
+    dtype: str
+    num_blocks: int
+    kv_cache_bytes: int
+    load_s: float
+
+
+class AudioChunk(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    pcm: bytes  # int16 little-endian mono 24 kHz
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    reason: FinishReason
+    usage: Usage
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """`kind` picks the error class: "invalid_prompt" (with `param`) or "generation"."""
+
+    id: int
+    kind: Literal["invalid_prompt", "generation"]
+    message: str
+    param: str | None = None
+
+
+class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Sent about once a second while busy, and when the worker falls idle."""
+
+    num_waiting: int
+    num_running: int
+    num_free_blocks: int
+    num_blocks: int
+    num_free_rows: int
+    num_rows: int
+    num_steps: int
+    num_frames: int
+    num_runaways: int
+    step_s: float  # seconds in steps since start
+    prefill_s: float
+    decode_s: float
+    codec_s: float
+
+
+class Fatal(msgspec.Struct, frozen=True, tag=True):
+    """The worker cannot go on (or start); `message` is for people. The process ends after it."""
+
+    message: str
+
+
+Inbound = Start | Submit | Append | Abort | RegisterVoice | Shutdown
+Outbound = Ready | AudioChunk | Finished | Failed | Stats | Fatal
