@@ -13,9 +13,12 @@ class TensorSpec(NamedTuple):
 
 Specs = Iterator[TensorSpec]
 
+_RMS_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
+_SCALES = ("self_attn_layer_scale.scale", "mlp_layer_scale.scale")
+
 
 def model_tensors(config: Config) -> Specs:
-    """Tensors of model.safetensors: talker, code predictor and, for a Base checkpoint, the speaker encoder."""
+    """Tensors of model.safetensors: talker, code predictor and, in Base, speaker encoder."""
     talker = config["talker_config"]
     predictor = talker["code_predictor_config"]
     hidden, narrow = talker["hidden_size"], predictor["hidden_size"]
@@ -80,20 +83,14 @@ def _gated_mlp(prefix: str, config: Config) -> Specs:
 
 def _decoder(prefix: str, config: Config) -> Specs:
     """A stack of Qwen3 decoder layers and the final norm."""
+    hidden, head = config["hidden_size"], config["head_dim"]
     for i in range(config["num_hidden_layers"]):
         layer = f"{prefix}.layers.{i}"
         yield from _attention(f"{layer}.self_attn", config)
-        yield from _vectors(
-            f"{layer}.self_attn", config["head_dim"], "q_norm.weight", "k_norm.weight"
-        )
+        yield from _vectors(f"{layer}.self_attn", head, "q_norm.weight", "k_norm.weight")
         yield from _gated_mlp(f"{layer}.mlp", config)
-        yield from _vectors(
-            layer,
-            config["hidden_size"],
-            "input_layernorm.weight",
-            "post_attention_layernorm.weight",
-        )
-    yield from _vectors(prefix, config["hidden_size"], "norm.weight")
+        yield from _vectors(layer, hidden, *_RMS_NORMS)
+    yield from _vectors(prefix, hidden, "norm.weight")
 
 
 # ---------------------------------------------------------------------------- speaker encoder
@@ -115,16 +112,16 @@ def _speaker_encoder(prefix: str, config: Config) -> Specs:
     first = (channels[0], config["mel_dim"], kernels[0])
     yield from _conv(f"{prefix}.blocks.0.conv", first, channels[0])
     for i in range(1, len(channels) - 1):
-        yield from _se_res2net(
-            f"{prefix}.blocks.{i}", channels[i - 1], channels[i], kernels[i], config
-        )
+        shape = (channels[i], channels[i - 1], kernels[i])
+        yield from _se_res2net(f"{prefix}.blocks.{i}", shape, config)
     yield from _conv(f"{prefix}.mfa.conv", (out, sum(channels[1:-1]), kernels[-1]), out)
     yield from _conv(f"{prefix}.asp.tdnn.conv", (attention, 3 * out, 1), attention)
     yield from _conv(f"{prefix}.asp.conv", (out, attention, 1), out)
     yield from _conv(f"{prefix}.fc", (config["enc_dim"], 2 * out, 1), config["enc_dim"])
 
 
-def _se_res2net(prefix: str, inputs: int, outputs: int, kernel: int, config: Config) -> Specs:
+def _se_res2net(prefix: str, shape: tuple[int, int, int], config: Config) -> Specs:
+    outputs, inputs, kernel = shape
     scale, squeeze = config["enc_res2net_scale"], config["enc_se_channels"]
     part = outputs // scale
     yield from _conv(f"{prefix}.tdnn1.conv", (outputs, inputs, 1), outputs)
@@ -170,7 +167,7 @@ def _mimi_layer(prefix: str, config: Config) -> Specs:
     yield from _linear(f"{prefix}.mlp.fc2", inner, hidden, bias=False)
     for norm in ("input_layernorm", "post_attention_layernorm"):
         yield from _vectors(f"{prefix}.{norm}", hidden, "weight", "bias")
-    yield from _vectors(prefix, hidden, "self_attn_layer_scale.scale", "mlp_layer_scale.scale")
+    yield from _vectors(prefix, hidden, *_SCALES)
 
 
 def _mimi_quantizer(prefix: str, books: int, config: Config) -> Specs:
@@ -219,14 +216,12 @@ def _split_quantizer(prefix: str, books: int, config: Config) -> Specs:
 
 def _pre_transformer(prefix: str, config: Config) -> Specs:
     hidden, latent = config["hidden_size"], config["latent_dim"]
-    scales = ("self_attn_layer_scale.scale", "mlp_layer_scale.scale")
-    norms = ("input_layernorm.weight", "post_attention_layernorm.weight")
     yield from _linear(f"{prefix}.input_proj", latent, hidden)
     for i in range(config["num_hidden_layers"]):
         layer = f"{prefix}.layers.{i}"
         yield from _attention(f"{layer}.self_attn", config)
         yield from _gated_mlp(f"{layer}.mlp", config)
-        yield from _vectors(layer, hidden, *norms, *scales)
+        yield from _vectors(layer, hidden, *_RMS_NORMS, *_SCALES)
     yield from _vectors(prefix, hidden, "norm.weight")
     yield from _linear(f"{prefix}.output_proj", hidden, latent)
 

@@ -1,14 +1,14 @@
-"""A small byte-level BPE tokenizer in the file layout of the Qwen2 one (vocab.json, merges.txt, tokenizer_config.json).
+"""A small byte-level BPE tokenizer in the file layout of Qwen2's, for random-weight checkpoints.
 
-Random-weight checkpoints need a tokenizer that every Qwen2 tokenizer class loads: 256 bytes, a few whole
-words, then the 33 added tokens in their official order. Only the ids are smaller than the published ones.
+Every Qwen2 tokenizer class loads it: 256 bytes, a few whole words, then the 33 added tokens in
+their official order. Only the ids are smaller than the published ones.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
-# In id order, as in the published tokenizers (there: 151643 .. 151675). False: an ordinary added token,
-# which decoding keeps; True: a special one.
+# In id order, as in the published tokenizers (there: 151643 .. 151675); the value says "special".
 ADDED_TOKENS = {
     "<|endoftext|>": True,
     "<|im_start|>": True,
@@ -46,13 +46,25 @@ ADDED_TOKENS = {
 }
 
 # "assistant" and "user" must be single tokens: prompts are sliced by position.
-_WORDS = "assistant user the and ing er Hello World hello world you speech".split()
-_WORDS_AFTER_SPACE = "the and of to is a world you speech voice with in".split()
+_WORDS = ("assistant", "user", "the", "and", "ing", "er", "Hello", "World", "hello", "world", "you")
+_WORDS_AFTER_SPACE = (
+    "the",
+    "and",
+    "of",
+    "to",
+    "is",
+    "a",
+    "world",
+    "you",
+    "speech",
+    "voice",
+    "with",
+)
 
 
 def write_random_tokenizer(out: Path) -> dict[str, int]:
-    """Write the three tokenizer files into `out`; returns token -> id, words and added tokens together."""
-    vocab, merges = _build_bpe(_WORDS + ["\u0120" + word for word in _WORDS_AFTER_SPACE])
+    """Write the three tokenizer files into `out`; returns the id of each word and added token."""
+    vocab, merges = _build_bpe([*_WORDS, *("\u0120" + word for word in _WORDS_AFTER_SPACE)])
     added = {token: len(vocab) + i for i, token in enumerate(ADDED_TOKENS)}
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
@@ -63,14 +75,17 @@ def write_random_tokenizer(out: Path) -> dict[str, int]:
 
 
 def _byte_symbols() -> list[str]:
-    """The printable stand-in of each of the 256 bytes: printable Latin-1 is itself, the rest is U+0100 on."""
+    """Of each byte the printable stand-in: printable Latin-1 is itself, the rest is U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     stand_ins = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(stand_ins)) for byte in range(256)]
 
 
 def _build_bpe(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges that make each word one token: join, left to right, what earlier merges leave."""
+    """Vocabulary and merges that make each word one token.
+
+    Joins, left to right, the pieces that earlier merges leave of the word.
+    """
     vocab = {symbol: i for i, symbol in enumerate(sorted(_byte_symbols()))}
     merges: list[tuple[str, str]] = []
     for word in words:
@@ -86,7 +101,7 @@ def _build_bpe(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]
 def _bpe(word: str, merges: list[tuple[str, str]]) -> list[str]:
     pieces = list(word)
     while True:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         known = [pair for pair in pairs if pair in merges]
         if not known:
             return pieces
