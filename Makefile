@@ -1,0 +1,62 @@
+# Everything lives in .venv; a stage runs again only when the files that decide it change.
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); ARGS (test).
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+FIND_PYTHON := for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
+PYTHON ?= $(shell $(FIND_PYTHON))
+TEST_MARKS := not gpu and not clients and not listen
+
+export MAKE_GOAL := $(firstword $(MAKECMDGOALS) help)
+export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
+
+.PHONY: help install serve test check lock clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.serve ## set up .venv with what the server needs
+
+serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=)
+	@exec $(BIN)/python -m qtts_openai serve \
+		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)")
+
+test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
+		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+lock: $(VENV)/.serve ## refresh the constraints files (needs python3.11 and python3.12)
+	@$(BIN)/python scripts/lock.py python3.11 python3.12
+
+clean: ## remove .venv, caches and build results
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.torch: constraints-torch.txt scripts/install_torch.py
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=..." >&2; exit 1; }
+	@echo "[1/2] $(VENV) and torch"
+	@$(PYTHON) scripts/install_torch.py $(VENV)
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "[2/2] the server and its dependencies"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "[2/2] the server, its dependencies and those of the tests"
+	@$(PIP_INSTALL) -e '.[test]'
+	@touch $@ $(VENV)/.serve
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "[2/2] the server, its dependencies and the checkers"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.serve
