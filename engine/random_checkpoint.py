@@ -128,10 +128,10 @@ _GAINS = (
     ("codec_head", 3.0),
     ("lm_head", 3.0),
     ("asp.tdnn", 0.5),
-    ("speaker_encoder.fc", 1.0),
+    ("speaker_encoder.fc", 0.1),
     ("speaker_encoder", 1.4),
     ("conv2.conv", 0.3),  # the residual branch of the codec's decoder
-    ("decoder.decoder.6", 0.1),  # samples: audible, far from clipping
+    ("decoder.decoder.6", 0.06),  # samples: audible, far from clipping
     ("encoder.encoder.layers.0", 4.0),  # speech has a tenth of unit variance
 )
 
