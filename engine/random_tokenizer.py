@@ -46,25 +46,17 @@ ADDED_TOKENS = {
 }
 
 # "assistant" and "user" must be single tokens: prompts are sliced by position.
-_WORDS = ("assistant", "user", "the", "and", "ing", "er", "Hello", "World", "hello", "world", "you")
-_WORDS_AFTER_SPACE = (
-    "the",
-    "and",
-    "of",
-    "to",
-    "is",
-    "a",
-    "world",
-    "you",
-    "speech",
-    "voice",
-    "with",
+_WORDS = (
+    *("assistant", "user", "the", "and", "ing", "er", "Hello", "World", "hello", "world", "you"),
+    *(" the", " and", " of", " to", " is", " a", " world", " you", " speech", " voice", " with"),
+    # Where the pre-tokeniser cuts decides whether these come out whole, so ids show which it is.
+    *("iPhone", "HelloWorld", "OpenAI", "tknow", "12", "x\u0301", "!\n/", "\n\n", "n't"),
 )
 
 
 def write_random_tokenizer(out: Path) -> dict[str, int]:
     """Write the three tokenizer files into `out`; returns the id of each word and added token."""
-    vocab, merges = _build_bpe([*_WORDS, *("\u0120" + word for word in _WORDS_AFTER_SPACE)])
+    vocab, merges = _build_bpe()
     added = {token: len(vocab) + i for i, token in enumerate(ADDED_TOKENS)}
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
@@ -81,14 +73,16 @@ def _byte_symbols() -> list[str]:
     return [chr(byte if byte in printable else next(stand_ins)) for byte in range(256)]
 
 
-def _build_bpe(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges that make each word one token.
+def _build_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges that make each of _WORDS one token.
 
-    Joins, left to right, the pieces that earlier merges leave of the word.
+    Joins, left to right, the pieces that earlier merges leave of a word.
     """
-    vocab = {symbol: i for i, symbol in enumerate(sorted(_byte_symbols()))}
+    symbols = _byte_symbols()
+    vocab = {symbol: i for i, symbol in enumerate(sorted(symbols))}
     merges: list[tuple[str, str]] = []
-    for word in words:
+    for text in _WORDS:
+        word = "".join(symbols[byte] for byte in text.encode())
         left, *rest = _bpe(word, merges)
         for right in rest:
             merges.append((left, right))
