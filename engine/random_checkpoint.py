@@ -89,12 +89,9 @@ def _write_files(
     _write_json(codec_dir / "config.json", codec_config)
     _write_json(codec_dir / "configuration.json", CODEC_CONFIGURATION)
     _write_json(codec_dir / "preprocessor_config.json", CODEC_PREPROCESSOR_CONFIG)
-    files = (
-        (out / "model.safetensors", list(model_tensors(config)), dtype),
-        (codec_dir / "model.safetensors", list(codec_tensors(codec_config)), "float32"),
-    )
-    for file, specs, file_dtype in files:
-        _write_safetensors(file, specs, file_dtype, seed, progress)
+    weights, codec_weights = out / "model.safetensors", codec_dir / "model.safetensors"
+    _write_safetensors(weights, list(model_tensors(config)), dtype, seed, progress)
+    _write_safetensors(codec_weights, list(codec_tensors(codec_config)), "float32", seed, progress)
     for file in out.rglob("*.*"):
         _sync(file)
 

@@ -95,7 +95,7 @@ def _decoder(prefix: str, config: Config) -> Specs:
 
 # ---------------------------------------------------------------------------- speaker encoder
 
-_ECAPA_DEFAULTS = {
+_ECAPA_DEFAULTS: Config = {
     "mel_dim": 128,
     "enc_channels": [512, 512, 512, 512, 1536],
     "enc_kernel_sizes": [5, 3, 3, 3, 1],
