@@ -1,0 +1,64 @@
+"""The command `qtts`: serve, say, models, voices."""
+
+import argparse
+import sys
+
+import httpx
+
+from engine import EngineError
+from qtts_openai.commands import run_models, run_say, run_serve, run_voices
+from qtts_openai.errors import ApiError
+from qtts_openai.settings import SettingsError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, or 1 after a one-line error on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ApiError, EngineError, SettingsError, OSError, httpx.HTTPError) as error:
+        print(f"qtts: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qtts", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", help="settings file; else $QTTS_CONFIG, else ./config.yaml")
+    remote = argparse.ArgumentParser(add_help=False)
+    remote.add_argument("--url", help="a running server, such as http://127.0.0.1:8000")
+
+    serve = commands.add_parser("serve", parents=[common], help="serve OpenAI's speech API")
+    serve.add_argument("--host")
+    serve.add_argument("--port", type=int)
+    serve.set_defaults(run=run_serve)
+
+    say = commands.add_parser("say", parents=[common, remote], help="write speech to a file")
+    _add_speech_options(say)
+    say.set_defaults(run=run_say)
+
+    models = commands.add_parser("models", parents=[common, remote], help="list the models")
+    models.set_defaults(run=run_models)
+    voices = commands.add_parser("voices", parents=[common, remote], help="list the voices")
+    voices.set_defaults(run=run_voices)
+    return parser
+
+
+def _add_speech_options(say: argparse.ArgumentParser) -> None:
+    say.add_argument("text", help="what to say; - reads it from stdin")
+    say.add_argument("--voice", default="alloy")
+    say.add_argument("--out", required=True, help="the file to write; - is stdout")
+    say.add_argument("--model", help="id or alias; else the first model of the settings")
+    say.add_argument("--format", help="mp3, opus, aac, flac, wav or pcm; else as --out ends")
+    say.add_argument("--speed", type=float)
+    say.add_argument("--instructions")
+    say.add_argument("--language")
+    say.add_argument("--seed", type=int)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""What each subcommand of `qtts` does."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO, get_args
+
+import httpx
+import msgspec
+import uvicorn
+import uvloop
+
+from engine import EngineClient
+from qtts_openai import schemas as s
+from qtts_openai.app import create_app
+from qtts_openai.auth import load_keys
+from qtts_openai.encoders import with_exact_sizes
+from qtts_openai.errors import ApiError
+from qtts_openai.service import Service
+from qtts_openai.settings import Settings, SettingsError, load_settings
+from qtts_openai.streaming import Speech
+from qtts_openai.voices import VoiceTable
+
+
+def run_serve(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    changes = {name: getattr(arguments, name) for name in ("host", "port")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    server = msgspec.structs.replace(settings.server, **changes)
+    settings = msgspec.structs.replace(settings, server=server)
+    logging.basicConfig(
+        level=server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel("WARNING")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    """Take the port before minutes of loading, so that a taken one is said; listen when ready."""
+    engine = EngineClient(settings.engine, settings.specs())
+    config = uvicorn.Config(
+        create_app(settings, engine),
+        host=settings.server.host,
+        port=settings.server.port,
+        log_config=None,
+        http="httptools",
+        lifespan="on",
+        timeout_graceful_shutdown=int(settings.server.drain_s),
+    )
+    server = uvicorn.Server(config)
+    with _exit_status_zero(signal.SIGTERM), config.bind_socket() as listener:
+        await engine.start()
+        host, port = listener.getsockname()[:2]
+        logging.getLogger(__name__).info("ready: base_url http://%s:%s/v1", host, port)
+        await server.serve(sockets=[listener])
+
+
+@contextmanager
+def _exit_status_zero(number: signal.Signals) -> Iterator[None]:
+    """uvicorn raises the signal once more after its clean stop; that must not look like a crash."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        sys.exit(0)
+
+    before = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def run_say(arguments: argparse.Namespace) -> None:
+    body = _body(arguments)
+    with _output(arguments.out) as file:
+        if arguments.url:
+            _say_remote(arguments.url, body, file)
+        else:
+            asyncio.run(_say_here(load_settings(arguments.config), body, file))
+
+
+def _body(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("voice", "model", "speed", "instructions", "language", "seed")
+    body = {name: getattr(arguments, name) for name in names}
+    body["input"] = sys.stdin.read() if arguments.text == "-" else arguments.text
+    body["response_format"] = arguments.format or _format_of(arguments.out)
+    return body
+
+
+def _format_of(out: str) -> str:
+    if out == "-":
+        return "mp3"
+    suffix = Path(out).suffix[1:].lower()
+    suffix = {"ogg": "opus", "raw": "pcm"}.get(suffix, suffix)
+    if suffix not in get_args(s.AudioFormat):
+        raise SettingsError(f"{out}: name a file that ends in .mp3, .wav, ... or give --format")
+    return suffix
+
+
+@contextmanager
+def _output(out: str) -> Iterator[BinaryIO]:
+    """The file, written whole or not at all."""
+    if out == "-":
+        yield sys.stdout.buffer
+        return
+    part = Path(f"{out}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _say_remote(url: str, body: dict[str, Any], file: BinaryIO) -> None:
+    with _client(url) as client:
+        body["model"] = body["model"] or _json(client, "/v1/models")["data"][0]["id"]
+        with client.stream("POST", "/v1/audio/speech", json=body) as answer:
+            _check(answer)
+            num_bytes = 0
+            for chunk in answer.iter_bytes():
+                num_bytes += file.write(chunk)
+                _progress(f"{num_bytes} bytes")
+    _progress("done\n")
+
+
+def _client(url: str) -> httpx.Client:
+    """Of a server at `url`, with or without /v1 at its end; sends the first of $QTTS_API_KEYS."""
+    keys = load_keys(None)
+    headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
+    base = url.rstrip("/").removesuffix("/v1")
+    return httpx.Client(base_url=base, headers=headers, timeout=httpx.Timeout(600, connect=5))
+
+
+def _json(client: httpx.Client, path: str) -> Any:
+    answer = client.get(path)
+    _check(answer)
+    return answer.json()
+
+
+def _check(answer: httpx.Response) -> None:
+    if answer.status_code == 200:
+        return
+    text = answer.read().decode("utf-8", "replace")
+    try:
+        text = msgspec.json.decode(text)["error"]["message"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        text = f"not an answer of a speech server: {text[:200]}"
+    raise ApiError(answer.status_code, text)
+
+
+async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) -> None:
+    body["model"] = body["model"] or settings.models[0].id
+    request, _ = s.read_speech(body)
+    started = time.perf_counter()
+    _progress("loading the model ...")
+    engine = EngineClient(settings.engine, settings.specs())
+    try:
+        await engine.start()
+        _progress(f"loaded in {time.perf_counter() - started:.1f} s\n")
+        service = Service(settings, engine)
+        for model in service.noisy_models():
+            _progress(f"model {model} has random weights: this will be noise\n")
+        utterance = await service.planner.plan(request)
+        file.write(await _spoken(Speech(request, service.submit(utterance), service.metrics)))
+    finally:
+        await engine.close()
+
+
+async def _spoken(speech: Speech) -> bytes:
+    """The whole file, with its progress told."""
+    started = time.perf_counter()
+    await speech.start()
+    parts = []
+    async for part in speech.chunks():
+        parts.append(part)
+        _progress(f"{speech.audio_s:.1f} s of speech")
+    _progress(f"{speech.audio_s:.1f} s of speech in {time.perf_counter() - started:.1f} s\n")
+    return with_exact_sizes(speech.request.response_format, b"".join(parts))
+
+
+def _progress(text: str) -> None:
+    """On stderr, in place on a terminal; only lines that end are shown elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif text.endswith("\n"):
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def run_models(arguments: argparse.Namespace) -> None:
+    if arguments.url:
+        with _client(arguments.url) as client:
+            for model in _json(client, "/v1/models")["data"]:
+                print(f"{model['id']:40} {model['task_type']}")
+        return
+    for model in load_settings(arguments.config).models:
+        print(f"{model.id:40} {model.checkpoint:20} {', '.join(model.aliases)}")
+
+
+def run_voices(arguments: argparse.Namespace) -> None:
+    if arguments.url:
+        with _client(arguments.url) as client:
+            for voice in _json(client, "/v1/audio/voices")["voices"]:
+                note = "" if voice["available"] else f"  (needs {' or '.join(voice['needs'])})"
+                print(_voice_line(voice["name"], voice["language"], voice["description"]) + note)
+        return
+    settings = load_settings(arguments.config).voices
+    for entry in VoiceTable(settings.aliases, settings.extra, []).voices.values():
+        print(_voice_line(entry.name, entry.language, entry.character))
+
+
+def _voice_line(name: str, language: str, character: str) -> str:
+    return f"{name:16} {language:12} {character}".rstrip()

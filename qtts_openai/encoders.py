@@ -1,0 +1,309 @@
+"""PCM -> bytes of an audio format, chunk by chunk, in this process.
+
+    int16 mono 24 kHz -> speed (atempo, pitch kept) -> sample_rate (soxr) -> container
+
+`encode(pcm)` may return nothing yet; `flush()` ends the file. What comes out does not depend on how
+the PCM was cut.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Protocol
+
+import av
+import lameenc
+import numpy as np
+import soxr
+from av.filter import Graph
+
+from engine import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from qtts_openai.errors import invalid
+from qtts_openai.schemas import AudioFormat
+
+CONTENT_TYPES: dict[AudioFormat, str] = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
+_UNKNOWN_SIZE = 0xFFFFFFFF
+_TEMPO_FRAME_BYTES = SAMPLES_PER_FRAME * 2
+_MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# Rates a format can carry; formats that are not here carry any.
+_RATES: dict[AudioFormat, tuple[int, ...]] = {"mp3": _MPEG_RATES, "aac": _MPEG_RATES}
+_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+
+
+class Stage(Protocol):
+    """Bytes in, bytes out, and what was held back at the end."""
+
+    def encode(self, pcm: bytes) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class AudioEncoder:
+    """`speed` 0.25-4; `sample_rate` must be one that check_rate let through."""
+
+    def __init__(
+        self, audio_format: AudioFormat, *, sample_rate: int = SAMPLE_RATE_HZ, speed: float = 1.0
+    ) -> None:
+        self.content_type = CONTENT_TYPES[audio_format]
+        self.sample_rate = sample_rate
+        self._stages = list(_stages(audio_format, sample_rate, speed))
+        # wav and pcm cost next to nothing; the rest is worth a thread.
+        self.is_cheap = len(self._stages) == 1 and audio_format in ("wav", "pcm")
+
+    def encode(self, pcm: bytes) -> bytes:
+        for stage in self._stages:
+            pcm = stage.encode(pcm)
+        return pcm
+
+    def flush(self) -> bytes:
+        tail = b""
+        for stage in self._stages:
+            tail = stage.encode(tail) + stage.flush()
+        return tail
+
+
+def check_rate(audio_format: AudioFormat, sample_rate: int) -> None:
+    rates = _RATES.get(audio_format)
+    if rates is not None and sample_rate not in rates:
+        known = ", ".join(map(str, rates))
+        raise invalid(
+            f"sample_rate: {audio_format} carries one of {known}, not {sample_rate}.", "sample_rate"
+        )
+
+
+def with_exact_sizes(audio_format: AudioFormat, body: bytes) -> bytes:
+    """A whole file: sizes that a stream has to leave open are filled in."""
+    if audio_format == "wav":
+        return (
+            body[:4]
+            + struct.pack("<I", len(body) - 8)
+            + body[8:40]
+            + struct.pack("<I", len(body) - 44)
+            + body[44:]
+        )
+    return body
+
+
+def _stages(audio_format: AudioFormat, rate: int, speed: float) -> Iterator[Stage]:
+    if speed != 1.0:
+        yield _Tempo(speed)
+    if audio_format == "opus":
+        # Ogg Opus always plays at 48 kHz; the nearest rate above keeps what was asked for.
+        rate = next(known for known in _OPUS_RATES if known >= rate)
+    if rate != SAMPLE_RATE_HZ:
+        yield _Resampler(rate)
+    match audio_format:
+        case "pcm":
+            yield _Pcm()
+        case "wav":
+            yield _Wav(rate)
+        case "mp3":
+            yield _Mp3(rate)
+        case "opus":
+            yield _Muxed("ogg", "libopus", rate, 64_000, {"page_duration": "20000"})
+        case "aac":
+            yield _Muxed("adts", "aac", rate, 96_000, {}, {"aac_coder": "fast"})
+        case "flac":
+            yield _Muxed("flac", "flac", rate, None, {}, {"frame_size": "1920"})
+
+
+class _Pcm:
+    def encode(self, pcm: bytes) -> bytes:
+        return pcm
+
+    def flush(self) -> bytes:
+        return b""
+
+
+class _Wav(_Pcm):
+    """A 44-byte header first. Its sizes are 0xFFFFFFFF, as OpenAI sends them, while the length is
+    unknown.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._header = struct.pack(
+            "<4sI4s4sIHHIIHH4sI",
+            *(
+                b"RIFF",
+                _UNKNOWN_SIZE,
+                b"WAVE",
+                b"fmt ",
+                16,
+                1,
+                1,
+                rate,
+                rate * 2,
+                2,
+                16,
+                b"data",
+                _UNKNOWN_SIZE,
+            ),
+        )
+
+    def encode(self, pcm: bytes) -> bytes:
+        header, self._header = self._header, b""
+        return header + pcm
+
+
+class _Mp3:
+    """Constant bit rate without Xing header or ID3: the frames of several answers may be
+    concatenated.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._lame = lameenc.Encoder()
+        self._lame.silence()
+        self._lame.set_channels(1)
+        self._lame.set_in_sample_rate(rate)
+        self._lame.set_out_sample_rate(rate)
+        self._lame.set_bit_rate(128 if rate >= 16_000 else 64)
+        self._lame.set_quality(5)
+
+    def encode(self, pcm: bytes) -> bytes:
+        return bytes(self._lame.encode(pcm)) if pcm else b""
+
+    def flush(self) -> bytes:
+        return bytes(self._lame.flush())
+
+
+class _Resampler:
+    """In float32: soxr dithers int16, which would make the bytes depend on the cuts."""
+
+    def __init__(self, rate: int) -> None:
+        self._stream = soxr.ResampleStream(SAMPLE_RATE_HZ, rate, 1, dtype="float32", quality="HQ")
+
+    def encode(self, pcm: bytes) -> bytes:
+        return self._resample(pcm)
+
+    def flush(self) -> bytes:
+        return self._resample(b"", last=True)
+
+    def _resample(self, pcm: bytes, last: bool = False) -> bytes:
+        wave = self._stream.resample_chunk(np.frombuffer(pcm, "<i2").astype(np.float32), last=last)
+        return np.rint(wave).clip(-32768, 32767).astype("<i2").tobytes()
+
+
+class _Tempo:
+    """FFmpeg's atempo; each link of the chain stays within 0.5-2, where it blends and does not
+    skip. What comes out depends on the frames that go in, so they are all of one size.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self._graph = Graph()
+        source = self._graph.add_abuffer(
+            format="s16", sample_rate=SAMPLE_RATE_HZ, layout="mono", time_base=None
+        )
+        links = [self._graph.add("atempo", f"{factor:.9f}") for factor in _factors(speed)]
+        links.append(self._graph.add("aformat", "sample_fmts=s16:channel_layouts=mono"))
+        links.append(self._graph.add("abuffersink"))
+        for link in links:
+            source.link_to(link)
+            source = link
+        self._graph.configure()
+        self._samples = 0
+        self._held = b""
+
+    def encode(self, pcm: bytes) -> bytes:
+        self._held += pcm
+        whole = len(self._held) // _TEMPO_FRAME_BYTES * _TEMPO_FRAME_BYTES
+        ready, self._held = self._held[:whole], self._held[whole:]
+        return b"".join(
+            self._push(ready[at : at + _TEMPO_FRAME_BYTES])
+            for at in range(0, whole, _TEMPO_FRAME_BYTES)
+        )
+
+    def flush(self) -> bytes:
+        last = self._push(self._held) if self._held else b""
+        if not self._samples:
+            return b""
+        self._graph.push(None)
+        return last + self._pull()
+
+    def _push(self, pcm: bytes) -> bytes:
+        self._graph.push(_frame(pcm, SAMPLE_RATE_HZ, self._samples))
+        self._samples += len(pcm) // 2
+        return self._pull()
+
+    def _pull(self) -> bytes:
+        parts: list[bytes] = []
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (BlockingIOError, EOFError):
+                return b"".join(parts)
+            parts.append(frame.to_ndarray().tobytes())
+
+
+def _factors(speed: float) -> list[float]:
+    factors = []
+    while not 0.5 <= speed <= 2.0:
+        step = 2.0 if speed > 2.0 else 0.5
+        factors.append(step)
+        speed /= step
+    return [*factors, speed]
+
+
+def _frame(pcm: bytes, rate: int, start: int) -> av.AudioFrame:
+    frame = av.AudioFrame.from_ndarray(
+        np.frombuffer(pcm, "<i2")[None, :], format="s16", layout="mono"
+    )
+    frame.sample_rate = rate
+    frame.pts = start
+    return frame
+
+
+class _Sink:
+    """What a muxer writes to: it can be emptied and not be sought."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._bytes += data
+        return len(data)
+
+    def take(self) -> bytes:
+        taken = bytes(self._bytes)
+        self._bytes.clear()
+        return taken
+
+
+class _Muxed:
+    """An FFmpeg encoder and muxer that write every packet at once."""
+
+    def __init__(
+        self,
+        container: str,
+        codec: str,
+        rate: int,
+        bit_rate: int | None,
+        container_options: dict[str, str] | None = None,
+        codec_options: dict[str, str] | None = None,
+    ) -> None:
+        self._sink = _Sink()
+        options = {"flush_packets": "1", "fflags": "+bitexact", **(container_options or {})}
+        self._container = av.open(self._sink, "w", format=container, options=options)
+        self._stream = self._container.add_stream(codec, rate=rate, options=codec_options or {})
+        self._stream.layout = "mono"
+        if bit_rate is not None:
+            self._stream.bit_rate = bit_rate
+        self._rate = rate
+        self._samples = 0
+
+    def encode(self, pcm: bytes) -> bytes:
+        if pcm:
+            self._container.mux(self._stream.encode(_frame(pcm, self._rate, self._samples)))
+            self._samples += len(pcm) // 2
+        return self._sink.take()
+
+    def flush(self) -> bytes:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._sink.take()

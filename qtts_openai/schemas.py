@@ -1,0 +1,173 @@
+"""What a speech request may hold, and how it is read.
+
+OpenAI's fields, and on the same level those of the peers' servers. null means absent, unknown
+fields are ignored and reported, and a known field of the wrong type or range is a 400 that names
+it.
+"""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from qtts_openai.errors import ApiError, invalid
+
+AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
+
+# Sent by agent frameworks for OpenAI's own model; neither a style nor a description of a voice.
+_NOT_INSTRUCTIONS = re.compile(
+    r"^\s*(none|you will receive partial sentences\b.*)?\s*$", re.I | re.S
+)
+
+_ALIASES = {"speaker": "voice", "instruct": "instructions"}
+
+T = TypeVar("T")
+
+
+class VoiceId(msgspec.Struct, frozen=True):
+    id: str
+
+
+class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of POST /v1/audio/speech."""
+
+    input: str
+    model: str | None = None
+    voice: str | VoiceId | None = None
+    instructions: str | None = None
+    response_format: AudioFormat = "mp3"
+    speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
+    stream_format: Literal["audio", "sse"] = "audio"
+    stream: bool = True
+    sample_rate: Annotated[int, Meta(ge=8000, le=48000)] = 24000
+    task_type: TaskType | None = None
+    language: str | None = None
+    lang_code: str | None = None
+    ref_audio: str | None = None
+    ref_text: str | None = None
+    x_vector_only_mode: bool = False
+    non_streaming_mode: bool | None = None
+    seed: Annotated[int, Meta(ge=-1, le=2**63 - 1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=100_000)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+    @property
+    def voice_name(self) -> str | None:
+        name = self.voice.id if isinstance(self.voice, VoiceId) else self.voice
+        return name.strip() or None if name else None
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """One of sglang-omni's and vllm-omni's `references`."""
+
+    audio: str
+    text: str | None = None
+
+
+KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"The body of the request is not valid JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise ApiError(
+            400, f"The body of the request must be a JSON object, not {type(body).__name__}."
+        )
+    return body
+
+
+def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:
+    """The request in a JSON object, and the names of the fields that nothing here reads."""
+    fields = {name: value for name, value in body.items() if value is not None}
+    for alias, name in _ALIASES.items():
+        if alias in fields:
+            fields.setdefault(name, fields.pop(alias))
+    _take_references(fields)
+    if _NOT_INSTRUCTIONS.match(str(fields.get("instructions", "x"))):
+        del fields["instructions"]
+    ignored = sorted(fields.keys() - KNOWN_FIELDS)
+    return to_struct(fields, SpeechRequest), ignored
+
+
+def _take_references(fields: dict[str, Any]) -> None:
+    """`references: [{audio_path | ref_audio | audio | data, text}]` and `ref_audio: [one]` ->
+    ref_audio, ref_text.
+    """
+    audio = fields.get("ref_audio")
+    if isinstance(audio, list):
+        if len(audio) != 1:
+            raise invalid("ref_audio: one reference per voice, not a list of several.", "ref_audio")
+        fields["ref_audio"] = audio[0]
+    if "references" not in fields:
+        return
+    references = fields.pop("references")
+    if not (
+        isinstance(references, list) and len(references) == 1 and isinstance(references[0], dict)
+    ):
+        raise invalid("references: a list of one object with `audio` and `text`.", "references")
+    reference = references[0]
+    found = next(
+        (
+            reference[key]
+            for key in ("audio", "ref_audio", "audio_path", "data")
+            if reference.get(key)
+        ),
+        None,
+    )
+    if found is None:
+        raise invalid(
+            "references[0]: `audio` is missing.", "references", "missing_required_parameter"
+        )
+    fields.setdefault("ref_audio", found)
+    if reference.get("text") is not None:
+        fields.setdefault("ref_text", reference["text"])
+
+
+def to_struct(fields: dict[str, Any], struct: type[T]) -> T:
+    try:
+        return msgspec.convert(fields, struct)
+    except msgspec.ValidationError as error:
+        raise _from_validation(str(error), struct) from error
+
+
+def _from_validation(message: str, struct: type) -> ApiError:
+    """msgspec's message as a 400 with `param`: "Expected `float` <= 4.0 - at `$.speed`" and the
+    like.
+    """
+    missing = re.search(r"missing required field `(.+?)`", message)
+    if missing:
+        return missing_parameter(missing[1])
+    what, _, path = message.partition(" - at `$.")
+    param = path.rstrip("`") or None
+    if "Invalid enum value" in what:
+        known = ", ".join(repr(choice) for choice in _choices(struct, param))
+        return invalid(f"{param}: {what}; use one of {known}.", param)
+    code = "invalid_value" if re.search(r"[<>]=? |length|range", what) else "invalid_type"
+    return invalid(f"{param}: {what}." if param else f"{what}.", param, code)
+
+
+def _choices(struct: type, param: str | None) -> tuple[Any, ...]:
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    node = next(field.type for field in info.fields if field.encode_name == param)
+    options = node.types if isinstance(node, msgspec.inspect.UnionType) else (node,)
+    return next(
+        option.values for option in options if isinstance(option, msgspec.inspect.LiteralType)
+    )
+
+
+def missing_parameter(name: str) -> ApiError:
+    return invalid(f"Missing required parameter: {name!r}.", name, "missing_required_parameter")
+
+
+def header_list(names: list[str]) -> str:
+    """Field names for a header: at most 20, of printable ASCII only."""
+    return ", ".join(re.sub(r"[^\x21-\x7e]|,", "?", name)[:60] for name in names[:20])

@@ -1,0 +1,193 @@
+"""A SpeechStream -> the answer: raw audio, server-sent events or one whole body. There is one way,
+always a stream.
+
+The first PCM is awaited before the headers go out, so a failure until then is still a clean 4xx or
+5xx. A later one breaks a raw body off and is an `error` event in SSE; audio never ends short as if
+it were whole. The engine stops as soon as the listener is gone: the generator's `finally` and the
+response's background task both abort, which is idempotent.
+"""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request, Response
+from litestar.background_tasks import BackgroundTask
+from litestar.response import Stream
+
+from engine import SAMPLE_RATE_HZ, FinishReason, GenerationFailedError, SpeechStream, Usage
+from qtts_openai.encoders import AudioEncoder, with_exact_sizes
+from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.metrics import Metrics
+from qtts_openai.schemas import SpeechRequest
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Speech:
+    """One utterance on its way out: PCM from the engine, bytes of the format to the listener."""
+
+    def __init__(self, request: SpeechRequest, stream: SpeechStream, metrics: Metrics) -> None:
+        self.request = request
+        self.stream = stream
+        self.metrics = metrics
+        self.encoder = AudioEncoder(
+            request.response_format, sample_rate=request.sample_rate, speed=request.speed
+        )
+        self.first = b""
+        self.audio_s = 0.0  # of speech from the engine, so far
+        self.started = time.perf_counter()
+
+    async def start(self) -> None:
+        """Wait for the first PCM; the engine's error comes from here."""
+        try:
+            self.first = await anext(self.stream)
+        except StopAsyncIteration:
+            raise GenerationFailedError("The model made no audio for this input.") from None
+        self.metrics.ttfa.observe(time.perf_counter() - self.started)
+        self.metrics.characters.inc(len(self.request.input))
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The encoded file, piece by piece; raises where the engine fails."""
+        self.metrics.streams.inc()
+        try:
+            yield await self._encode(self.first)
+            async for pcm in self.stream:
+                yield await self._encode(pcm)
+            self._check_end()
+            yield self.encoder.flush()
+        finally:
+            self.metrics.streams.dec()
+            self.stream.abort()
+
+    async def _encode(self, pcm: bytes) -> bytes:
+        seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
+        self.audio_s += seconds
+        self.metrics.audio.inc(seconds)
+        if self.encoder.is_cheap:
+            return self.encoder.encode(pcm)
+        return await asyncio.to_thread(self.encoder.encode, pcm)
+
+    def _check_end(self) -> None:
+        finished = self.stream.finished
+        reason = finished.reason if finished else FinishReason.ERROR
+        self.metrics.finished.labels(reason.value).inc()
+        if reason not in (FinishReason.STOP, FinishReason.LENGTH):
+            raise GenerationFailedError(f"The utterance ended early ({reason.value}).")
+
+    def usage(self) -> Usage:
+        assert self.stream.finished is not None
+        return self.stream.finished.usage
+
+    async def raw(self) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    if chunk:
+                        yield chunk
+        except Exception as error:
+            self._log_broken(error)
+            raise
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Server-sent events as OpenAI writes them; a failure is the last event and there is no
+        `done` then.
+        """
+        try:
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    if chunk:
+                        audio = base64.b64encode(chunk).decode()
+                        yield _event(type="speech.audio.delta", audio=audio)
+        except Exception as error:
+            self._log_broken(error)
+            yield _event(type="error", **as_api_error(error).envelope())
+            return
+        assert self.stream.finished is not None
+        yield _event(
+            type="speech.audio.done",
+            usage=_usage(self.usage()),
+            finish_reason=self.stream.finished.reason.value,
+        )
+
+    async def whole(self) -> bytes:
+        body = b"".join([chunk async for chunk in self.chunks()])
+        return with_exact_sizes(self.request.response_format, body)
+
+    def _log_broken(self, error: Exception) -> None:
+        self.metrics.finished.labels(FinishReason.ERROR.value).inc()
+        logger.error("speech broke off after its start: %s: %s", type(error).__name__, error)
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "x-sample-rate": str(self.encoder.sample_rate),
+            "x-channels": "1",
+            "x-bit-depth": "16",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+        }
+
+
+async def respond(http: Request, speech: Speech, headers: dict[str, str]) -> Response:
+    try:
+        await _while_connected(http, speech.start())
+        headers = {**speech.headers(), **headers}
+        if speech.request.stream_format == "sse":
+            return _stream(speech, speech.events(), "text/event-stream", headers)
+        if speech.request.stream:
+            return _stream(speech, speech.raw(), speech.encoder.content_type, headers)
+        body = await _while_connected(http, speech.whole())
+    except BaseException:
+        speech.stream.abort()
+        raise
+    finished = speech.stream.finished
+    assert finished is not None
+    headers["x-finish-reason"] = finished.reason.value
+    return Response(body, status_code=200, media_type=speech.encoder.content_type, headers=headers)
+
+
+def _stream(
+    speech: Speech, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
+) -> Stream:
+    background = BackgroundTask(speech.stream.abort)
+    return Stream(
+        content, status_code=200, media_type=media_type, headers=headers, background=background
+    )
+
+
+async def _while_connected(http: Request, work: Awaitable[T]) -> T:
+    """`work`, unless the client leaves first: then it is cancelled."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(499, "The client closed the connection.", code="client_closed")
+    finally:
+        for pending in (task, gone):
+            pending.cancel()
+
+
+async def _disconnected(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(**fields: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(fields) + b"\n\n"
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "input_tokens": usage.num_prompt_tokens,
+        "output_tokens": usage.num_frames,
+        "total_tokens": usage.num_prompt_tokens + usage.num_frames,
+    }

@@ -1,0 +1,99 @@
+"""A real socket: the app on FakeEngine behind uvicorn on 127.0.0.1, in a thread."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from qtts_openai.app import create_app
+from qtts_openai.settings import ModelSettings, Settings
+from tests.api.fake_engine import FakeEngine, model_info, write_tokenizer
+
+ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+CUSTOM = ModelSettings(id="Qwen/custom", checkpoint="unused", aliases=ALIASES)
+DESIGN = ModelSettings(id="design", checkpoint="unused")
+BASE = ModelSettings(id="base", checkpoint="unused")
+FAMILIES = {"Qwen/custom": "custom_voice", "design": "voice_design", "base": "base"}
+
+
+class Server:
+    """What a test needs of a running server."""
+
+    def __init__(self, url: str, engine: FakeEngine, uvicorn_server: uvicorn.Server) -> None:
+        self.url = url
+        self.base_url = f"{url}/v1"
+        self.engine = engine
+        self.uvicorn = uvicorn_server
+        self.http = httpx.Client(base_url=self.base_url, timeout=20)
+
+    def speak(self, **fields: object) -> httpx.Response:
+        """POST /audio/speech with defaults that `...` removes."""
+        body = {"model": "tts-1", "input": "Hello there, world.", "voice": "alloy", **fields}
+        return self.http.post("/audio/speech", json={k: v for k, v in body.items() if v is not ...})
+
+    def openai(self, **options: object) -> openai.OpenAI:
+        fields = {"api_key": "none", "max_retries": 0, "timeout": 20, **options}
+        return openai.OpenAI(base_url=self.base_url, **fields)
+
+
+@contextmanager
+def serving(settings: Settings, engine: FakeEngine) -> Iterator[Server]:
+    app = create_app(settings, engine)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.01)
+    assert server.started, "the server did not start"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    running = Server(f"http://127.0.0.1:{port}", engine, server)
+    try:
+        with running.http:
+            yield running
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture
+def start(tokenizer_dir) -> Iterator[Callable[..., Server]]:
+    """start(settings...) -> Server; as many as a test wants."""
+    open_servers = []
+
+    def begin(**fields: object) -> Server:
+        settings = Settings(**{"models": (CUSTOM,), **fields})
+        infos = [model_info(m.id, tokenizer_dir, FAMILIES[m.id]) for m in settings.models]
+        context = serving(settings, FakeEngine(infos))
+        open_servers.append(context)
+        return context.__enter__()
+
+    yield begin
+    for context in reversed(open_servers):
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def server(start) -> Server:
+    """CustomVoice alone, without keys."""
+    return start()
+
+
+@pytest.fixture
+def trio(start) -> Server:
+    """All three families."""
+    return start(models=(CUSTOM, DESIGN, BASE))

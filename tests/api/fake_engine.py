@@ -1,0 +1,196 @@
+"""An engine with EngineClient's public surface that hums: PCM is a function of the prompt's ids
+alone.
+"""
+
+import asyncio
+import json
+import math
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine import (
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    EngineDeadError,
+    Finished,
+    FinishReason,
+    ModelInfo,
+    Prompt,
+    ReferenceAudio,
+    SamplingParams,
+    Stats,
+    Usage,
+)
+
+LANGUAGES = {"chinese": 2055, "english": 2050, "german": 2053, "japanese": 2058}
+SPEAKERS = {
+    "serena": 3066,
+    "vivian": 3065,
+    "uncle_fu": 3010,
+    "ryan": 3061,
+    "aiden": 2861,
+    "ono_anna": 2873,
+    "sohee": 2864,
+    "eric": 2875,
+    "dylan": 2878,
+}
+DIALECTS = {"eric": "sichuan_dialect", "dylan": "beijing_dialect"}
+ADDED = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<tts_pad>",
+    "<tts_text_bos>",
+    "<tts_text_eod>",
+]
+
+
+def write_tokenizer(directory: Path) -> None:
+    """A Qwen2-shaped tokenizer over bytes that knows "assistant" and "user" as one token each."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    letters = [chr(byte) for byte in visible] + [chr(256 + i) for i in range(len(hidden))]
+    vocab = {letter: i for i, letter in enumerate(letters)}
+    merges: list[str] = []
+    for word in ("assistant", "user"):
+        left = word[0]
+        for letter in word[1:]:
+            if f"{left} {letter}" not in merges:
+                merges.append(f"{left} {letter}")
+            left += letter
+            vocab.setdefault(left, len(vocab))
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    added = {
+        str(len(vocab) + i): {"content": token, "special": True, **flags}
+        for i, token in enumerate(ADDED)
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.json").write_text(json.dumps(vocab))
+    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+
+
+def model_info(name: str, path: Path, model_type: str = "custom_voice", **changes) -> ModelInfo:
+    custom = model_type == "custom_voice"
+    fields = {
+        "id": name,
+        "path": str(path),
+        "model_type": model_type,
+        "model_size": "1b7",
+        "speakers": SPEAKERS if custom else {},
+        "speaker_dialects": DIALECTS if custom else {},
+        "languages": LANGUAGES | {"beijing_dialect": 2074, "sichuan_dialect": 2062},
+        "supports_instruct": model_type != "base",
+    }
+    return ModelInfo(**{**fields, **changes})
+
+
+class FakeEngine:
+    """Set the attributes to make it misbehave; `live` holds the streams that were not aborted and
+    not read out.
+    """
+
+    def __init__(self, models: list[ModelInfo]) -> None:
+        self._models = {model.id: model for model in models}
+        self.models: dict[str, ModelInfo] = {}
+        self.status = "starting"
+        self.submitted: list[tuple[str, Prompt, SamplingParams, ReferenceAudio | None]] = []
+        self.live: set[FakeStream] = set()
+        self.start_error: Exception | None = None  # raised by start()
+        self.submit_error: Exception | None = None  # raised by submit()
+        self.fail_after: int | None = None  # chunks before stream_error
+        self.stream_error: Exception = EngineDeadError("the worker is gone")
+        self.hang_after: int | None = None  # chunks before silence for ever
+        self.chunk_delay_s = 0.0
+        self.end_reason = FinishReason.STOP
+        self.drained = self.closed = False
+
+    @property
+    def stats(self) -> list[Stats]:
+        numbers = dict.fromkeys(Stats.__struct_fields__, 0)
+        return [Stats(**{**numbers, "num_running": len(self.live)})]
+
+    async def start(self) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+        self.models = self._models
+        self.status = "ready"
+
+    def submit(
+        self,
+        model: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        reference: ReferenceAudio | None = None,
+    ) -> "FakeStream":
+        if self.submit_error is not None:
+            raise self.submit_error
+        assert model in self.models
+        assert prompt.reference is None or (reference and reference.key == prompt.reference)
+        self.submitted.append((model, prompt, params, reference))
+        stream = FakeStream(self, prompt, params)
+        self.live.add(stream)
+        return stream
+
+    async def drain(self, timeout_s: float) -> None:
+        self.status = "draining"
+        self.drained = True
+        async with asyncio.timeout(timeout_s):
+            while self.live:
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self.status = "dead"
+        self.closed = True
+
+
+class FakeStream:
+    def __init__(self, engine: FakeEngine, prompt: Prompt, params: SamplingParams) -> None:
+        self.engine = engine
+        self.prompt = prompt
+        self.num_frames = min(3 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
+        self.finished: Finished | None = None
+        self.aborted = False
+        self._chunks = self._cut(tone(prompt, self.num_frames))
+        self._num_chunks = 0
+
+    @staticmethod
+    def _cut(pcm: bytes) -> Iterator[bytes]:
+        ramp, at = [1, 2, 4, 8], 0
+        while at < len(pcm):
+            size = (ramp.pop(0) if ramp else 8) * SAMPLES_PER_FRAME * 2
+            yield pcm[at : at + size]
+            at += size
+
+    def __aiter__(self) -> "FakeStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.aborted:
+            raise StopAsyncIteration
+        if self._num_chunks == self.engine.hang_after:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.engine.chunk_delay_s)
+        if self._num_chunks == self.engine.fail_after:
+            self.engine.live.discard(self)
+            raise self.engine.stream_error
+        self._num_chunks += 1
+        for chunk in self._chunks:
+            return chunk
+        usage = Usage(num_prompt_tokens=len(self.prompt.text) + 8, num_frames=self.num_frames)
+        self.finished = Finished(id=0, reason=self.engine.end_reason, usage=usage)
+        self.engine.live.discard(self)
+        raise StopAsyncIteration
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.engine.live.discard(self)
+
+
+def tone(prompt: Prompt, num_frames: int) -> bytes:
+    """A sine whose pitch depends on every id of the prompt and the voice."""
+    seed = sum(prompt.text) + 7 * sum(prompt.instruct) + sum(row for row, _ in prompt.speakers)
+    step = 2 * math.pi * (120 + seed % 400) / SAMPLE_RATE_HZ
+    count = num_frames * SAMPLES_PER_FRAME
+    return array("h", (int(8000 * math.sin(step * i)) for i in range(count))).tobytes()
