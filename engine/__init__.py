@@ -1,4 +1,5 @@
-"""The speech engine: sequences, KV blocks, talker, codec. Knows nothing of HTTP, voices by name or text.
+"""The speech engine: sequences, KV blocks, talker, codec. Knows nothing of HTTP, voices by name or
+text.
 
 Everything a caller may use is here.
 """

@@ -1,61 +1,364 @@
-"""The asyncio side of the engine: spawns worker processes, submits prompts, hands out streams of PCM."""
+"""The asyncio side of the engine: spawns worker processes, submits prompts, hands out streams of
+PCM.
 
-from collections.abc import AsyncIterator
+Each worker has one reader task, which routes facts to streams. A stream keeps what its reader has
+not taken yet in one buffer, so chunks merge when the reader lags and the worker never waits for it.
+A worker that dies fails its streams at once and is started again with back-off.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import random
+import socket
+import struct
+import sys
+import time
+from collections import OrderedDict
+
+import msgspec
 
 from engine.config import EngineConfig, ModelSpec
-from engine.protocol import Finished, ModelInfo, Prompt, ReferenceAudio, SamplingParams, Stats
+from engine.errors import (
+    CheckpointError,
+    EngineDeadError,
+    EngineError,
+    GenerationFailedError,
+    InvalidPromptError,
+    QueueFullError,
+)
+from engine.protocol import (
+    MAX_VOICES,
+    Abort,
+    Append,
+    AudioChunk,
+    Failed,
+    Fatal,
+    Finished,
+    Inbound,
+    ModelInfo,
+    Outbound,
+    Prompt,
+    Ready,
+    ReferenceAudio,
+    RegisterVoice,
+    SamplingParams,
+    Shutdown,
+    Start,
+    Stats,
+    Submit,
+)
+
+log = logging.getLogger(__name__)
+
+HEADER = struct.Struct("<I")
+BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STABLE_AFTER_S = 60.0  # a worker that lived this long starts the back-off anew
+CLOSE_TIMEOUT_S = 5.0
 
 
 class SpeechStream:
     """PCM of one utterance: `async for pcm in stream`, then `stream.finished` says why it ended.
 
-    Chunks are int16 little-endian mono at 24 kHz and merge when the reader lags. Raises GenerationFailedError,
-    InvalidPromptError or EngineDeadError in place of the next chunk. `abort()` is idempotent and safe at any time.
+    Chunks are int16 little-endian mono at 24 kHz and merge when the reader lags. Raises
+    GenerationFailedError, InvalidPromptError or EngineDeadError in place of the next chunk.
+    `abort()` is idempotent and safe at any time.
     """
 
-    finished: Finished | None = None
+    def __init__(self, id_: int, worker: "_Worker") -> None:
+        self.id = id_
+        self.finished: Finished | None = None
+        self._worker = worker
+        self._pcm = bytearray()
+        self._error: EngineError | None = None
+        self._news = asyncio.Event()
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> "SpeechStream":
         return self
 
     async def __anext__(self) -> bytes:
-        raise NotImplementedError
+        while not self._pcm:
+            if self._error is not None:
+                raise self._error
+            if self.finished is not None:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        pcm = bytes(self._pcm)
+        self._pcm.clear()
+        return pcm
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
-        raise NotImplementedError
+        """More text for a prompt that was submitted with text_open; `final` ends it."""
+        if self.is_open:
+            self._worker.send(Append(self.id, text, final))
 
     def abort(self) -> None:
-        raise NotImplementedError
+        """Stop generating and free everything; what was not read yet is dropped."""
+        if self.is_open:
+            self._worker.send(Abort(self.id))
+            self._worker.streams.pop(self.id, None)
+            self.fail(GenerationFailedError("the utterance was aborted"))
+
+    @property
+    def is_open(self) -> bool:
+        return self.finished is None and self._error is None
+
+    def feed(self, pcm: bytes) -> None:
+        self._pcm += pcm
+        self._news.set()
+
+    def finish(self, finished: Finished) -> None:
+        self.finished = finished
+        self._news.set()
+
+    def fail(self, error: EngineError) -> None:
+        self._error = error
+        self._pcm.clear()
+        self._news.set()
 
 
 class EngineClient:
-    """One engine as the HTTP side sees it."""
+    """One engine as the HTTP side sees it: `config.replicas` workers, each with all models, least
+    loaded first.
+    """
 
     def __init__(self, config: EngineConfig, models: list[ModelSpec]) -> None:
         self.config = config
         self.models: dict[str, ModelInfo] = {}
+        self._workers = [_Worker(config, models, index) for index in range(config.replicas)]
+        self._ids = itertools.count(1)
+        self._draining = False
 
     @property
     def status(self) -> str:
-        """"starting", "ready", "restarting", "draining" or "dead"."""
-        raise NotImplementedError
+        """One of starting, ready, restarting, draining, dead; ready as long as one worker is."""
+        if self._draining:
+            return "draining"
+        states = {worker.status for worker in self._workers}
+        return next(s for s in ("ready", "starting", "restarting", "dead") if s in states)
 
     @property
     def stats(self) -> list[Stats]:
         """The latest Stats of each worker that has sent one."""
-        raise NotImplementedError
+        return [worker.stats for worker in self._workers if worker.stats is not None]
 
     async def start(self) -> None:
-        """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when they cannot be."""
+        """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when
+        they cannot be.
+        """
+        # One after the other: replicas then find a checkpoint that the first one has downloaded or
+        # made.
+        try:
+            for worker in self._workers:
+                self.models = await worker.start()
+        except BaseException:
+            await self.close()
+            raise
 
     def submit(
-        self, model: str, prompt: Prompt, params: SamplingParams, reference: ReferenceAudio | None = None
+        self,
+        model: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        reference: ReferenceAudio | None = None,
     ) -> SpeechStream:
-        """Queue one utterance. Raises QueueFullError or EngineDeadError at once, before any work."""
-        raise NotImplementedError
+        """Queue one utterance. QueueFullError or EngineDeadError at once, before any work."""
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        if self._draining or not ready:
+            raise EngineDeadError(
+                f"the engine is {self.status}", retry_after_s=self._retry_after_s()
+            )
+        worker = min(ready, key=lambda w: len(w.streams))
+        limit = self.config.max_num_seqs + self.config.max_queued
+        if len(worker.streams) >= limit:
+            raise QueueFullError(f"{limit} utterances are already running or waiting")
+        if params.seed is None:
+            params = msgspec.structs.replace(params, seed=random.getrandbits(63))
+        return worker.submit(next(self._ids), model, prompt, params, reference)
+
+    def _retry_after_s(self) -> float:
+        return max(1.0, min(worker.restart_in_s for worker in self._workers))
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new work (EngineDeadError) and wait until running streams have ended."""
+        """Refuse new work (EngineDeadError) and wait until running streams have ended, or the time
+        is up.
+        """
+        self._draining = True
+        deadline = time.monotonic() + timeout_s
+        while any(worker.streams for worker in self._workers) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Stop the workers; open streams fail with EngineDeadError."""
+        self._draining = True
+        await asyncio.gather(*(worker.close() for worker in self._workers))
+
+
+class _Worker:
+    """One worker process: its socket, its streams, and its restarts."""
+
+    def __init__(self, config: EngineConfig, models: list[ModelSpec], index: int) -> None:
+        self.config, self.specs, self.index = config, models, index
+        self.status = "starting"
+        self.streams: dict[int, SpeechStream] = {}
+        self.stats: Stats | None = None
+        self.restart_in_s = 0.0
+        self._voices: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Outbound)
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def start(self) -> dict[str, ModelInfo]:
+        """Spawn and wait for Ready. The first start must succeed; later ones are the supervisor's
+        business.
+        """
+        ready, reader = await self._spawn()
+        self._supervisor = asyncio.create_task(
+            self._supervise(reader), name=f"engine-worker-{self.index}"
+        )
+        return {info.id: info for info in ready.models}
+
+    async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
+        ours, theirs = socket.socketpair()
+        environment = dict(os.environ)
+        if self.config.replicas > 1 and self.config.device != "cpu":
+            environment.setdefault("CUDA_VISIBLE_DEVICES", str(self.index))
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "engine.worker", str(theirs.fileno()),
+                pass_fds=[theirs.fileno()], env=environment, start_new_session=True,
+            )  # fmt: skip
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._voices.clear()
+        self.send(Start(self.config, self.specs))
+        try:
+            fact = await self._read(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            fact = None
+        if isinstance(fact, Ready):
+            self.status = "ready"
+            return fact, reader
+        await self._reap()
+        if isinstance(fact, Fatal):
+            raise CheckpointError(fact.message)
+        raise EngineDeadError("the engine process ended before it was ready; see the log above")
+
+    async def _read(self, reader: asyncio.StreamReader) -> Outbound:
+        (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+        return self._decoder.decode(await reader.readexactly(length))
+
+    async def _supervise(self, reader: asyncio.StreamReader) -> None:
+        """Route facts while the worker lives; when it dies, fail its streams and start it again,
+        waiting ever longer.
+        """
+        failures = 0
+        while True:
+            began = time.monotonic()
+            reason = await self._route(reader)
+            failures = 0 if time.monotonic() - began > STABLE_AFTER_S else failures
+            self.status = "restarting"
+            log.error("engine worker %d died: %s", self.index, reason)
+            self._fail_streams(f"the engine died: {reason}")
+            await self._reap()
+            while self.status != "ready":
+                self.restart_in_s = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
+                failures += 1
+                await asyncio.sleep(self.restart_in_s)
+                try:
+                    _, reader = await self._spawn()
+                    log.info("engine worker %d is back", self.index)
+                except EngineError as error:
+                    log.error("engine worker %d did not restart: %s", self.index, error)
+            self.restart_in_s = 0.0
+
+    async def _route(self, reader: asyncio.StreamReader) -> str:
+        """Hand facts to streams until the worker ends; returns why it did."""
+        try:
+            while True:
+                fact = await self._read(reader)
+                match fact:
+                    case AudioChunk(id_, pcm):
+                        if stream := self.streams.get(id_):
+                            stream.feed(pcm)
+                    case Finished(id_):
+                        if stream := self.streams.pop(id_, None):
+                            stream.finish(fact)
+                    case Failed(id_, kind, message, param):
+                        if stream := self.streams.pop(id_, None):
+                            bad_prompt = kind == "invalid_prompt"
+                            stream.fail(
+                                InvalidPromptError(message, param)
+                                if bad_prompt
+                                else GenerationFailedError(message)
+                            )
+                    case Stats():
+                        self.stats = fact
+                    case Fatal(message):
+                        return message
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return "the process ended"
+
+    def submit(
+        self,
+        id_: int,
+        model: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        reference: ReferenceAudio | None,
+    ) -> SpeechStream:
+        if reference is not None:
+            self._register(model, reference)
+        stream = self.streams[id_] = SpeechStream(id_, self)
+        self.send(Submit(id_, model, prompt, params))
+        return stream
+
+    def _register(self, model: str, reference: ReferenceAudio) -> None:
+        """Send a recording unless this worker still has it; both sides forget the least recently
+        used ones alike.
+        """
+        key = (model, reference.key)
+        if key not in self._voices:
+            self.send(RegisterVoice(model, reference))
+        self._voices[key] = None
+        self._voices.move_to_end(key)
+        mine = [k for k in self._voices if k[0] == model]
+        if len(mine) > MAX_VOICES:
+            del self._voices[mine[0]]
+
+    def send(self, message: Inbound) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            data = self._encoder.encode(message)
+            self._writer.write(HEADER.pack(len(data)) + data)
+
+    def _fail_streams(self, message: str) -> None:
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            stream.fail(EngineDeadError(message))
+
+    async def _reap(self) -> None:
+        """Close the socket, which ends a healthy worker, and make sure that the process is gone."""
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(ConnectionError):
+                await self._writer.wait_closed()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), CLOSE_TIMEOUT_S)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+    async def close(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        self.send(Shutdown())
+        await self._reap()
+        self.status = "dead"
+        self._fail_streams("the engine was stopped")

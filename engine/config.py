@@ -1,4 +1,6 @@
-"""What an engine is told before it starts. Frozen; decoded from the `engine:` section of config.yaml."""
+"""What an engine is told before it starts. Frozen; decoded from the `engine:` section of
+config.yaml.
+"""
 
 from typing import Literal
 
@@ -8,7 +10,8 @@ import msgspec
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One checkpoint to load.
 
-    `checkpoint` is a local directory, a Hugging Face id, or "embedded" for the one that comes with the project.
+    `checkpoint` is a local directory, a Hugging Face id, or "embedded" for the one that comes with
+    the project.
     """
 
     id: str
@@ -29,12 +32,17 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     prefill_tokens: int = 512
     # No utterance is longer than this many frames (12.5 per second), whatever a request asks.
     max_frames: int = 8192
+    # KV positions one sequence may have: prompt plus frames (the model's limit is 32768).
+    max_tokens: int = 32768
+    # Frames reserved for an utterance whose text comes live.
+    open_text_frames: int = 3000
     # Runaway guard when a request names no max_new_tokens: base + per_token * text tokens.
     guard_frames_base: int = 50
     guard_frames_per_token: int = 12
     # Frames per codec chunk: small at first for early audio, then the last one for ever.
     chunk_ramp: tuple[int, ...] = (1, 2, 4, 8, 12)
-    # "official" restarts the codec every 300 frames as the official package does; for parity checks.
+    # "official" restarts the codec every 300 frames as the official package does; for parity
+    # checks.
     codec_mode: Literal["exact", "official"] = "exact"
     replicas: int = 1
     # Torch threads per worker; 0 measures at start.

@@ -35,4 +35,6 @@ class EngineDeadError(EngineError):
 
 
 class CheckpointError(EngineError):
-    """A checkpoint cannot be loaded; the message names the file or tensor and the fix. Start-up only."""
+    """A checkpoint cannot be loaded; the message names the file or tensor and the fix. Start-up
+    only.
+    """

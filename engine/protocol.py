@@ -1,8 +1,8 @@
 """Messages between EngineClient and its worker, and the records both sides share.
 
-Verbs go in (Start, Submit, Append, Abort, RegisterVoice, Shutdown), facts come out (Ready, AudioChunk, Finished,
-Failed, Stats, Fatal). Each is a tagged msgspec Struct, sent as msgpack behind a 4-byte little-endian length.
-Only ids, numbers and PCM cross.
+Verbs go in (Start, Submit, Append, Abort, RegisterVoice, Shutdown), facts come out (Ready,
+AudioChunk, Finished, Failed, Stats, Fatal). Each is a tagged msgspec Struct, sent as msgpack behind
+a 4-byte little-endian length. Only ids, numbers and PCM cross.
 """
 
 import enum
@@ -15,6 +15,9 @@ from engine.config import EngineConfig, ModelSpec
 SAMPLE_RATE_HZ = 24_000
 SAMPLES_PER_FRAME = 1_920
 FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+# Reference recordings a worker keeps per model; the client forgets in the same order, so both agree
+# on what is there.
+MAX_VOICES = 64
 
 
 class FinishReason(enum.Enum):
@@ -25,7 +28,9 @@ class FinishReason(enum.Enum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """None means: as in the checkpoint's generation_config.json. temperature 0 is greedy for both nets."""
+    """None means: as in the checkpoint's generation_config.json. temperature 0 is greedy for both
+    nets.
+    """
 
     temperature: float | None = None
     top_k: int | None = None
@@ -36,13 +41,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     subtalker_top_p: float | None = None
     # Same seed, same codes, alone and in any batch (fp32). None: drawn by the client.
     seed: int | None = None
-    # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the stop token's turn.
+    # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the
+    # stop token's turn.
     max_new_tokens: int | None = None
     ignore_eos: bool = False
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """Ids for one utterance. The engine knows nothing about text; layouts are those of the model's own prompts.
+    """Ids for one utterance. The engine knows nothing about text; layouts are those of the model's
+    own prompts.
 
     role          the three ids of "<|im_start|>assistant\\n"
     text          ids of the text to speak, without template
@@ -50,8 +57,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     language_id   codec row of the language, or None for auto
     speakers      (codec row, weight) pairs; weights sum to 1; empty for VoiceDesign and Base
     reference     key of a registered reference voice (Base), or None
-    reference_text  ids of what the reference says: in-context cloning; empty: speaker embedding only
-    streaming_text  one text token per frame instead of the whole text before the first frame
+    reference_text  ids of what the reference says: in-context cloning; empty: speaker embedding
+    only streaming_text  one text token per frame instead of the whole text before the first frame
     text_open     with streaming_text: more text follows by Append
     """
 
@@ -81,7 +88,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     model_type: Literal["custom_voice", "voice_design", "base"]
     model_size: Literal["0b6", "1b7"]
     speakers: dict[str, int]  # lower-case name -> codec row
-    speaker_dialects: dict[str, str]  # speakers whose auto/Chinese speech is a dialect -> its language name
+    speaker_dialects: dict[
+        str, str
+    ]  # speakers whose auto/Chinese speech is a dialect -> its language name
     languages: dict[str, int]  # lower-case name -> codec row
     supports_instruct: bool
     random_weights: bool = False  # a made-up checkpoint: it makes noise
@@ -173,8 +182,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     num_steps: int
     num_frames: int
     num_runaways: int
-    step_s: float  # seconds in steps since start
-    prefill_s: float
+    prefill_s: float  # seconds since start, by stage
     decode_s: float
     codec_s: float
 

@@ -1,0 +1,281 @@
+"""EngineCore: messages in, messages out, one step at a time. The one place that sees scheduler and
+runners.
+
+`step()` is the whole system: schedule, run, postprocess. It knows no processes, sockets or signals;
+a test drives it directly.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+
+import msgspec
+import torch
+
+from engine.admission import build_sequence
+from engine.block_manager import BlockManager
+from engine.checkpoint import Checkpoint
+from engine.codec_runner import CodecRunner, Snapshot
+from engine.codec_schedule import CodecSchedule
+from engine.config import EngineConfig
+from engine.errors import InvalidPromptError
+from engine.prompt import VoicePrompt
+from engine.protocol import (
+    AudioChunk,
+    Failed,
+    Finished,
+    FinishReason,
+    Outbound,
+    ReferenceAudio,
+    Stats,
+    Submit,
+    Usage,
+)
+from engine.scheduler import Batch, Scheduler
+from engine.sequence import Sequence
+from engine.talker_runner import TalkerRunner
+from engine.voice_encoder import VoiceEncoder
+
+log = logging.getLogger(__name__)
+
+
+class EngineCore:
+    """All loaded checkpoints, their shared KV pools, the codec and the scheduler.
+
+    kv_caches and codecs are by model; models that share a cache (same geometry) or a codec map to
+    the same object.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        checkpoints: dict[str, Checkpoint],
+        kv_caches: dict[str, torch.Tensor],
+        codecs: dict[str, CodecRunner],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config, self.checkpoints, self.codecs, self.clock = config, checkpoints, codecs, clock
+        pools = {
+            id(cache): BlockManager(cache.shape[2], cache.shape[3]) for cache in kv_caches.values()
+        }
+        self.pools = {model: pools[id(cache)] for model, cache in kv_caches.items()}
+        self.runners = {
+            model: TalkerRunner(c, kv_caches[model], config.max_num_seqs, config.max_tokens)
+            for model, c in checkpoints.items()
+        }
+        self.voices = {
+            model: VoiceEncoder(c)
+            for model, c in checkpoints.items()
+            if c.speaker_encoder is not None
+        }
+        self.scheduler = Scheduler(self.pools, config.max_num_seqs, config.prefill_tokens)
+        self.codec_schedule = CodecSchedule(config.chunk_ramp)
+        self.sequences: dict[int, Sequence] = {}
+        self.encoding: dict[
+            int, Future[VoicePrompt]
+        ] = {}  # not yet in the scheduler: their voice is being encoded
+        self.voice_prompts: dict[int, VoicePrompt] = {}
+        self.snapshots: dict[tuple[str, str], Snapshot] = {}
+        self.ending: dict[int, FinishReason] = {}
+        self.outbox: list[Outbound] = []
+        self.num_steps = self.num_frames = self.num_runaways = 0
+        self.prefill_s = self.decode_s = self.codec_s = 0.0
+
+    # ---- messages ----
+
+    def add(self, submit: Submit) -> None:
+        """Queue one utterance. A bad prompt is answered by Failed; nothing is raised."""
+        try:
+            self._add(submit)
+        except InvalidPromptError as error:
+            self.outbox.append(Failed(submit.id, "invalid_prompt", str(error), error.param))
+
+    def _add(self, submit: Submit) -> None:
+        prompt, checkpoint = submit.prompt, self.checkpoints[submit.model]
+        num_ref_frames = 0
+        if prompt.reference is not None:
+            if submit.model not in self.voices:
+                raise InvalidPromptError(
+                    f"model {submit.model!r} cannot clone a voice", param="ref_audio"
+                )
+            voices, with_codes = self.voices[submit.model], bool(prompt.reference_text)
+            future = voices.request(prompt.reference, with_codes)
+            num_ref_frames = voices.num_ref_frames(prompt.reference) if with_codes else 0
+        seq = build_sequence(
+            submit, checkpoint, self.config, self.pools[submit.model], num_ref_frames
+        )
+        self.sequences[seq.id] = seq
+        if prompt.reference is not None:
+            self.encoding[seq.id] = future
+        else:
+            self.scheduler.add(seq)
+
+    def append(self, seq_id: int, text: tuple[int, ...], final: bool) -> None:
+        """More text for a sequence that was submitted open. Text beyond its frame budget ends it;
+        too late is no error.
+        """
+        seq = self.sequences.get(seq_id)
+        if seq is None or not seq.text_open:
+            return
+        room = max(0, seq.max_frames - 1 - seq.num_trailing)
+        text, final = text[:room], final or len(text) > room
+        if seq.num_prefilled:
+            self.runners[seq.model].append_text(seq, text, final)
+        else:
+            seq.prompt = msgspec.structs.replace(
+                seq.prompt, text=seq.prompt.text + text, text_open=not final
+            )
+        seq.num_trailing += len(text) + final
+        seq.text_open = not final
+
+    def abort(self, seq_id: int) -> None:
+        """The listener left: free everything now. Idempotent."""
+        seq = self.sequences.get(seq_id)
+        if seq is not None:
+            self._end(seq, FinishReason.ABORT)
+
+    def register_voice(self, model: str, reference: ReferenceAudio) -> None:
+        self.voices[model].register(reference)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.scheduler.has_work or self.encoding or self.outbox)
+
+    # ---- the step ----
+
+    @torch.inference_mode()
+    def step(self) -> list[Outbound]:
+        """One iteration; what it has to tell."""
+        self._collect_voices()
+        batch = self.scheduler.schedule(self.clock())
+        if batch is not None:
+            self._run(batch)
+        self._decode_audio()
+        outbox, self.outbox = self.outbox, []
+        return outbox
+
+    def _collect_voices(self) -> None:
+        """Sequences whose voice has been encoded enter the queue; with nothing else to do, wait for
+        one.
+        """
+        if self.encoding and not self.scheduler.has_work:
+            wait(self.encoding.values(), timeout=0.02)
+        for seq_id in [seq_id for seq_id, future in self.encoding.items() if future.done()]:
+            self.voice_prompts[seq_id] = self.encoding.pop(seq_id).result()
+            self.scheduler.add(self.sequences[seq_id])
+
+    def _run(self, batch: Batch) -> None:
+        runner, started = self.runners[batch.model], self.clock()
+        self.num_steps += 1
+        if batch.prefill:
+            for chunk in batch.prefill:
+                if chunk.start == 0:
+                    self._start(chunk.seq)
+            runner.prefill(batch.prefill)
+            for chunk in batch.prefill:
+                chunk.seq.num_prefilled = chunk.end
+            elapsed = self.clock() - started
+            self.scheduler.observe_prefill(sum(c.end - c.start for c in batch.prefill), elapsed)
+            self.prefill_s += elapsed
+        if batch.decode:
+            started = self.clock()
+            for seq, codes in zip(batch.decode, runner.decode(batch.decode), strict=True):
+                self._postprocess(seq, codes)
+            self.decode_s += self.clock() - started
+
+    def _start(self, seq: Sequence) -> None:
+        voice = self.voice_prompts.get(seq.id)
+        self.runners[seq.model].start(seq, voice)
+        snapshot = None
+        if voice is not None and voice.ref_codes is not None and seq.prompt.reference_text:
+            snapshot = self._snapshot(seq, voice.ref_codes)
+        self.codecs[seq.model].start(seq.row, snapshot)
+
+    def _snapshot(self, seq: Sequence, ref_codes: torch.Tensor) -> Snapshot:
+        """The codec's state after a reference, kept for as long as the reference itself."""
+        voices, key = self.voices[seq.model], (seq.model, seq.prompt.reference or "")
+        if key not in self.snapshots:
+            self.snapshots = {
+                k: s for k, s in self.snapshots.items() if k[1] in self.voices[k[0]].samples
+            }
+            self.snapshots[key] = self.codecs[seq.model].snapshot(ref_codes)
+        assert key[1] in voices.samples or seq.id in self.voice_prompts
+        return self.snapshots[key]
+
+    def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:
+        """Take a frame, or learn that the sequence has ended."""
+        if codes is None:
+            self.ending[seq.id] = FinishReason.STOP
+            return
+        seq.codes.append(codes)
+        seq.num_frames += 1
+        self.num_frames += 1
+        if seq.num_frames >= seq.max_frames:
+            self.ending[seq.id] = FinishReason.LENGTH
+            if seq.guarded:
+                self.num_runaways += 1
+                log.warning(
+                    "sequence %d stopped by the runaway guard after %d frames",
+                    seq.id,
+                    seq.num_frames,
+                )
+
+    def _decode_audio(self) -> None:
+        """The codec post-stage: due chunks to PCM, then the end of what has ended."""
+        started = self.clock()
+        ending = [self.sequences[seq_id] for seq_id in self.ending]
+        running = [seq for seq in self.scheduler.running if seq.id not in self.ending and seq.codes]
+        for batch in self.codec_schedule.batches(running, ending, started):
+            by_codec: dict[int, list[Sequence]] = {}
+            for seq in batch.seqs:
+                by_codec.setdefault(id(self.codecs[seq.model]), []).append(seq)
+            for seqs in by_codec.values():
+                self._decode_chunk(seqs, batch.num_frames)
+        for seq in ending:
+            self._end(seq, self.ending[seq.id])
+        self.codec_s += self.clock() - started
+
+    def _decode_chunk(self, seqs: list[Sequence], num_frames: int) -> None:
+        codec = self.codecs[seqs[0].model]
+        frames = [seq.codes[:num_frames] for seq in seqs]
+        for seq, pcm in zip(seqs, codec.decode([seq.row for seq in seqs], frames), strict=True):
+            del seq.codes[:num_frames]
+            seq.num_chunks += 1
+            seq.num_emitted_frames += num_frames
+            if seq.first_audio_at is None:
+                seq.first_audio_at = self.clock()
+            self.outbox.append(AudioChunk(seq.id, pcm))
+
+    def _end(self, seq: Sequence, reason: FinishReason) -> None:
+        """The one place where a sequence gives everything back."""
+        if self.encoding.pop(seq.id, None) is None:
+            self.scheduler.finish(seq, reason)
+        self.runners[seq.model].stop(seq)
+        self.voice_prompts.pop(seq.id, None)
+        self.ending.pop(seq.id, None)
+        del self.sequences[seq.id]
+        self.outbox.append(Finished(seq.id, reason, Usage(seq.num_prompt_tokens, seq.num_frames)))
+
+    # ---- what others may ask ----
+
+    def stats(self) -> Stats:
+        pools = {id(pool): pool for pool in self.pools.values()}.values()
+        return Stats(
+            num_waiting=len(self.scheduler.waiting) + len(self.encoding),
+            num_running=len(self.scheduler.running),
+            num_free_blocks=sum(len(pool.free_blocks) for pool in pools),
+            num_blocks=sum(pool.num_blocks for pool in pools),
+            num_free_rows=len(self.scheduler.free_rows),
+            num_rows=self.config.max_num_seqs,
+            num_steps=self.num_steps,
+            num_frames=self.num_frames,
+            num_runaways=self.num_runaways,
+            prefill_s=self.prefill_s,
+            decode_s=self.decode_s,
+            codec_s=self.codec_s,
+        )
+
+    def close(self) -> None:
+        for voices in self.voices.values():
+            voices.close()

@@ -1,0 +1,219 @@
+"""The stages of the codec decoder, each with explicit streaming state.
+
+    causal conv, kernel k, dilation d       |<- (k-1)*d history ->|<- new ->|
+                                            the last (k-1)*d inputs are the next history
+    transposed conv, kernel 2r, stride r    |<- out T*r ->|<- r tail ->|
+                                            the tail is added to the next out
+    attention, window w                     |<- w-1 past keys ->|<- new ->|
+                                            query i sees keys i..i+w-1
+
+A stage reads and replaces its own entry in `state`, a dict of tensors named by stage with a leading
+row dimension. All states start at zero, which is the padding the model was trained with.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.layers.linear import Linear
+from engine.layers.norm import RMSNorm
+from engine.layers.rotary import rotate
+from engine.models.config import CodecDecoderConfig
+from engine.models.weights import Slot
+
+State = dict[str, Tensor]
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+Slots = Iterator[tuple[str, Slot]]
+
+
+def _parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape), requires_grad=False)
+
+
+class CausalConv(nn.Module):
+    """Conv1d that carries its left context: x [B, C, T] -> [B, out, T]."""
+
+    def __init__(
+        self, name: str, in_: int, out: int, kernel: int, dilation: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.name, self.dilation, self.groups = name, dilation, groups
+        self.history = (kernel - 1) * dilation
+        self.in_ = in_
+        self.weight, self.bias = _parameter(out, in_ // groups, kernel), _parameter(out)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        if self.history:
+            x = torch.cat([state[self.name], x], dim=-1)
+            state[self.name] = x[..., -self.history :]
+        return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+
+    def state_shapes(self) -> Shapes:
+        if self.history:
+            yield self.name, (self.in_, self.history)
+
+    def slots(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", Slot(self.weight)
+        yield f"{prefix}.bias", Slot(self.bias)
+
+
+class CausalUpsample(nn.Module):
+    """ConvTranspose1d with kernel r or 2r and stride r that carries its overlap: [B, C, T] -> [B,
+    out, T * r].
+    """
+
+    def __init__(self, name: str, in_: int, out: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.name, self.out, self.stride, self.tail = name, out, stride, kernel - stride
+        self.weight, self.bias = _parameter(in_, out, kernel), _parameter(out)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        y = F.conv_transpose1d(x, self.weight, stride=self.stride)
+        if self.tail:
+            y[..., : self.tail] += state[self.name]
+            y, state[self.name] = y[..., : -self.tail], y[..., -self.tail :]
+        return y + self.bias[:, None]
+
+    def state_shapes(self) -> Shapes:
+        if self.tail:
+            yield self.name, (self.out, self.tail)
+
+    def slots(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", Slot(self.weight)
+        yield f"{prefix}.bias", Slot(self.bias)
+
+
+class SnakeBeta(nn.Module):
+    """x + sin^2(a x) / b per channel; a and b are stored as logarithms and folded once after
+    loading.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha, self.beta = _parameter(channels), _parameter(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha, beta = self.alpha.exp()[:, None], (self.beta.exp() + 1e-9).reciprocal()[:, None]
+        return torch.addcmul(x, torch.sin(x * alpha).square_(), beta)
+
+    def slots(self, prefix: str) -> Slots:
+        yield f"{prefix}.alpha", Slot(self.alpha)
+        yield f"{prefix}.beta", Slot(self.beta)
+
+
+class ResidualUnit(nn.Module):
+    def __init__(self, name: str, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.act1, self.act2 = SnakeBeta(channels), SnakeBeta(channels)
+        self.conv1 = CausalConv(f"{name}.conv1", channels, channels, 7, dilation)
+        self.conv2 = CausalConv(f"{name}.conv2", channels, channels, 1)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        return x + self.conv2(self.act2(self.conv1(self.act1(x), state)), state)
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.act1.slots(f"{prefix}.act1")
+        yield from self.conv1.slots(f"{prefix}.conv1.conv")
+        yield from self.act2.slots(f"{prefix}.act2")
+        yield from self.conv2.slots(f"{prefix}.conv2.conv")
+
+
+class UpsampleBlock(nn.Module):
+    """Snake, upsample by r, three residual units with dilations 1, 3, 9."""
+
+    def __init__(self, name: str, in_: int, rate: int) -> None:
+        super().__init__()
+        self.act = SnakeBeta(in_)
+        self.upsample = CausalUpsample(f"{name}.up", in_, in_ // 2, 2 * rate, rate)
+        self.units = nn.ModuleList(ResidualUnit(f"{name}.unit{d}", in_ // 2, d) for d in (1, 3, 9))
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        x = self.upsample(self.act(x), state)
+        for unit in self.units:
+            x = unit(x, state)
+        return x
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.act.slots(f"{prefix}.block.0")
+        yield from self.upsample.slots(f"{prefix}.block.1.conv")
+        for i, unit in enumerate(self.units):
+            yield from unit.slots(f"{prefix}.block.{i + 2}")
+
+
+class ConvNeXt(nn.Module):
+    """Depthwise causal conv, then a pointwise MLP, scaled and added."""
+
+    def __init__(self, name: str, channels: int) -> None:
+        super().__init__()
+        self.dwconv = CausalConv(f"{name}.dw", channels, channels, 7, groups=channels)
+        self.norm_weight, self.norm_bias = _parameter(channels), _parameter(channels)
+        self.pwconv1 = Linear(channels, 4 * channels, bias=True)
+        self.pwconv2 = Linear(4 * channels, channels, bias=True)
+        self.gamma = _parameter(channels)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        y = self.dwconv(x, state).transpose(1, 2)
+        y = F.layer_norm(y, y.shape[-1:], self.norm_weight, self.norm_bias, 1e-6)
+        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return x + y.transpose(1, 2)
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.dwconv.slots(f"{prefix}.dwconv.conv")
+        yield f"{prefix}.norm.weight", Slot(self.norm_weight)
+        yield f"{prefix}.norm.bias", Slot(self.norm_bias)
+        for name, linear in (("pwconv1", self.pwconv1), ("pwconv2", self.pwconv2)):
+            yield f"{prefix}.{name}.weight", Slot(linear.weight)
+            yield f"{prefix}.{name}.bias", Slot(linear.bias)
+        yield f"{prefix}.gamma", Slot(self.gamma)
+
+
+class WindowLayer(nn.Module):
+    """Transformer layer whose queries see the last `window` keys, themselves included."""
+
+    def __init__(self, name: str, config: CodecDecoderConfig) -> None:
+        super().__init__()
+        c = config
+        self.name, self.heads, self.head_dim, self.past = (
+            name,
+            c.num_attention_heads,
+            c.head_dim,
+            c.sliding_window - 1,
+        )
+        width = self.heads * self.head_dim
+        self.input_norm, self.post_norm = (
+            RMSNorm(c.hidden_size, eps=c.rms_norm_eps) for _ in range(2)
+        )
+        self.qkv, self.o = Linear(c.hidden_size, 3 * width), Linear(width, c.hidden_size)
+        self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size)
+        self.down = Linear(c.intermediate_size, c.hidden_size)
+        self.attn_scale, self.mlp_scale = _parameter(c.hidden_size), _parameter(c.hidden_size)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, state: State) -> Tensor:
+        """x [B, F, hidden]; cos, sin [B, 1, F, D]; mask [B, 1, F, past + F]."""
+        q, k, v = (
+            self.qkv(self.input_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        kv = torch.stack([rotate(k, cos, sin), v], dim=1)  # [B, 2, heads, F, D]
+        kv = torch.cat([state[self.name], kv], dim=3)
+        state[self.name] = kv[:, :, :, -self.past :]
+        y = F.scaled_dot_product_attention(rotate(q, cos, sin), kv[:, 0], kv[:, 1], attn_mask=mask)
+        x = x + self.attn_scale * self.o(y.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
+        return x + self.mlp_scale * self.down(F.silu(gate) * up)
+
+    def state_shapes(self) -> Shapes:
+        yield self.name, (2, self.heads, self.past, self.head_dim)
+
+    def slots(self, prefix: str) -> Slots:
+        for name, part in zip(("q", "k", "v"), self.qkv.weight.chunk(3), strict=True):
+            yield f"{prefix}.self_attn.{name}_proj.weight", Slot(part)
+        yield f"{prefix}.self_attn.o_proj.weight", Slot(self.o.weight)
+        for name, part in zip(("gate", "up"), self.gate_up.weight.chunk(2), strict=True):
+            yield f"{prefix}.mlp.{name}_proj.weight", Slot(part)
+        yield f"{prefix}.mlp.down_proj.weight", Slot(self.down.weight)
+        yield f"{prefix}.input_layernorm.weight", Slot(self.input_norm.weight)
+        yield f"{prefix}.post_attention_layernorm.weight", Slot(self.post_norm.weight)
+        yield f"{prefix}.self_attn_layer_scale.scale", Slot(self.attn_scale)
+        yield f"{prefix}.mlp_layer_scale.scale", Slot(self.mlp_scale)

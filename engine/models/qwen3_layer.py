@@ -1,0 +1,66 @@
+"""The pre-norm Qwen3 decoder layer that talker and code predictor share, with fused projections."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.layers.linear import Linear
+from engine.layers.norm import RMSNorm
+from engine.layers.rotary import rotate
+from engine.models.config import DecoderConfig
+from engine.models.weights import Slot
+
+# attend(q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads * D]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Qwen3Layer(nn.Module):
+    """q, k, v are one matrix, gate and up another; the per-head norms of q and k are one norm over
+    both.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.input_norm = RMSNorm(width, eps=eps)
+        self.qkv = Linear(width, (self.heads + 2 * self.kv_heads) * self.head_dim)
+        self.qk_norm = RMSNorm(self.heads + self.kv_heads, self.head_dim, eps=eps)
+        self.o = Linear(self.heads * self.head_dim, width)
+        self.post_norm = RMSNorm(width, eps=eps)
+        self.gate_up = Linear(width, 2 * config.intermediate_size)
+        self.down = Linear(config.intermediate_size, width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """x [T, H]; cos, sin [T, 1, head_dim]."""
+        x = x + self.o(self._attention(self.input_norm(x), cos, sin, attend))
+        gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)
+        num_qk = self.heads + self.kv_heads
+        qk = rotate(self.qk_norm(qkv[:, :num_qk]), cos, sin)
+        return attend(qk[:, : self.heads], qk[:, self.heads :], qkv[:, num_qk:])
+
+    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+        """Where each tensor of the checkpoint goes."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        for name, part in zip(("q", "k", "v"), self.qkv.weight.split([q, kv, kv]), strict=True):
+            yield f"{attn}.{name}_proj.weight", Slot(part)
+        norms = self.qk_norm.weight.split([self.heads, self.kv_heads])
+        for name, part in zip(("q", "k"), norms, strict=True):
+            yield f"{attn}.{name}_norm.weight", Slot(part, torch.Size([self.head_dim]))
+        yield f"{attn}.o_proj.weight", Slot(self.o.weight)
+        for name, part in zip(("gate", "up"), self.gate_up.weight.chunk(2), strict=True):
+            yield f"{mlp}.{name}_proj.weight", Slot(part)
+        yield f"{mlp}.down_proj.weight", Slot(self.down.weight)
+        yield f"{prefix}.input_layernorm.weight", Slot(self.input_norm.weight)
+        yield f"{prefix}.post_attention_layernorm.weight", Slot(self.post_norm.weight)

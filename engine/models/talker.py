@@ -1,0 +1,76 @@
+"""The talker: a Qwen3 decoder over mixed text + codec embeddings that predicts codebook 0, one
+frame per step.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.layers.attention import AttentionMetadata, paged_attention
+from engine.layers.linear import Linear
+from engine.layers.norm import RMSNorm
+from engine.layers.rotary import RotaryTable
+from engine.models.config import TalkerConfig
+from engine.models.qwen3_layer import Qwen3Layer
+from engine.models.weights import Slot
+
+
+class Talker(nn.Module):
+    """Tensors in, tensors out: scheduling, sampling and the frame loop live in the runner."""
+
+    def __init__(self, config: TalkerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_embedding = _table(config.text_vocab_size, config.text_hidden_size)
+        self.text_fc1 = Linear(config.text_hidden_size, config.text_hidden_size, bias=True)
+        self.text_fc2 = Linear(config.text_hidden_size, config.hidden_size, bias=True)
+        self.codec_embedding = _table(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Qwen3Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.codec_head = Linear(config.hidden_size, config.vocab_size)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Text ids [T] -> rows [T, H] as the talker sees them."""
+        rows = F.embedding(ids, self.text_embedding)
+        return self.text_fc2(F.silu(self.text_fc1(rows)))
+
+    def embed_codec(self, ids: Tensor) -> Tensor:
+        """Codec vocabulary ids (codes, control rows, speakers, languages) [T] -> [T, H]."""
+        return F.embedding(ids, self.codec_embedding)
+
+    def forward(
+        self, x: Tensor, kv_cache: Tensor, rotary: RotaryTable, meta: AttentionMetadata
+    ) -> Tensor:
+        """x [T, H] -> normed hidden states [T, H]. kv_cache [layers, 2, num_blocks, block_size,
+        kv_heads, D].
+        """
+        cos, sin = (table[:, None] for table in rotary.at(meta.positions))
+        for layer, cache in zip(self.layers, kv_cache, strict=True):
+            x = layer(
+                x, cos, sin, lambda q, k, v, cache=cache: paged_attention(q, k, v, cache, meta)
+            )
+        return self.norm(x)
+
+    def slots(self) -> Iterator[tuple[str, Slot]]:
+        """Where each tensor of the checkpoint goes."""
+        yield "talker.model.text_embedding.weight", Slot(self.text_embedding)
+        yield "talker.model.codec_embedding.weight", Slot(self.codec_embedding)
+        yield "talker.model.norm.weight", Slot(self.norm.weight)
+        yield "talker.codec_head.weight", Slot(self.codec_head.weight)
+        for name, linear in (("linear_fc1", self.text_fc1), ("linear_fc2", self.text_fc2)):
+            yield f"talker.text_projection.{name}.weight", Slot(linear.weight)
+            yield f"talker.text_projection.{name}.bias", Slot(linear.bias)
+        for i, layer in enumerate(self.layers):
+            yield from layer.slots(f"talker.model.layers.{i}")
+
+    def quantize_(self) -> None:
+        """Layers to int8; embeddings, text projection and head stay as they are."""
+        for layer in self.layers:
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                linear.quantize_()
+
+
+def _table(rows: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(rows, width), requires_grad=False)

@@ -1,0 +1,165 @@
+"""Who runs in the next step. Plain Python: no torch here, and the clock is an argument.
+
+Admission is first come, first served: a request starts when a row and all the blocks it may need
+are free. One that does not fit yet may be overtaken by smaller ones, but only MAX_OVERTAKES times.
+
+A step belongs to one model: perhaps one slice of prompt (prefill), then one frame for each of the
+model's running sequences (decode). Prefill yields to listeners: the slice is cut so that it lasts
+no longer than the driest stream's lead, and waits while that lead is nil, though never for more
+than MAX_PREFILL_WAIT_S.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from engine.block_manager import BlockManager
+from engine.protocol import FinishReason
+from engine.sequence import Sequence, SequenceStatus
+
+MAX_OVERTAKES = 16
+MAX_PREFILL_WAIT_S = 0.5
+MIN_PREFILL_TOKENS = 16
+# A stream's lead that prefill leaves alone: room for the decode step and the codec after it.
+LEAD_MARGIN_S = 0.16
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """Prompt positions start..end of one sequence."""
+
+    seq: Sequence
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step of one model: prefill first, then decode (which includes sequences whose prefill
+    ends here).
+    """
+
+    model: str
+    prefill: list[PrefillChunk]
+    decode: list[Sequence]
+
+
+@dataclass
+class Scheduler:
+    """`pools` maps a model to the block pool its KV lives in; models of the same geometry share
+    one.
+    """
+
+    pools: dict[str, BlockManager]
+    max_num_seqs: int
+    prefill_tokens: int
+    waiting: deque[Sequence] = field(default_factory=deque)
+    running: list[Sequence] = field(default_factory=list)
+    prefill_s_per_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.free_rows = list(range(self.max_num_seqs - 1, -1, -1))
+        self._models = list(self.pools)
+        self._prefill_waits_since: float | None = None
+
+    def add(self, seq: Sequence) -> None:
+        self.waiting.append(seq)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting) or any(not seq.waits_for_text for seq in self.running)
+
+    def schedule(self, now: float) -> Batch | None:
+        """The next step, or None when nothing can run (every sequence waits for text, or there is
+        none).
+        """
+        self._admit()
+        for _ in self._models:
+            model = self._models.pop(0)
+            self._models.append(model)
+            batch = self._batch(model, now)
+            if batch.prefill or batch.decode:
+                return batch
+        return None
+
+    def finish(self, seq: Sequence, reason: FinishReason) -> None:
+        """End a sequence wherever it stands and give back all it owns; a second call is a no-op."""
+        if seq.is_finished:
+            return
+        if seq.status is SequenceStatus.RUNNING:
+            self.running.remove(seq)
+            self.free_rows.append(seq.row)
+            self.pools[seq.model].free(seq)
+        else:
+            self.waiting.remove(seq)
+        seq.status, seq.finish_reason = SequenceStatus.FINISHED, reason
+
+    def observe_prefill(self, num_tokens: int, elapsed_s: float) -> None:
+        """Learn what a prompt token costs; a moving average from the first measurement on."""
+        cost = elapsed_s / num_tokens
+        self.prefill_s_per_token = (
+            cost if not self.prefill_s_per_token else 0.7 * self.prefill_s_per_token + 0.3 * cost
+        )
+
+    def check_integrity(self) -> None:
+        """When idle: every row and every block is back."""
+        for pool in set(self.pools.values()):
+            pool.check_integrity()
+        assert len(self.free_rows) + len(self.running) == self.max_num_seqs, "rows leaked"
+
+    def _admit(self) -> None:
+        blocked: list[Sequence] = []
+        while self.waiting and self.free_rows:
+            seq = self.waiting.popleft()
+            if not self.pools[seq.model].can_allocate(seq):
+                blocked.append(seq)
+                if seq.overtaken >= MAX_OVERTAKES:
+                    break
+                continue
+            self.pools[seq.model].allocate(seq)
+            seq.row, seq.status = self.free_rows.pop(), SequenceStatus.RUNNING
+            self.running.append(seq)
+            for other in blocked:
+                other.overtaken += 1
+        self.waiting.extendleft(reversed(blocked))
+
+    def _batch(self, model: str, now: float) -> Batch:
+        mine = [seq for seq in self.running if seq.model == model]
+        prefill = self._prefill(mine, now)
+        ends = {chunk.seq for chunk in prefill if chunk.end == chunk.seq.num_prompt_tokens}
+        decode = [
+            seq for seq in mine if (seq.is_prefilled or seq in ends) and not seq.waits_for_text
+        ]
+        return Batch(model, prefill, decode)
+
+    def _prefill(self, mine: list[Sequence], now: float) -> list[PrefillChunk]:
+        due = [seq for seq in mine if not seq.is_prefilled]
+        if not due:
+            return []
+        if self._prefill_waits_since is None:
+            self._prefill_waits_since = now
+        budget = self._prefill_budget(now)
+        chunks = []
+        for seq in due:
+            if budget <= 0:
+                break
+            end = min(seq.num_prompt_tokens, seq.num_prefilled + budget)
+            chunks.append(PrefillChunk(seq, seq.num_prefilled, end))
+            budget -= end - seq.num_prefilled
+        if chunks:
+            self._prefill_waits_since = None
+        return chunks
+
+    def _prefill_budget(self, now: float) -> int:
+        """Prompt tokens that may run now without letting a stream of any model fall dry."""
+        streaming = [
+            seq.lead_s(now) for seq in self.running if seq.is_prefilled and not seq.waits_for_text
+        ]
+        lead = min(streaming, default=float("inf")) - LEAD_MARGIN_S
+        if lead == float("inf") or not self.prefill_s_per_token:
+            return self.prefill_tokens
+        affordable = int(lead / self.prefill_s_per_token)
+        if affordable >= MIN_PREFILL_TOKENS:
+            return min(self.prefill_tokens, affordable)
+        assert self._prefill_waits_since is not None
+        overdue = now - self._prefill_waits_since >= MAX_PREFILL_WAIT_S
+        return MIN_PREFILL_TOKENS if overdue else 0

@@ -1,0 +1,88 @@
+"""The engine-side life of one request. Plain Python: no torch here."""
+
+import enum
+from dataclasses import dataclass, field
+
+from engine.protocol import FRAME_S, FinishReason, Prompt
+
+
+class SequenceStatus(enum.Enum):
+    WAITING = enum.auto()  # no row, no blocks
+    RUNNING = enum.auto()  # owns a row and all the blocks it may ever need
+    FINISHED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """SamplingParams with every default filled in. temperature 0 is greedy; top_k 0 and top_p 1 are
+    off.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    subtalker_temperature: float
+    subtalker_top_k: int
+    subtalker_top_p: float
+    seed: int
+    ignore_eos: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Positions: the prompt fills 0..num_prompt_tokens-1; frame k is sampled from the state at
+    position num_prompt_tokens - 1 + k and, if speech goes on, fed back at position
+    num_prompt_tokens + k.
+
+    Trailing text: row k joins the input that feeds frame k back; after the last one comes padding,
+    or, while `text_open`, the sequence waits.
+    """
+
+    id: int
+    model: str
+    prompt: Prompt
+    sampling: Sampling
+    num_prompt_tokens: int
+    max_frames: int
+    num_trailing: int = 0
+    text_open: bool = False
+    guarded: bool = False  # the frame budget is the runaway guard, not a request
+
+    status: SequenceStatus = SequenceStatus.WAITING
+    finish_reason: FinishReason | None = None
+    row: int = -1
+    block_table: list[int] = field(default_factory=list)
+    num_prefilled: int = 0
+    num_frames: int = 0
+    codes: list[list[int]] = field(default_factory=list)  # frames not yet decoded to audio
+    num_chunks: int = 0
+    num_emitted_frames: int = 0
+    first_audio_at: float | None = None
+    overtaken: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """KV positions this sequence may ever write."""
+        return self.num_prompt_tokens + self.max_frames
+
+    @property
+    def is_prefilled(self) -> bool:
+        return self.num_prefilled == self.num_prompt_tokens
+
+    @property
+    def waits_for_text(self) -> bool:
+        """The next input needs a text row that has not come yet."""
+        return self.text_open and self.num_frames > 0 and self.num_frames - 1 >= self.num_trailing
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED
+
+    def lead_s(self, now: float) -> float:
+        """Seconds of audio handed out beyond what a listener in real time has heard; infinite
+        before the first.
+        """
+        if self.first_audio_at is None:
+            return float("inf")
+        return self.num_emitted_frames * FRAME_S - (now - self.first_audio_at)

@@ -1,0 +1,216 @@
+"""From a configuration to a running EngineCore: device, dtype, threads, weights, memory. Says what
+it chose.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import time
+from pathlib import Path
+
+import torch
+
+from engine.checkpoint import Checkpoint, load, load_codec, resolve
+from engine.codec_runner import CodecRunner
+from engine.config import EngineConfig, ModelSpec
+from engine.core import EngineCore
+from engine.errors import CheckpointError
+from engine.protocol import AudioChunk, Finished, Prompt, Ready, SamplingParams, Submit
+
+log = logging.getLogger(__name__)
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.8
+CPU_CACHE_MOST = 4 * 2**30
+
+
+def parse_bytes(text: str) -> int:
+    """ "512MB", "4GiB", "1000000" -> bytes. ValueError says what is accepted."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)\s*", text)
+    unit = match.group(2).upper() if match else ""
+    if match is None or unit not in UNITS:
+        raise ValueError(f"{text!r} is not a size: write a number with KB, MB, GB, KiB, MiB or GiB")
+    return int(float(match.group(1)) * UNITS[unit])
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(
+            "engine.device is cuda, but torch sees no CUDA device; use auto or cpu"
+        )
+    use_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda", 0) if use_cuda else torch.device("cpu")
+
+
+def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU and on CPUs that multiply it in hardware; float32 elsewhere."""
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    native = device.type == "cuda" or _cpu_has_bf16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Ready]:
+    """Load everything, run one warm-up utterance per model. CheckpointError says what is wrong and
+    where.
+    """
+    started = time.monotonic()
+    device = choose_device(config)
+    dtype = choose_dtype(config, device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or measure_threads(dtype))
+    checkpoints = {}
+    for spec in models:
+        path = resolve(spec)
+        checkpoints[spec.id] = load(spec, path, dtype, device)
+        log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
+        if checkpoints[spec.id].info.random_weights:
+            log.warning("model %s has random weights: it will make noise, not speech", spec.id)
+    if config.weights == "int8":
+        for checkpoint in checkpoints.values():
+            checkpoint.talker.quantize_()
+            checkpoint.predictor.quantize_()
+    codecs = _codecs(config, checkpoints, dtype, device)
+    caches = _kv_caches(config, checkpoints, dtype, device)
+    core = EngineCore(config, checkpoints, caches, codecs)
+    _warm_up(core)
+    distinct = {id(cache): cache for cache in caches.values()}.values()
+    ready = Ready(
+        models=[c.info for c in checkpoints.values()],
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        num_blocks=sum(cache.shape[2] for cache in distinct),
+        kv_cache_bytes=sum(cache.nbytes for cache in distinct),
+        load_s=time.monotonic() - started,
+    )
+    log.info(
+        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB = %d blocks, %d sequences at once",
+        ready.load_s,
+        ready.device,
+        ready.dtype,
+        torch.get_num_threads(),
+        ready.kv_cache_bytes / 1e9,
+        ready.num_blocks,
+        config.max_num_seqs,
+    )
+    return core, ready
+
+
+def measure_threads(dtype: torch.dtype) -> int:
+    """The number of torch threads with which small matrix products, the engine's daily bread, are
+    fastest here.
+    """
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    weights = [torch.randn(2048, 1024).to(dtype) for _ in range(16)]
+    x = torch.randn(4, 1024).to(dtype)
+    candidates = sorted({1, *(n for n in (2, 4, 8, 16, 32) if n < available), available})
+    return min(candidates, key=lambda n: _time_products(n, weights, x))
+
+
+def _time_products(threads: int, weights: list[torch.Tensor], x: torch.Tensor) -> float:
+    torch.set_num_threads(threads)
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        for weight in weights:
+            torch.nn.functional.linear(x, weight)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _codecs(
+    config: EngineConfig,
+    checkpoints: dict[str, Checkpoint],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, CodecRunner]:
+    """One codec runner per distinct codec file; the published checkpoints all carry the same one."""
+    runners: dict[str, CodecRunner] = {}
+    codecs = {}
+    for model, checkpoint in checkpoints.items():
+        path = Path(checkpoint.info.path)
+        key = (
+            _digest(path / "speech_tokenizer" / "model.safetensors") if len(checkpoints) > 1 else ""
+        )
+        if key not in runners:
+            decoder = load_codec(path, torch.float32 if device.type == "cpu" else dtype, device)
+            official = config.codec_mode == "official"
+            runners[key] = CodecRunner(
+                decoder, config.max_num_seqs, config.max_tokens, official=official
+            )
+        codecs[model] = runners[key]
+    return codecs
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kv_caches(
+    config: EngineConfig,
+    checkpoints: dict[str, Checkpoint],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """One cache per distinct KV geometry, sharing the budget equally; models of one geometry share
+    a cache.
+    """
+    geometry = {}
+    for model, checkpoint in checkpoints.items():
+        c = checkpoint.config.talker_config
+        geometry[model] = (c.num_hidden_layers, c.num_key_value_heads, c.head_dim)
+    budget = _cache_budget(config, device) // len(set(geometry.values()))
+    caches = {}
+    for layers, heads, dim in sorted(set(geometry.values())):
+        block_bytes = 2 * layers * config.block_size * heads * dim * dtype.itemsize
+        most = config.max_num_seqs * -(-config.max_tokens // config.block_size)
+        num_blocks = min(budget // block_bytes, most)
+        if num_blocks * config.block_size < 512:
+            raise CheckpointError(
+                f"engine.kv_cache_memory leaves {budget} bytes for a KV cache, which needs "
+                f"at least {512 * block_bytes // config.block_size}: raise it"
+            )
+        shape = (layers, 2, num_blocks, config.block_size, heads, dim)
+        caches[layers, heads, dim] = torch.zeros(shape, dtype=dtype, device=device)
+    return {model: caches[shape] for model, shape in geometry.items()}
+
+
+def _cache_budget(config: EngineConfig, device: torch.device) -> int:
+    if config.kv_cache_memory != "auto":
+        return parse_bytes(config.kv_cache_memory)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * GPU_CACHE_SHARE)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(int(free * CPU_CACHE_SHARE), CPU_CACHE_MOST)
+
+
+def _warm_up(core: EngineCore) -> None:
+    """A short utterance through every stage of every model, so that the first request finds
+    everything warm.
+    """
+    for i, (model, checkpoint) in enumerate(core.checkpoints.items()):
+        speakers = tuple((row, 1.0) for row in list(checkpoint.info.speakers.values())[:1])
+        prompt = Prompt(role=(0, 0, 0), text=(0,) * 8, speakers=speakers)
+        core.add(
+            Submit(-1 - i, model, prompt, SamplingParams(max_new_tokens=8, ignore_eos=True, seed=0))
+        )
+    told = []
+    while core.has_work:
+        told += core.step()
+    assert sum(isinstance(fact, Finished) for fact in told) == len(core.checkpoints), (
+        "warm-up failed"
+    )
+    assert any(isinstance(fact, AudioChunk) for fact in told), "warm-up made no audio"
+    core.num_steps = core.num_frames = 0
