@@ -101,7 +101,7 @@ def find_language(name: str, model: ModelInfo, lenient: bool = False) -> str:
     if wanted != "auto" and wanted not in spoken:
         known = ", ".join(["Auto", *(language.title() for language in spoken)])
         raise invalid(
-            f"Model {model.id!r} does not speak {name!r}; use one of {known}.", "language"
+            f"language: model {model.id!r} does not speak {name!r}; use one of {known}.", "language"
         )
     return wanted
 

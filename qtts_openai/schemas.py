@@ -142,11 +142,11 @@ def _from_validation(message: str, struct: type) -> ApiError:
     """msgspec's message as a 400 with `param`: "Expected `float` <= 4.0 - at `$.speed`" and the
     like.
     """
-    missing = re.search(r"missing required field `(.+?)`", message)
-    if missing:
-        return missing_parameter(missing[1])
     what, _, path = message.partition(" - at `$.")
     param = path.rstrip("`") or None
+    missing = re.search(r"missing required field `(.+?)`", what)
+    if missing:
+        return missing_parameter(".".join(filter(None, (param, missing[1]))))
     if "Invalid enum value" in what:
         known = ", ".join(repr(choice) for choice in _choices(struct, param))
         return invalid(f"{param}: {what}; use one of {known}.", param)

@@ -3,6 +3,8 @@
 from typing import Any
 
 from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from qtts_openai.auth import OPEN
 from qtts_openai.catalog import FAMILIES, NamedModel
@@ -11,17 +13,19 @@ from qtts_openai.service import Service
 
 
 @get("/v1/models", operation_id="listModels")
-async def list_models(service: Service) -> dict[str, Any]:
+async def list_models(service: NamedDependency[Service]) -> dict[str, Any]:
     return {"object": "list", "data": [_model(service, named) for named in service.catalog.all()]}
 
 
 @get("/v1/models/{model_id:path}", operation_id="retrieveModel")
-async def retrieve_model(model_id: str, service: Service) -> dict[str, Any]:
+async def retrieve_model(
+    model_id: FromPath[str], service: NamedDependency[Service]
+) -> dict[str, Any]:
     return _model(service, service.catalog.find(model_id.removeprefix("/")))
 
 
 @get("/v1/audio/models", operation_id="listSpeechModels", opt=OPEN)
-async def list_speech_models(service: Service) -> dict[str, Any]:
+async def list_speech_models(service: NamedDependency[Service]) -> dict[str, Any]:
     return {"models": [{"id": named.name, "name": named.name} for named in service.catalog.all()]}
 
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
 
 from qtts_openai.auth import OPEN
 from qtts_openai.service import Service
@@ -10,7 +12,9 @@ from qtts_openai.service import Service
 
 @get("/v1/audio/voices", operation_id="listVoices", opt=OPEN)
 async def list_voices(
-    service: Service, names_only: bool = False, legacy: bool = False
+    service: NamedDependency[Service],
+    names_only: FromQuery[bool] = False,
+    legacy: FromQuery[bool] = False,
 ) -> dict[str, Any]:
     if names_only or legacy:
         return {

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import openai
@@ -70,30 +70,40 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory):
     return directory
 
 
+@contextmanager
+def starter(tokenizer_dir) -> Iterator[Callable[..., Server]]:
+    with ExitStack() as stack:
+
+        def begin(**fields: object) -> Server:
+            settings = Settings(**{"models": (CUSTOM,), **fields})
+            infos = [model_info(m.id, tokenizer_dir, FAMILIES[m.id]) for m in settings.models]
+            return stack.enter_context(serving(settings, FakeEngine(infos)))
+
+        yield begin
+
+
 @pytest.fixture
 def start(tokenizer_dir) -> Iterator[Callable[..., Server]]:
     """start(settings...) -> Server; as many as a test wants."""
-    open_servers = []
+    with starter(tokenizer_dir) as begin:
+        yield begin
 
-    def begin(**fields: object) -> Server:
-        settings = Settings(**{"models": (CUSTOM,), **fields})
-        infos = [model_info(m.id, tokenizer_dir, FAMILIES[m.id]) for m in settings.models]
-        context = serving(settings, FakeEngine(infos))
-        open_servers.append(context)
-        return context.__enter__()
 
-    yield begin
-    for context in reversed(open_servers):
-        context.__exit__(None, None, None)
+@pytest.fixture(scope="session")
+def shared_servers(tokenizer_dir) -> Iterator[dict[str, Server]]:
+    with starter(tokenizer_dir) as begin:
+        yield {"custom": begin(), "trio": begin(models=(CUSTOM, DESIGN, BASE))}
 
 
 @pytest.fixture
-def server(start) -> Server:
+def server(shared_servers) -> Server:
     """CustomVoice alone, without keys."""
-    return start()
+    shared_servers["custom"].engine.behave()
+    return shared_servers["custom"]
 
 
 @pytest.fixture
-def trio(start) -> Server:
+def trio(shared_servers) -> Server:
     """All three families."""
-    return start(models=(CUSTOM, DESIGN, BASE))
+    shared_servers["trio"].engine.behave()
+    return shared_servers["trio"]

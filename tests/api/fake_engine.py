@@ -95,6 +95,11 @@ class FakeEngine:
         self._models = {model.id: model for model in models}
         self.models: dict[str, ModelInfo] = {}
         self.status = "starting"
+        self.drained = self.closed = False
+        self.behave()
+
+    def behave(self) -> None:
+        """As new."""
         self.submitted: list[tuple[str, Prompt, SamplingParams, ReferenceAudio | None]] = []
         self.live: set[FakeStream] = set()
         self.start_error: Exception | None = None  # raised by start()
@@ -104,7 +109,6 @@ class FakeEngine:
         self.hang_after: int | None = None  # chunks before silence for ever
         self.chunk_delay_s = 0.0
         self.end_reason = FinishReason.STOP
-        self.drained = self.closed = False
 
     @property
     def stats(self) -> list[Stats]:

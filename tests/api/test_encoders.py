@@ -1,3 +1,4 @@
+import itertools
 import math
 from array import array
 from typing import get_args
@@ -21,7 +22,7 @@ SLACK = {"mp3": 2400, "aac": 2100}
 def encode(audio_format: str, cuts: list[int], **options) -> bytes:
     encoder = AudioEncoder(audio_format, **options)
     edges = [0, *sorted(cut * 2 for cut in cuts), len(PCM)]
-    parts = [encoder.encode(PCM[a:b]) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    parts = [encoder.encode(PCM[a:b]) for a, b in itertools.pairwise(edges) if b > a]
     return b"".join([*parts, encoder.flush()])
 
 
@@ -67,7 +68,7 @@ def test_first_bytes_come_with_the_first_chunks(audio_format):
 def test_speed_keeps_the_pitch():
     samples, _ = decode("pcm", encode("pcm", [], speed=2.0))
     middle = samples[len(samples) // 4 : -len(samples) // 4].astype(float)
-    crossings = sum((a < 0) != (b < 0) for a, b in zip(middle, middle[1:], strict=False))
+    crossings = sum((a < 0) != (b < 0) for a, b in itertools.pairwise(middle))
     pitch = crossings / 2 / (len(middle) / RATE)
     assert pitch == pytest.approx(0.06 * RATE / (2 * math.pi), rel=0.02)
 
