@@ -9,7 +9,6 @@ FIND_PYTHON := for p in python3 python3.13 python3.12 python3.11; do \
 PYTHON ?= $(shell $(FIND_PYTHON))
 TEST_MARKS := not gpu and not clients and not listen
 
-export MAKE_GOAL := $(firstword $(MAKECMDGOALS) help)
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
 .PHONY: help install serve test check lock clean

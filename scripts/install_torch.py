@@ -45,12 +45,13 @@ REFUSED = """
 Stopped before downloading: {why}.
 
 {found}
-Name a place that has {kind} builds of torch {version} and run make again:
+Name a place that has {kind} builds of torch {version} and run this again, with one of
 
-    make {goal} TORCH_INDEX=<URL of PyTorch's own wheel index for {index}>
-    make {goal} TORCH_FIND_LINKS=<folder with a torch wheel>
+    TORCH_INDEX=<URL of PyTorch's own wheel index for {index}>
+    TORCH_FIND_LINKS=<folder with a torch wheel>
 
-PyTorch's "Get Started" page shows that URL behind --index-url: pick "Pip" and "{index}" there.
+as in `make serve TORCH_INDEX=...` or `docker build --build-arg TORCH_INDEX=...`. PyTorch's
+"Get Started" page shows that URL behind --index-url: pick "Pip" and "{index}" there.
 To install {other} build on purpose: TORCH_BUILD={other_build}.
 """
 
@@ -185,7 +186,6 @@ def refusal(kind: str, version: str, plans: list[Plan], errors: list[str]) -> st
         version=version,
         other="the CUDA" if cpu else "a CPU",
         other_build="cuda" if cpu else "cpu",
-        goal=os.environ.get("MAKE_GOAL", "install"),
     ).strip()
 
 
