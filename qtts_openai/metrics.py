@@ -8,21 +8,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from engine import EngineClient, Stats
 
 _TTFA_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30)
-_STATS_HELP = {
-    "num_waiting": "Sequences that wait for a row",
-    "num_running": "Sequences that speak",
-    "num_free_blocks": "Free KV blocks",
-    "num_blocks": "KV blocks",
-    "num_free_rows": "Free rows",
-    "num_rows": "Rows",
-    "num_steps": "Steps since start",
-    "num_frames": "Frames made since start",
-    "num_runaways": "Utterances cut by the runaway guard since start",
-    "step_s": "Seconds in steps since start",
-    "prefill_s": "Seconds in prefill since start",
-    "decode_s": "Seconds in decode since start",
-    "codec_s": "Seconds in the codec since start",
-}
 
 
 class Metrics:
@@ -62,12 +47,10 @@ class _EngineCollector:
             "1 while the engine is ready",
             float(self._engine.status == "ready"),
         )
-        for name, text in _STATS_HELP.items():
-            family = GaugeMetricFamily(f"qtts_engine_{name}", text, labels=["worker"])
+        for name in Stats.__struct_fields__:
+            family = GaugeMetricFamily(
+                f"qtts_engine_{name}", "As in engine.Stats", labels=["worker"]
+            )
             for worker, stats in enumerate(self._engine.stats):
-                family.add_metric([str(worker)], _value(stats, name))
+                family.add_metric([str(worker)], float(getattr(stats, name)))
             yield family
-
-
-def _value(stats: Stats, name: str) -> float:
-    return float(getattr(stats, name))

@@ -10,9 +10,10 @@ import openai
 import pytest
 import uvicorn
 
+from engine.random_tokenizer import write_random_tokenizer
 from qtts_openai.app import create_app
 from qtts_openai.settings import ModelSettings, Settings
-from tests.api.fake_engine import FakeEngine, model_info, write_tokenizer
+from tests.api.fake_engine import FakeEngine, model_info
 
 ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 CUSTOM = ModelSettings(id="Qwen/custom", checkpoint="unused", aliases=ALIASES)
@@ -66,7 +67,7 @@ def serving(settings: Settings, engine: FakeEngine) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory):
     directory = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(directory)
+    write_random_tokenizer(directory)
     return directory
 
 

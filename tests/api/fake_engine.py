@@ -3,7 +3,6 @@ alone.
 """
 
 import asyncio
-import json
 import math
 from array import array
 from collections.abc import Iterator
@@ -36,39 +35,6 @@ SPEAKERS = {
     "dylan": 2878,
 }
 DIALECTS = {"eric": "sichuan_dialect", "dylan": "beijing_dialect"}
-ADDED = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<tts_pad>",
-    "<tts_text_bos>",
-    "<tts_text_eod>",
-]
-
-
-def write_tokenizer(directory: Path) -> None:
-    """A Qwen2-shaped tokenizer over bytes that knows "assistant" and "user" as one token each."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    letters = [chr(byte) for byte in visible] + [chr(256 + i) for i in range(len(hidden))]
-    vocab = {letter: i for i, letter in enumerate(letters)}
-    merges: list[str] = []
-    for word in ("assistant", "user"):
-        left = word[0]
-        for letter in word[1:]:
-            if f"{left} {letter}" not in merges:
-                merges.append(f"{left} {letter}")
-            left += letter
-            vocab.setdefault(left, len(vocab))
-    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
-    added = {
-        str(len(vocab) + i): {"content": token, "special": True, **flags}
-        for i, token in enumerate(ADDED)
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "vocab.json").write_text(json.dumps(vocab))
-    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    (directory / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
 
 
 def model_info(name: str, path: Path, model_type: str = "custom_voice", **changes) -> ModelInfo:
@@ -153,7 +119,7 @@ class FakeStream:
     def __init__(self, engine: FakeEngine, prompt: Prompt, params: SamplingParams) -> None:
         self.engine = engine
         self.prompt = prompt
-        self.num_frames = min(3 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
+        self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
         self.aborted = False
         self._chunks = self._cut(tone(prompt, self.num_frames))

@@ -54,7 +54,10 @@ def test_errors_are_typed(server, fields, error, code, param):
 
 
 def test_the_client_retries_what_is_worth_it(server):
-    submit, errors = server.engine.submit, [QueueFullError("full", 0.05), QueueFullError("full", 0.05)]
+    submit, errors = (
+        server.engine.submit,
+        [QueueFullError("full", 0.05), QueueFullError("full", 0.05)],
+    )
 
     def flaky(*arguments):
         if errors:
@@ -80,7 +83,10 @@ def test_a_failure_before_the_first_audio_is_retryable(server):
 
 def test_a_broken_stream_raises(server):
     server.engine.fail_after = 2
-    with server.openai() as client, pytest.raises(Exception, match=r"incomplete|peer closed|Connection"):
+    with (
+        server.openai() as client,
+        pytest.raises(Exception, match=r"incomplete|peer closed|Connection"),
+    ):
         client.audio.speech.create(model="tts-1", voice="alloy", input="word " * 50)
 
 

@@ -159,7 +159,9 @@ def test_the_first_bytes_come_before_the_speech_is_done(server):
 
 
 def test_8_at_once_in_mixed_formats_are_all_whole(server):
-    alone = {name: server.speak(response_format=name).content for name in ("pcm", "mp3", "wav", "opus")}
+    alone = {
+        name: server.speak(response_format=name).content for name in ("pcm", "mp3", "wav", "opus")
+    }
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(
             lambda name: (name, server.speak(response_format=name).content), list(alone) * 2
@@ -179,7 +181,9 @@ def test_stopping_lets_running_answers_end(start):
     server.engine.chunk_delay_s = 0.1
     whole = server.speak(response_format="pcm").content
     result: list[bytes] = []
-    thread = threading.Thread(target=lambda: result.append(server.speak(response_format="pcm").content))
+    thread = threading.Thread(
+        target=lambda: result.append(server.speak(response_format="pcm").content)
+    )
     thread.start()
     wait_until(lambda: len(server.engine.submitted) == 2)
     server.uvicorn.should_exit = True
