@@ -125,9 +125,15 @@ def sample(logits: Tensor, params: RowParams, uniform: Tensor) -> Tensor:
     probs = logits.softmax(-1)
     if params.top_p is not None:
         probs = _nucleus(probs, params.top_p)
-    cdf = probs.cumsum(-1)
-    codes = (cdf <= uniform[:, None] * cdf[:, -1:]).sum(-1)
+    codes = draw(probs, uniform)
     return codes if greedy is None else torch.where(params.greedy, greedy, codes)
+
+
+def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """probs [B, V] (any positive total), uniform [B] in [0, 1) -> indices [B], by inverting the
+    cumulative distribution."""
+    cdf = probs.cumsum(-1)
+    return (cdf <= uniform[:, None] * cdf[:, -1:]).sum(-1)
 
 
 def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
         load_s=time.monotonic() - started,
     )
     log.info(
-        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB = %d blocks, %d sequences at once",
+        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows",
         ready.load_s,
         ready.device,
         ready.dtype,
@@ -135,7 +135,7 @@ def _codecs(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, CodecRunner]:
-    """One codec runner per distinct codec file; the published checkpoints all carry the same one."""
+    """One codec runner per distinct codec file; the published checkpoints share theirs."""
     runners: dict[str, CodecRunner] = {}
     codecs = {}
     for model, checkpoint in checkpoints.items():

@@ -65,7 +65,7 @@ class TalkerRunner:
         self.allowed = torch.arange(c.vocab_size, device=self.device) < c.vocab_size - 1024
         self.allowed[c.codec_eos_token_id] = True
         self._prompt_embeds: dict[int, Tensor] = {}
-        self._params: tuple[list[int], BatchParams] | None = None
+        self._params: tuple[list[Sequence], BatchParams] | None = None
 
     def _zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
@@ -75,7 +75,7 @@ class TalkerRunner:
         counters.
         """
         embeds, trailing = self.prompts.build(seq.prompt, voice)
-        assert (len(embeds), len(trailing)) == (seq.num_prompt_tokens, seq.num_trailing), (
+        assert len(embeds) == seq.num_prompt_tokens and len(trailing) >= seq.num_trailing, (
             "prompt_shape is wrong"
         )
         self._prompt_embeds[seq.id] = embeds
@@ -85,7 +85,7 @@ class TalkerRunner:
         )
         self.num_tokens[row] = self.num_frames[row] = 0
         self.seen[row] = False
-        self._write_text(seq, 0, trailing)
+        self._write_text(seq, 0, trailing[: seq.num_trailing])
 
     def append_text(self, seq: Sequence, ids: Seq[int], final: bool) -> None:
         """More trailing text for a running sequence; `final` adds the end-of-text row."""
@@ -149,17 +149,15 @@ class TalkerRunner:
         code0 = self._draw_code0(rows, params, uniform[:, 0])
         ended = code0 == self.config.codec_eos_token_id
         alive = [seq for seq, end in zip(seqs, ended.tolist(), strict=True) if not end]
+        if not alive:
+            return [None] * len(seqs)
         if len(alive) < len(seqs):
             keep = (~ended).nonzero()[:, 0]
-            rows, code0, uniform, params = (
-                rows[keep],
-                code0[keep],
-                uniform[keep],
-                self._batch_params(alive),
-            )
-        frames = iter(self._speak(rows, code0, uniform, params).tolist() if alive else [])
-        spoken = {seq.id for seq in alive}
-        return [next(frames) if seq.id in spoken else None for seq in seqs]
+            rows, code0, uniform = rows[keep], code0[keep], uniform[keep]
+            params = self._batch_params(alive)
+        frames = self._speak(rows, code0, uniform, params).tolist()
+        spoken = dict(zip(alive, frames, strict=True))
+        return [spoken.get(seq) for seq in seqs]
 
     def _rows(self, seqs: list[Sequence]) -> Tensor:
         return torch.tensor([seq.row for seq in seqs], device=self.device)
@@ -210,12 +208,11 @@ class TalkerRunner:
         return codes
 
     def _batch_params(self, seqs: list[Sequence]) -> BatchParams:
-        ids = [seq.id for seq in seqs]
-        if self._params is None or self._params[0] != ids:
+        if self._params is None or self._params[0] != seqs:
             c = self.config
             samplings = [seq.sampling for seq in seqs]
             params = BatchParams.of(
                 samplings, c.vocab_size, c.code_predictor_config.vocab_size, self.device
             )
-            self._params = (ids, params)
+            self._params = (list(seqs), params)
         return self._params[1]

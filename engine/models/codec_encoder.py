@@ -20,7 +20,7 @@ from engine.models.weights import Slot
 
 
 class PaddedConv(nn.Module):
-    """Conv1d padded on the left by kernel - stride, and on the right until the last window is full."""
+    """Conv1d padded by kernel - stride on the left, on the right until the last window is full."""
 
     def __init__(
         self,

@@ -74,8 +74,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def supports_instruct(self) -> bool:
-        """The 0.6B CustomVoice was not trained on instructions; the official package drops them."""
-        return self.tts_model_type != "base" and self.tts_model_size != "0b6"
+        """Base takes none; the small CustomVoice was not trained on them, and the official package
+        drops them there."""
+        small_custom = self.tts_model_type == "custom_voice" and self.tts_model_size == "0b6"
+        return self.tts_model_type != "base" and not small_custom
 
 
 class GenerationConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from engine.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Slot:
-    """`view` receives a tensor of `shape` (its own shape unless given: a smaller one is broadcast)."""
+    """`view` receives a tensor of `shape`: its own, or a smaller one that is broadcast."""
 
     view: Tensor
     shape: torch.Size | None = None

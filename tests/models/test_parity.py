@@ -1,0 +1,177 @@
+"""Equality with the official package, from text to codes, over every golden case.
+
+The prompts are built by the HTTP side from the case's text, so the tokenizer, the layouts, the
+talker, the code predictor and the sampler are all in the comparison.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine import SamplingParams, sampler
+from engine.checkpoint import load, load_codec
+from engine.codec_runner import CodecRunner
+from engine.config import EngineConfig, ModelSpec
+from engine.core import EngineCore
+from engine.protocol import Failed, ReferenceAudio, Submit
+from qtts_openai.prompting import PromptBuilder, find_language
+from tests.models import golden
+
+CPU, FP32 = torch.device("cpu"), torch.float32
+SPEECH = golden.CASES["speech"]
+CONFIG = EngineConfig(max_num_seqs=4, max_tokens=512, prefill_tokens=512)
+
+
+@pytest.fixture(scope="module")
+def cores(checkpoints: dict[str, Path]) -> dict[str, EngineCore]:
+    return {name: make_core(path) for name, path in checkpoints.items()}
+
+
+def make_core(path: Path) -> EngineCore:
+    checkpoint = load(ModelSpec(id="m", checkpoint=str(path)), path, FP32, CPU)
+    c = checkpoint.config.talker_config
+    shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
+    codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_tokens)
+    return EngineCore(CONFIG, {"m": checkpoint}, {"m": torch.zeros(shape)}, {"m": codec})
+
+
+def submission(core: EngineCore, case: dict[str, Any], id_: int = 1) -> Submit:
+    """A golden case as the HTTP side would submit it; a reference recording is registered first."""
+    info = core.checkpoints["m"].info
+    builder = PromptBuilder(info)
+    key = None
+    if case["reference"] is not None:
+        key = repr(case["reference"])
+        wave = golden.reference_wave(case["reference"])
+        core.register_voice("m", ReferenceAudio(key, wave.tobytes()))
+    speaker = case["speaker"]
+    prompt = builder.build(
+        case["text"],
+        language=find_language(case["language"], info),
+        instruct=case["instruct"] if info.supports_instruct else None,
+        speakers=((info.speakers[speaker.lower()], 1.0),) if speaker else (),
+        reference=key,
+        reference_text=None if case["x_vector_only"] else case["ref_text"],
+        streaming_text=case["streaming_text"],
+    )
+    return Submit(id_, "m", prompt, params(case["sampling"]))
+
+
+def params(sampling: dict[str, Any]) -> SamplingParams:
+    """The official keyword arguments in our terms; the rest is the checkpoint's default."""
+    given = {k: v for k, v in sampling.items() if k not in ("do_sample", "subtalker_dosample")}
+    if not sampling.get("do_sample", True):
+        given["temperature"] = 0.0
+    if not sampling.get("subtalker_dosample", True):
+        given["subtalker_temperature"] = 0.0
+    elif given.get("temperature") == 0:
+        given.setdefault("subtalker_temperature", 0.9)
+    return SamplingParams(**given)
+
+
+def speak(core: EngineCore, submits: list[Submit]) -> dict[int, list[list[int]]]:
+    """Codes by sequence id, and nothing may fail."""
+    codes: dict[int, list[list[int]]] = {submit.id: [] for submit in submits}
+    for submit in submits:
+        core.add(submit)
+    take = core._postprocess
+
+    def tapped(seq, frame):
+        if frame is not None:
+            codes[seq.id].append(frame)
+        take(seq, frame)
+
+    core._postprocess = tapped  # type: ignore[method-assign]
+    try:
+        while core.has_work:
+            assert not [fact for fact in core.step() if isinstance(fact, Failed)]
+    finally:
+        core._postprocess = take  # type: ignore[method-assign]
+    core.scheduler.check_integrity()
+    return codes
+
+
+@pytest.fixture
+def end_row(cores: dict[str, EngineCore]):
+    """Lets EOS win where a case asks for it, by giving it a winning code's head row."""
+    undo = []
+
+    def apply(case: dict[str, Any]) -> None:
+        if case["eos_row_from"] is not None:
+            head = cores[case["checkpoint"]].runners["m"].talker.codec_head.weight
+            undo.append((head, head[2150].clone()))
+            head[2150] = head[case["eos_row_from"]] * 1.125
+
+    yield apply
+    for head, row in undo:
+        head[2150] = row
+
+
+def ids(cases: list[dict[str, Any]]) -> list[str]:
+    return [case["id"] for case in cases]
+
+
+GREEDY = [case for case in SPEECH if case["seed"] is None]
+SAMPLED = [case for case in SPEECH if case["seed"] is not None]
+
+
+def test_enough_cases() -> None:
+    assert len(GREEDY) >= 26
+    assert len({case["checkpoint"] for case in GREEDY}) == 6
+
+
+@pytest.mark.parametrize("case", SPEECH, ids=ids(SPEECH))
+def test_prompt(cores: dict[str, EngineCore], case: dict[str, Any]) -> None:
+    """Ids equal the official processor's; prompt and trailing rows equal what its talker gets."""
+    core = cores[case["checkpoint"]]
+    prompt = submission(core, case).prompt
+    expected = case["ids"]["assistant"]
+    assert list(prompt.role + prompt.text) == expected[:-5]
+    reference = case["ids"]["reference"]
+    assert list(prompt.reference_text) == (reference[3:-2] if reference else [])
+    voice = None
+    if prompt.reference is not None:
+        encoder = core.voices["m"]
+        voice = encoder.request(prompt.reference, bool(prompt.reference_text)).result()
+    rows, trailing = core.runners["m"].prompts.build(prompt, voice)
+    data = golden.arrays("speech")
+    np.testing.assert_allclose(rows.numpy(), data[f"{case['id']}.prompt"], atol=2e-5)
+    pad = core.runners["m"].prompts.pad
+    trailing = trailing if len(trailing) else pad
+    np.testing.assert_allclose(trailing.numpy(), data[f"{case['id']}.trailing"], atol=1e-5)
+
+
+@pytest.mark.parametrize("case", GREEDY, ids=ids(GREEDY))
+def test_greedy_codes(cores: dict[str, EngineCore], case: dict[str, Any], end_row) -> None:
+    end_row(case)
+    core = cores[case["checkpoint"]]
+    codes = speak(core, [submission(core, case)])[1]
+    np.testing.assert_array_equal(codes, golden.arrays("speech")[f"{case['id']}.codes"])
+
+
+@pytest.mark.parametrize("case", SAMPLED, ids=ids(SAMPLED))
+def test_sampled_codes(
+    cores: dict[str, EngineCore], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the official generator in place of ours, the distributions drawn from are the same."""
+    monkeypatch.setattr(sampler, "draw", lambda probs, uniform: torch.multinomial(probs, 1)[:, 0])
+    core = cores[case["checkpoint"]]
+    submit = submission(core, case)
+    torch.manual_seed(case["seed"])
+    codes = speak(core, [submit])[1]
+    np.testing.assert_array_equal(codes, golden.arrays("speech")[f"{case['id']}.codes"])
+
+
+@pytest.mark.parametrize("name", golden.CASES["checkpoints"])
+def test_greedy_codes_in_one_batch(cores: dict[str, EngineCore], name: str) -> None:
+    """All greedy cases of a checkpoint at once, rows reused: each equals the official codes."""
+    core = cores[name]
+    cases = [c for c in GREEDY if c["checkpoint"] == name and c["eos_row_from"] is None]
+    codes = speak(core, [submission(core, case, i) for i, case in enumerate(cases)])
+    for i, case in enumerate(cases):
+        np.testing.assert_array_equal(
+            codes[i], golden.arrays("speech")[f"{case['id']}.codes"], err_msg=case["id"]
+        )
