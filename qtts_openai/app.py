@@ -16,7 +16,7 @@ from litestar.types import Message, Scope
 from engine import EngineClient
 from qtts_openai.auth import load_keys, require_key
 from qtts_openai.errors import handle_exception
-from qtts_openai.routes import health, models, speech, voices
+from qtts_openai.routes import consents, health, models, speech, voices
 from qtts_openai.service import Service
 from qtts_openai.settings import Settings
 
@@ -45,7 +45,13 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
         return app.state.service
 
     app = Litestar(
-        route_handlers=[*speech.handlers, *voices.handlers, *models.handlers, *health.handlers],
+        route_handlers=[
+            *speech.handlers,
+            *voices.handlers,
+            *consents.handlers,
+            *models.handlers,
+            *health.handlers,
+        ],
         lifespan=[lifespan],
         dependencies={"service": Provide(service, sync_to_thread=False, use_cache=True)},
         guards=[require_key(load_keys(settings.auth.keys_file))],

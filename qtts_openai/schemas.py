@@ -26,6 +26,15 @@ _ALIASES = {"speaker": "voice", "instruct": "instructions"}
 T = TypeVar("T")
 
 
+# Shown to people and found again by it: some text on one line.
+Name = Annotated[
+    str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")
+]
+
+
+Word = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
 class VoiceId(msgspec.Struct, frozen=True):
     id: str
 
@@ -55,6 +64,10 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    # `[pause:500ms]` in the input; null: as the settings say.
+    pause_tags: bool | None = None
+    # Words and how to say them, on top of those of the settings.
+    pronunciations: Annotated[dict[Word, Word], Meta(max_length=200)] = {}
 
     @property
     def voice_name(self) -> str | None:
@@ -62,11 +75,21 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
         return name.strip() or None if name else None
 
 
-class Reference(msgspec.Struct, frozen=True):
-    """One of sglang-omni's and vllm-omni's `references`."""
+class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What POST /v1/audio/voices holds beside the file `audio_sample`.
 
-    audio: str
-    text: str | None = None
+    `ref_text` is what the sample says. `script_hint` is what a described voice says first.
+    """
+
+    name: Name
+    type: Literal["audio_sample", "prompt"] | None = None
+    prompt: str | None = None
+    consent: str | None = None
+    ref_text: Annotated[str, Meta(max_length=2000)] | None = None
+    script_hint: Annotated[str, Meta(max_length=500)] | None = None
+
+    def kind(self, has_sample: bool) -> str:
+        return self.type or ("prompt" if self.prompt and not has_sample else "audio_sample")
 
 
 KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)

@@ -1,13 +1,19 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from engine import EngineClient, ModelInfo, SpeechStream
+from engine import EngineClient, ModelInfo, Prompt, SpeechStream
+from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
 from qtts_openai.metrics import Metrics
+from qtts_openai.narration import Narration, PcmStream
 from qtts_openai.planning import Planner, Utterance
+from qtts_openai.references import References
 from qtts_openai.settings import Settings
+from qtts_openai.voice_store import VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
 
 
@@ -20,23 +26,36 @@ class Service:
         self.metrics = Metrics(engine)
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
-        self.planner = Planner(settings, self.catalog, self.table)
+        self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
+        self.references = References(settings.ref_audio, self.store, self.catalog, engine)
+        self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
+        self.planner = Planner(settings, self.casting)
 
-    def submit(self, utterance: Utterance) -> SpeechStream:
-        return self.engine.submit(
-            utterance.model.id, utterance.prompt, utterance.params, utterance.reference
-        )
+    def submit(self, utterance: Utterance) -> PcmStream:
+        """Raises QueueFullError or EngineDeadError at once, before any work."""
+        submit = partial(self._submit_prompt, utterance)
+        first = utterance.parts[0]
+        if len(utterance.parts) == 1 and isinstance(first, Prompt):
+            return submit(first)
+        return Narration(submit, utterance.parts)
+
+    def _submit_prompt(self, utterance: Utterance, prompt: Prompt) -> SpeechStream:
+        return self.engine.submit(utterance.model.id, prompt, utterance.params, utterance.reference)
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]
+
+    def voices(self) -> tuple[list[Voice], list[Voice]]:
+        """(presets, stored)"""
+        stored = [self.casting.stored_voice(voice) for voice in self.store.voices]
+        return list(self.table.voices.values()), stored
 
     def describe(self, voice: Voice) -> dict[str, Any]:
         """The voice in a listing; `available` and `models` say what the loaded checkpoints can do
         with it.
         """
-        able = [
-            info.id for info in self.catalog.models.values() if info.model_type in voice.families()
-        ]
+        families = voice.families()
+        able = [info.id for info in self.catalog.models.values() if info.model_type in families]
         return {
             "id": voice.id,
             "object": "audio.voice",
@@ -44,16 +63,22 @@ class Service:
             "language": voice.language,
             "gender": voice.gender,
             "description": voice.character,
-            "type": "prompt" if not voice.speakers else "speaker",
+            "type": _kind(voice),
             "available": bool(able),
             "models": able,
-            "needs": [FAMILIES[family] for family in voice.families()],
+            "needs": [FAMILIES[family] for family in families],
         }
 
     def voices_of(self, model: ModelInfo) -> list[dict[str, str]]:
-        voices = self.table.voices.values()
+        presets, stored = self.voices()
         return [
             {"name": voice.name, "language": voice.language}
-            for voice in voices
+            for voice in (*presets, *stored)
             if model.model_type in voice.families()
         ]
+
+
+def _kind(voice: Voice) -> str:
+    if voice.speakers:
+        return "speaker"
+    return "prompt" if voice.prompt is not None else "audio_sample"

@@ -74,16 +74,41 @@ class AuthSettings(Section, frozen=True):
 
 
 class VoiceSettings(Section, frozen=True):
+    # Where voices that users make are kept.
+    directory: str = "data"
+    max_voices: PositiveInt = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.
     aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))
     # More voices, or other ones under known names; see voices.yaml of the package for the fields.
     extra: tuple[VoiceEntry, ...] = ()
 
 
+class RefAudioSettings(Section, frozen=True):
+    """Reference audio of requests, and samples of stored voices."""
+
+    max_bytes: PositiveInt = 10 * MIB
+    min_s: Seconds = 0.5
+    max_s: Seconds = 60.0
+    # Fetch http and https URLs, from public addresses only.
+    allow_http: bool = False
+    http_timeout_s: Seconds = 10.0
+    # Read file: URLs, below this directory only.
+    files_directory: str | None = None
+
+
 class TextSettings(Section, frozen=True):
     # "qwen" is what the models were trained with; "mistral" is what the official package uses
     # on a local directory.
     pretokenizer: Literal["qwen", "mistral"] = "qwen"
+    # Input beyond limits.max_input_chars is accepted up to here and cut at sentences; 0: off.
+    max_long_chars: Annotated[int, Meta(ge=0)] = 0
+    # Such input is spoken in pieces of whole sentences, at most this long.
+    segment_chars: Annotated[int, Meta(ge=50)] = 400
+    # Read `[pause:500ms]` as silence in every request, not only in those with pause_tags: true.
+    pause_tags: bool = False
+    max_pause_s: Seconds = 10.0
+    # Words and how to say them, in every request.
+    pronunciations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 EMBEDDED = ModelSettings(
@@ -109,6 +134,7 @@ class Settings(Section, frozen=True):
     auth: AuthSettings = AuthSettings()
     limits: Limits = Limits()
     voices: VoiceSettings = VoiceSettings()
+    ref_audio: RefAudioSettings = RefAudioSettings()
     text: TextSettings = TextSettings()
 
     def specs(self) -> list[ModelSpec]:

@@ -20,10 +20,11 @@ from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from engine import SAMPLE_RATE_HZ, FinishReason, GenerationFailedError, SpeechStream, Usage
+from engine import SAMPLE_RATE_HZ, FinishReason, GenerationFailedError, Usage
 from qtts_openai.encoders import AudioEncoder, with_exact_sizes
 from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.metrics import Metrics
+from qtts_openai.narration import PcmStream
 from qtts_openai.schemas import SpeechRequest
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ T = TypeVar("T")
 class Speech:
     """One utterance on its way out: PCM from the engine, bytes of the format to the listener."""
 
-    def __init__(self, request: SpeechRequest, stream: SpeechStream, metrics: Metrics) -> None:
+    def __init__(self, request: SpeechRequest, stream: PcmStream, metrics: Metrics) -> None:
         self.request = request
         self.stream = stream
         self.metrics = metrics

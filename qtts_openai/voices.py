@@ -8,7 +8,6 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -49,8 +48,8 @@ class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
-    """`speakers` are (name, weight) pairs whose weights sum to 1; `reference` is a stored sample's
-    wave file.
+    """`speakers` are (name, weight) pairs whose weights sum to 1. A stored voice has a record in
+    the VoiceStore; where it `can_clone`, that has its reference audio or can get it.
     """
 
     id: str
@@ -60,15 +59,17 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     character: str = ""
     speakers: tuple[tuple[str, float], ...] = ()
     prompt: str | None = None
-    reference: Path | None = None
+    is_stored: bool = False
+    can_clone: bool = False
     reference_text: str | None = None
+    seed: int | None = None
 
     def families(self) -> tuple[str, ...]:
-        """Model types that can speak this voice."""
+        """Model types that can speak this voice, best first."""
         ways = {
             "custom_voice": bool(self.speakers),
+            "base": self.can_clone,
             "voice_design": self.prompt is not None,
-            "base": self.reference is not None,
         }
         return tuple(family for family, can in ways.items() if can)
 

@@ -1,6 +1,7 @@
 """A real socket: the app on FakeEngine behind uvicorn on 127.0.0.1, in a thread."""
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ import uvicorn
 
 from engine.random_tokenizer import write_random_tokenizer
 from qtts_openai.app import create_app
-from qtts_openai.settings import ModelSettings, Settings
+from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
 from tests.api.fake_engine import FakeEngine, model_info
 
 ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -76,7 +77,8 @@ def starter(tokenizer_dir) -> Iterator[Callable[..., Server]]:
     with ExitStack() as stack:
 
         def begin(**fields: object) -> Server:
-            settings = Settings(**{"models": (CUSTOM,), **fields})
+            voices = VoiceSettings(directory=tempfile.mkdtemp(dir=tokenizer_dir.parent))
+            settings = Settings(**{"models": (CUSTOM,), "voices": voices, **fields})
             infos = [model_info(m.id, tokenizer_dir, FAMILIES[m.id]) for m in settings.models]
             return stack.enter_context(serving(settings, FakeEngine(infos)))
 

@@ -1,0 +1,148 @@
+"""Several prompts and pauses as one stream of PCM, in order and without clicks.
+
+The next prompt is submitted while the one before it speaks, so its audio is there in time. Each
+part fades in and out over 5 ms.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+
+from engine import (
+    SAMPLE_RATE_HZ,
+    Finished,
+    FinishReason,
+    Prompt,
+    QueueFullError,
+    SpeechStream,
+    Usage,
+)
+
+FADE_BYTES = SAMPLE_RATE_HZ // 200 * 2
+# How long a part in the middle may wait for a place in a full queue.
+MAX_WAIT_S = 30.0
+
+
+class PcmStream(Protocol):
+    """What SpeechStream and Narration have in common."""
+
+    finished: Finished | None
+
+    def __aiter__(self) -> "PcmStream": ...
+
+    async def __anext__(self) -> bytes: ...
+
+    def abort(self) -> None: ...
+
+
+class Narration:
+    """`submit` raises the engine's errors at once for the first prompt, as for a single one."""
+
+    def __init__(
+        self, submit: Callable[[Prompt], SpeechStream], parts: tuple[Prompt | float, ...]
+    ) -> None:
+        self.finished: Finished | None = None
+        self._submit = submit
+        self._waiting, self._last_silence = _with_silences(parts)
+        self._open: deque[tuple[bytes, SpeechStream]] = deque()
+        self._reason = FinishReason.STOP
+        self._usage = Usage(0, 0)
+        self._submit_next()
+        self._pcm = self._speak()
+
+    def __aiter__(self) -> "Narration":
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._pcm)
+
+    def abort(self) -> None:
+        self._waiting.clear()
+        for _, stream in self._open:
+            stream.abort()
+
+    async def _speak(self) -> AsyncGenerator[bytes]:
+        while self._open:
+            silence, stream = self._open[0]
+            with suppress(QueueFullError):
+                self._submit_next()
+            async for pcm in _faded(stream):
+                yield silence + pcm
+                silence = b""
+            self._open.popleft()
+            if not self._count(stream):
+                break
+            if not self._open:
+                await self._submit_patiently()
+        if self._last_silence:
+            yield self._last_silence
+        self.finished = Finished(0, self._reason, self._usage)
+
+    def _submit_next(self) -> None:
+        if self._waiting:
+            silence, prompt = self._waiting[0]
+            self._open.append((silence, self._submit(prompt)))
+            self._waiting.popleft()
+
+    async def _submit_patiently(self) -> None:
+        """In the middle of an answer a full queue is no reason to break off at once."""
+        deadline = time.monotonic() + MAX_WAIT_S
+        while True:
+            try:
+                return self._submit_next()
+            except QueueFullError as error:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+
+    def _count(self, stream: SpeechStream) -> bool:
+        """Add up usage; False where the part ended in a way that ends the whole."""
+        if stream.finished is None:
+            self._reason = FinishReason.ERROR
+            return False
+        usage, reason = stream.finished.usage, stream.finished.reason
+        self._usage = Usage(
+            self._usage.num_prompt_tokens + usage.num_prompt_tokens,
+            self._usage.num_frames + usage.num_frames,
+        )
+        if reason is not FinishReason.STOP:
+            self._reason = reason
+        return reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+def _with_silences(
+    parts: tuple[Prompt | float, ...],
+) -> tuple[deque[tuple[bytes, Prompt]], bytes]:
+    """Each prompt with the silence before it, and the silence after the last one."""
+    prompts: deque[tuple[bytes, Prompt]] = deque()
+    silence = b""
+    for part in parts:
+        if isinstance(part, Prompt):
+            prompts.append((silence, part))
+            silence = b""
+        else:
+            silence += bytes(2 * round(part * SAMPLE_RATE_HZ))
+    return prompts, silence
+
+
+async def _faded(stream: SpeechStream) -> AsyncGenerator[bytes]:
+    """The stream with its first and last 5 ms faded; the end of what has come is held back."""
+    ramp = np.linspace(0, 1, FADE_BYTES // 2, endpoint=False)
+    held, is_first = b"", True
+    async for pcm in stream:
+        held += pcm
+        if is_first and len(held) > 2 * FADE_BYTES:
+            held, is_first = _scaled(held[:FADE_BYTES], ramp) + held[FADE_BYTES:], False
+        if not is_first:
+            yield held[:-FADE_BYTES]
+            held = held[-FADE_BYTES:]
+    yield _scaled(held, ramp[::-1][: len(held) // 2])
+
+
+def _scaled(pcm: bytes, factors: np.ndarray) -> bytes:
+    return (np.frombuffer(pcm, "<i2") * factors).astype("<i2").tobytes()

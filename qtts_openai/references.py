@@ -1,0 +1,104 @@
+"""Where reference audio comes from: the request, a stored sample, or a described voice's first
+utterance, which is made when a Base model shall speak the voice for the first time.
+"""
+
+import asyncio
+import hashlib
+import weakref
+
+import numpy as np
+
+from engine import (
+    EngineClient,
+    FinishReason,
+    GenerationFailedError,
+    ReferenceAudio,
+    SamplingParams,
+)
+from qtts_openai.catalog import Catalog
+from qtts_openai.errors import invalid
+from qtts_openai.fetching import fetch, read_file_url
+from qtts_openai.reference_audio import decode_base64, read_reference
+from qtts_openai.settings import RefAudioSettings
+from qtts_openai.voice_store import StoredVoice, VoiceStore
+
+# Spoken once by a voice that was described in words; long enough to clone from.
+FIRST_WORDS = "The quick brown fox jumps over the lazy dog, while the old clock strikes nine."
+DESIGN_ATTEMPTS = 3
+
+
+class References:
+    def __init__(
+        self,
+        settings: RefAudioSettings,
+        store: VoiceStore,
+        catalog: Catalog,
+        engine: EngineClient,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.catalog = catalog
+        self.engine = engine
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def of_request(self, ref_audio: str) -> ReferenceAudio:
+        """`ref_audio`: base64, a data: URL, or where the settings allow it a http or file: URL."""
+        return await self.read(await self._bytes(ref_audio.strip()), "ref_audio")
+
+    async def read(self, data: bytes, param: str) -> ReferenceAudio:
+        bounds = self.settings
+        return await asyncio.to_thread(
+            read_reference, data, min_s=bounds.min_s, max_s=bounds.max_s, param=param
+        )
+
+    async def _bytes(self, text: str) -> bytes:
+        scheme, limits = text[:8].partition(":")[0].lower(), self.settings
+        if scheme in ("http", "https"):
+            if not limits.allow_http:
+                raise invalid("ref_audio: this server fetches no URLs; send base64.", "ref_audio")
+            return await fetch(text, max_bytes=limits.max_bytes, timeout_s=limits.http_timeout_s)
+        if scheme == "file":
+            if limits.files_directory is None:
+                raise invalid("ref_audio: this server reads no files; send base64.", "ref_audio")
+            return read_file_url(text, limits.files_directory, limits.max_bytes)
+        data = decode_base64(text)
+        if len(data) > limits.max_bytes:
+            message = f"ref_audio: more than {limits.max_bytes} bytes of audio."
+            raise invalid(message, "ref_audio", "file_too_large")
+        return data
+
+    async def of_voice(self, id_: str) -> tuple[ReferenceAudio, str | None]:
+        """(audio, what it says or None) of a stored voice."""
+        async with self._locks.setdefault(id_, asyncio.Lock()):
+            audio = await asyncio.to_thread(self.store.reference, id_)
+            voice = self.store.voices.get(id_)
+            if voice is None:
+                raise invalid(f"The voice {id_!r} was just deleted.", "voice")
+            if audio is None:
+                audio = await self._design(voice)
+                voice = self.store.voices.get(id_) or voice
+            return audio, voice.ref_text
+
+    async def _design(self, voice: StoredVoice) -> ReferenceAudio:
+        """The first utterance of a described voice; kept, so that the voice stays what it is."""
+        text = voice.ref_text or FIRST_WORDS
+        samples = await self._speak(voice, text)
+        audio = ReferenceAudio(hashlib.sha256(samples).hexdigest(), samples)
+        await asyncio.to_thread(self.store.keep_utterance, voice, audio, text)
+        return audio
+
+    async def _speak(self, voice: StoredVoice, text: str) -> bytes:
+        model = self.catalog.of_family("voice_design")
+        assert model is not None and voice.seed is not None
+        prompt = self.catalog.builders[model.id].build(text, instruct=voice.prompt)
+        for attempt in range(DESIGN_ATTEMPTS):
+            stream = self.engine.submit(model.id, prompt, SamplingParams(seed=voice.seed + attempt))
+            try:
+                pcm = b"".join([chunk async for chunk in stream])
+            finally:
+                stream.abort()
+            if stream.finished is not None and stream.finished.reason is FinishReason.STOP:
+                return (np.frombuffer(pcm, "<i2").astype("<f4") / 32768).tobytes()
+        raise GenerationFailedError(
+            f"The voice {voice.name!r} could not be made; describe it anew."
+        )
