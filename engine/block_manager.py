@@ -34,7 +34,8 @@ class BlockManager:
         self.owned[seq.id] = count
 
     def free(self, seq: Sequence) -> None:
-        assert self.owned.pop(seq.id) == len(seq.block_table)
+        count = self.owned.pop(seq.id)
+        assert count == len(seq.block_table)
         self.free_blocks.extend(seq.block_table)
         seq.block_table = []
 

@@ -154,7 +154,7 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
         decoder.slots(),
         unused=codec_decoder.is_unused,
     )
-    decoder.codebooks.finish_loading()
+    decoder.finish_loading()
     return decoder
 
 

@@ -22,7 +22,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    weights: Literal["auto", "full", "int8"] = "auto"
+    # Layer weights of talker and predictor on a CPU: full precision, or weight-only int8 or int4.
+    weights: Literal["full", "int8", "int4"] = "full"
     max_num_seqs: int = 32
     max_queued: int = 64
     # "auto", or a size such as "512MB" or "4GiB"; all loaded checkpoints share it.

@@ -166,23 +166,28 @@ class EngineCore:
             self.scheduler.add(self.sequences[seq_id])
 
     def _run(self, batch: Batch) -> None:
-        runner, started = self.runners[batch.model], self.clock()
         self.num_steps += 1
         if batch.prefill:
-            for chunk in batch.prefill:
-                if chunk.start == 0:
-                    self._start(chunk.seq)
-            runner.prefill(batch.prefill)
-            for chunk in batch.prefill:
-                chunk.seq.num_prefilled = chunk.end
-            elapsed = self.clock() - started
-            self.scheduler.observe_prefill(sum(c.end - c.start for c in batch.prefill), elapsed)
-            self.prefill_s += elapsed
+            self._prefill(batch)
         if batch.decode:
             started = self.clock()
-            for seq, codes in zip(batch.decode, runner.decode(batch.decode), strict=True):
-                self._postprocess(seq, codes)
+            codes = self.runners[batch.model].decode(batch.decode)
+            for seq, frame in zip(batch.decode, codes, strict=True):
+                self._postprocess(seq, frame)
             self.decode_s += self.clock() - started
+
+    def _prefill(self, batch: Batch) -> None:
+        for chunk in batch.prefill:
+            if chunk.start == 0:
+                self._start(chunk.seq)
+        started = self.clock()
+        self.runners[batch.model].prefill(batch.prefill)
+        for chunk in batch.prefill:
+            chunk.seq.num_prefilled = chunk.end
+        elapsed = self.clock() - started
+        num_tokens = sum(chunk.end - chunk.start for chunk in batch.prefill)
+        self.scheduler.observe_prefill(batch.model, num_tokens, elapsed)
+        self.prefill_s += elapsed
 
     def _start(self, seq: Sequence) -> None:
         voice = self.voice_prompts.get(seq.id)
@@ -241,10 +246,7 @@ class EngineCore:
         frames = [seq.codes[:num_frames] for seq in seqs]
         for seq, pcm in zip(seqs, codec.decode([seq.row for seq in seqs], frames), strict=True):
             del seq.codes[:num_frames]
-            seq.num_chunks += 1
-            seq.num_emitted_frames += num_frames
-            if seq.first_audio_at is None:
-                seq.first_audio_at = self.clock()
+            seq.hand_out(num_frames, self.clock())
             self.outbox.append(AudioChunk(seq.id, pcm))
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:

@@ -5,8 +5,10 @@ are free. One that does not fit yet may be overtaken by smaller ones, but only M
 
 A step belongs to one model: perhaps one slice of prompt (prefill), then one frame for each of the
 model's running sequences (decode). Prefill yields to listeners: the slice is cut so that it lasts
-no longer than the driest stream's lead, and waits while that lead is nil, though never for more
-than MAX_PREFILL_WAIT_S.
+no longer than the driest stream's lead, and waits while there is none. It waits MAX_PREFILL_WAIT_S
+at most, and from then on it has PREFILL_SHARE of the time even if streams run dry, as they do
+anyway where decode is slower than speech: a prompt that takes c seconds alone starts to speak about
+MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
 """
 
 from collections import deque
@@ -18,6 +20,9 @@ from engine.sequence import Sequence, SequenceStatus
 
 MAX_OVERTAKES = 16
 MAX_PREFILL_WAIT_S = 0.5
+PREFILL_SHARE = 0.2
+# The longest slice of a prompt that streams may not be able to afford.
+FORCED_SLICE_S = 0.1
 MIN_PREFILL_TOKENS = 16
 # A stream's lead that prefill leaves alone: room for the decode step and the codec after it.
 LEAD_MARGIN_S = 0.16
@@ -54,12 +59,12 @@ class Scheduler:
     prefill_tokens: int
     waiting: deque[Sequence] = field(default_factory=deque)
     running: list[Sequence] = field(default_factory=list)
-    prefill_s_per_token: float = 0.0
 
     def __post_init__(self) -> None:
         self.free_rows = list(range(self.max_num_seqs - 1, -1, -1))
         self._models = list(self.pools)
-        self._prefill_waits_since: float | None = None
+        self.prefill_s_per_token: dict[str, float] = {}
+        self._prefill_by: dict[str, float] = {}  # when a model's next slice must run, if any waits
 
     def add(self, seq: Sequence) -> None:
         self.waiting.append(seq)
@@ -92,13 +97,13 @@ class Scheduler:
         else:
             self.waiting.remove(seq)
         seq.status, seq.finish_reason = SequenceStatus.FINISHED, reason
+        self._forget_wait(seq.model)
 
-    def observe_prefill(self, num_tokens: int, elapsed_s: float) -> None:
+    def observe_prefill(self, model: str, num_tokens: int, elapsed_s: float) -> None:
         """Learn what a prompt token costs; a moving average from the first measurement on."""
         cost = elapsed_s / num_tokens
-        self.prefill_s_per_token = (
-            cost if not self.prefill_s_per_token else 0.7 * self.prefill_s_per_token + 0.3 * cost
-        )
+        known = self.prefill_s_per_token.get(model, cost)
+        self.prefill_s_per_token[model] = 0.7 * known + 0.3 * cost
 
     def check_integrity(self) -> None:
         """When idle: every row and every block is back."""
@@ -108,58 +113,64 @@ class Scheduler:
 
     def _admit(self) -> None:
         blocked: list[Sequence] = []
+        closed: set[BlockManager] = set()  # pools whose blocked sequence may not be overtaken again
         while self.waiting and self.free_rows:
             seq = self.waiting.popleft()
-            if not self.pools[seq.model].can_allocate(seq):
+            pool = self.pools[seq.model]
+            if pool in closed or not pool.can_allocate(seq):
                 blocked.append(seq)
-                if seq.overtaken >= MAX_OVERTAKES:
-                    break
-                continue
-            self.pools[seq.model].allocate(seq)
-            seq.row, seq.status = self.free_rows.pop(), SequenceStatus.RUNNING
-            self.running.append(seq)
-            for other in blocked:
-                other.overtaken += 1
+            else:
+                self._start(seq)
+                for other in blocked:
+                    other.overtaken += self.pools[other.model] is pool
+            closed |= {self.pools[s.model] for s in blocked if s.overtaken >= MAX_OVERTAKES}
         self.waiting.extendleft(reversed(blocked))
+
+    def _start(self, seq: Sequence) -> None:
+        self.pools[seq.model].allocate(seq)
+        seq.row, seq.status = self.free_rows.pop(), SequenceStatus.RUNNING
+        self.running.append(seq)
 
     def _batch(self, model: str, now: float) -> Batch:
         mine = [seq for seq in self.running if seq.model == model]
-        prefill = self._prefill(mine, now)
+        prefill = self._prefill(model, mine, now)
         ends = {chunk.seq for chunk in prefill if chunk.end == chunk.seq.num_prompt_tokens}
         decode = [
             seq for seq in mine if (seq.is_prefilled or seq in ends) and not seq.waits_for_text
         ]
         return Batch(model, prefill, decode)
 
-    def _prefill(self, mine: list[Sequence], now: float) -> list[PrefillChunk]:
+    def _prefill(self, model: str, mine: list[Sequence], now: float) -> list[PrefillChunk]:
         due = [seq for seq in mine if not seq.is_prefilled]
         if not due:
+            self._prefill_by.pop(model, None)
             return []
-        if self._prefill_waits_since is None:
-            self._prefill_waits_since = now
-        budget = self._prefill_budget(now)
+        deadline = self._prefill_by.setdefault(model, now + MAX_PREFILL_WAIT_S)
+        budget = left = self._prefill_budget(model, now, forced=now >= deadline)
         chunks = []
         for seq in due:
-            if budget <= 0:
+            if left <= 0:
                 break
-            end = min(seq.num_prompt_tokens, seq.num_prefilled + budget)
+            end = min(seq.num_prompt_tokens, seq.num_prefilled + left)
             chunks.append(PrefillChunk(seq, seq.num_prefilled, end))
-            budget -= end - seq.num_prefilled
-        if chunks:
-            self._prefill_waits_since = None
+            left -= end - seq.num_prefilled
+        taken_s = (budget - left) * self.prefill_s_per_token.get(model, 0.0)
+        self._prefill_by[model] = min(deadline + taken_s / PREFILL_SHARE, now + MAX_PREFILL_WAIT_S)
         return chunks
 
-    def _prefill_budget(self, now: float) -> int:
-        """Prompt tokens that may run now without letting a stream of any model fall dry."""
-        streaming = [
-            seq.lead_s(now) for seq in self.running if seq.is_prefilled and not seq.waits_for_text
-        ]
-        lead = min(streaming, default=float("inf")) - LEAD_MARGIN_S
-        if lead == float("inf") or not self.prefill_s_per_token:
+    def _prefill_budget(self, model: str, now: float, *, forced: bool) -> int:
+        """Prompt tokens that may run now without letting a stream of any model run dry; if
+        `forced`, some in any case.
+        """
+        streaming = [seq for seq in self.running if seq.is_prefilled and not seq.waits_for_text]
+        lead = min((seq.lead_s(now) for seq in streaming), default=float("inf"))
+        cost = self.prefill_s_per_token.get(model)
+        if lead == float("inf") or not cost:
             return self.prefill_tokens
-        affordable = int(lead / self.prefill_s_per_token)
+        affordable = int((lead - LEAD_MARGIN_S) / cost)
         if affordable >= MIN_PREFILL_TOKENS:
             return min(self.prefill_tokens, affordable)
-        assert self._prefill_waits_since is not None
-        overdue = now - self._prefill_waits_since >= MAX_PREFILL_WAIT_S
-        return MIN_PREFILL_TOKENS if overdue else 0
+        if not forced:
+            return 0
+        slice_s = FORCED_SLICE_S if lead < 0 else min(lead / 2, FORCED_SLICE_S)
+        return min(self.prefill_tokens, max(MIN_PREFILL_TOKENS, int(slice_s / cost)))

@@ -58,7 +58,8 @@ class Sequence:
     codes: list[list[int]] = field(default_factory=list)  # frames not yet decoded to audio
     num_chunks: int = 0
     num_emitted_frames: int = 0
-    first_audio_at: float | None = None
+    # When the listener began to play, as if without a pause since; None before the first audio.
+    plays_since: float | None = None
     overtaken: int = 0
 
     @property
@@ -80,9 +81,17 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     def lead_s(self, now: float) -> float:
-        """Seconds of audio handed out beyond what a listener in real time has heard; infinite
-        before the first.
+        """Seconds of audio handed out that a listener in real time has not heard yet; below zero
+        since when he hears nothing; infinite before the first.
         """
-        if self.first_audio_at is None:
+        if self.plays_since is None:
             return float("inf")
-        return self.num_emitted_frames * FRAME_S - (now - self.first_audio_at)
+        return self.num_emitted_frames * FRAME_S - (now - self.plays_since)
+
+    def hand_out(self, num_frames: int, now: float) -> None:
+        """Note a chunk of audio. A listener who had run dry plays on from here."""
+        heard_s = self.num_emitted_frames * FRAME_S
+        if self.plays_since is None or now - self.plays_since > heard_s:
+            self.plays_since = now - heard_s
+        self.num_emitted_frames += num_frames
+        self.num_chunks += 1

@@ -16,6 +16,7 @@ from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import CheckpointError
+from engine.layers.linear import Linear, WeightForm, can_pack
 from engine.protocol import AudioChunk, Finished, Prompt, Ready, SamplingParams, Submit
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,7 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
         log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
         if checkpoints[spec.id].info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
-    if config.weights == "int8":
-        for checkpoint in checkpoints.values():
-            checkpoint.talker.quantize_()
-            checkpoint.predictor.quantize_()
+        transform_weights(checkpoints[spec.id], config, dtype, device)
     codecs = _codecs(config, checkpoints, dtype, device)
     caches = _kv_caches(config, checkpoints, dtype, device)
     core = EngineCore(config, checkpoints, caches, codecs)
@@ -129,6 +127,23 @@ def _time_products(threads: int, weights: list[torch.Tensor], x: torch.Tensor) -
     return min(times[1:])
 
 
+def transform_weights(
+    checkpoint: Checkpoint, config: EngineConfig, dtype: torch.dtype, device: torch.device
+) -> None:
+    """On a CPU, the decoder layers' weights into the configured form, everything else packed."""
+    if device.type != "cpu" or not can_pack(dtype):
+        if config.weights != "full":
+            raise CheckpointError(f"engine.weights {config.weights} needs a CPU with bfloat16")
+        return
+    if config.weights != "full" and dtype != torch.bfloat16:
+        raise CheckpointError(f"engine.weights {config.weights} needs engine.dtype bfloat16")
+    layers: WeightForm = "packed" if config.weights == "full" else config.weights
+    for net in (checkpoint.talker, checkpoint.predictor):
+        for name, module in net.named_modules():
+            if isinstance(module, Linear):
+                module.transform_(layers if name.startswith("layers.") else "packed")
+
+
 def _codecs(
     config: EngineConfig,
     checkpoints: dict[str, Checkpoint],
@@ -145,6 +160,8 @@ def _codecs(
         )
         if key not in runners:
             decoder = load_codec(path, torch.float32 if device.type == "cpu" else dtype, device)
+            if device.type == "cpu" and can_pack(torch.float32):
+                decoder.pack_()
             official = config.codec_mode == "official"
             runners[key] = CodecRunner(
                 decoder, config.max_num_seqs, config.max_tokens, official=official

@@ -1,13 +1,26 @@
-"""Dense projections whose weights may be full precision or int8.
+"""Dense projections, and the forms their weights may take on a CPU.
 
-`Linear.quantize_()` turns a bf16/fp32 weight into per-output-channel symmetric int8 in place
-(weight only: activations and accumulation stay as they were). The kernel is torch's own
-`_weight_int8pack_mm`.
+plain    [out, in] in the model's dtype, torch's own kernel: the reference for the rest.
+packed   the same values laid out once for the CPU's matrix kernels (oneDNN). Without this every
+         call lays the weight out anew, at several times the cost of the product itself. A row's
+         result does not depend on how many rows there are, so a batch equals its sequences alone.
+int8     one scale per output channel; int4: one scale and offset per 64 inputs. Weight only:
+         activations and accumulation stay as they were. bfloat16 models only.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+WeightForm = Literal["packed", "int8", "int4"]
+Product = Callable[[Tensor], Tensor]  # [n, in] -> [n, out], without bias
+
+# Smaller weights stay plain: laying them out anew costs less than the packed kernel's overhead.
+PACK_FROM = 1 << 18
+INT4_GROUP = 64
 
 
 class Linear(nn.Module):
@@ -17,20 +30,68 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
-        self.scale: Tensor | None = None
+        self.product: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scale is None:
+        if self.product is None:
             return F.linear(x, self.weight, self.bias)
-        flat = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.weight, self.scale)
-        out = flat.view(*x.shape[:-1], -1)
+        out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
-    def quantize_(self) -> None:
-        """Replace the weight by int8 values and one scale per output channel."""
-        assert self.scale is None, "already int8"
-        weight = self.weight.float()
-        scale = weight.abs().amax(dim=1).clamp_min(1e-8) / 127
-        self.scale = scale.to(self.weight.dtype)
-        quantized = (weight / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
-        self.weight = nn.Parameter(quantized, requires_grad=False)
+    def transform_(self, form: WeightForm) -> None:
+        """Give the weight another form and drop the plain one; a small weight stays plain."""
+        assert self.product is None, "the weight has been transformed already"
+        if self.weight.numel() >= PACK_FROM:
+            self.product = FORMS[form](self.weight)
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+
+
+def packed(weight: Tensor) -> Product:
+    """oneDNN's own layout, by the operators that torch's compiler uses for frozen weights."""
+    layout = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def product(x: Tensor) -> Tensor:
+        # One row alone takes another kernel with another order of summation: make it two.
+        rows = x.expand(2, -1) if len(x) == 1 else x
+        return multiply(rows, layout, None, "none", [], "")[: len(x)]
+
+    return product
+
+
+def int8(weight: Tensor) -> Product:
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1).clamp_min(1e-8) / 127
+    values = (wide / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    scale = scale.to(weight.dtype)
+    return lambda x: torch._weight_int8pack_mm(x, values, scale)
+
+
+def int4(weight: Tensor) -> Product:
+    """Values 0..15 per group of inputs: w ~ (value - 8) * scale + zero."""
+    groups = weight.float().unflatten(1, (-1, INT4_GROUP))
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale = ((high - low) / 15).clamp_min(1e-8)
+    zero = low + 8 * scale
+    values = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15)
+    layout = torch._convert_weight_to_int4pack_for_cpu(values.flatten(1).to(torch.int32), 1)
+    scale_zero = torch.stack([scale.T, zero.T], dim=-1).to(weight.dtype).contiguous()
+    return lambda x: torch._weight_int4pack_mm_for_cpu(x, layout, INT4_GROUP, scale_zero)
+
+
+FORMS: dict[WeightForm, Callable[[Tensor], Product]] = {
+    "packed": packed,
+    "int8": int8,
+    "int4": int4,
+}
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build and CPU have the packed kernels for `dtype`."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    weight, x = torch.eye(16, dtype=dtype), torch.ones(3, 16, dtype=dtype)
+    try:
+        return bool((packed(weight)(x) == x).all())
+    except (RuntimeError, AttributeError):
+        return False  # a torch without these operators, or a CPU without the dtype

@@ -1,6 +1,7 @@
 """Root-mean-square norm in the order of operations the model was trained with."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -13,6 +14,5 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        variance = wide.square().mean(-1, keepdim=True)
-        return (wide * torch.rsqrt(variance + self.eps)).to(x.dtype) * self.weight
+        # With a weight, torch's norm would multiply before the cast.
+        return F.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight

@@ -106,12 +106,6 @@ class CodePredictor(nn.Module):
         for i, layer in enumerate(self.layers):
             yield from layer.slots(f"{prefix}.model.layers.{i}")
 
-    def quantize_(self) -> None:
-        """Layers to int8; embeddings, projection and heads stay as they are."""
-        for layer in self.layers:
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-                linear.quantize_()
-
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, kv: Tensor, batch: int, start: int, end: int

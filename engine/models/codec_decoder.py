@@ -106,6 +106,21 @@ class CodecDecoder(nn.Module):
             n for n in self.state_shapes() if n != "pre" and not n.startswith("attn")
         ]
 
+    def finish_loading(self) -> None:
+        """What is computed once from the file's tensors."""
+        self.codebooks.finish_loading()
+        for module in self.modules():
+            if isinstance(module, SnakeBeta):
+                module.finish_loading()
+
+    def pack_(self) -> None:
+        """Large weights into the CPU's own layout (layers/linear.py)."""
+        for module in self.modules():
+            if isinstance(module, CausalConv | CausalUpsample):
+                module.pack_()
+            elif isinstance(module, Linear):
+                module.transform_("packed")
+
     @property
     def samples_per_frame(self) -> int:
         return math.prod(self.config.upsampling_ratios) * math.prod(self.config.upsample_rates)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.linear import Linear
+from engine.layers.linear import PACK_FROM, Linear, Product, packed
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import rotate
 from engine.models.config import CodecDecoderConfig
@@ -39,16 +39,27 @@ class CausalConv(nn.Module):
         self, name: str, in_: int, out: int, kernel: int, dilation: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        self.name, self.dilation, self.groups = name, dilation, groups
+        self.name, self.dilation, self.groups, self.kernel = name, dilation, groups, kernel
         self.history = (kernel - 1) * dilation
         self.in_ = in_
         self.weight, self.bias = _parameter(out, in_ // groups, kernel), _parameter(out)
+        self.product: Product | None = None
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         if self.history:
             x = torch.cat([state[self.name], x], dim=-1)
             state[self.name] = x[..., -self.history :]
-        return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+        if self.product is None:
+            return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+        taps = x.unfold(2, self.history + 1, 1)[..., :: self.dilation]  # [B, C, T, kernel]
+        rows = taps.transpose(1, 2).flatten(2)  # [B, T, C * kernel]
+        return (self.product(rows.flatten(0, 1)) + self.bias).unflatten(0, rows.shape[:2]).mT
+
+    def pack_(self) -> None:
+        """Compute as one packed matrix product, where the weight is large enough for it to pay."""
+        if self.groups == 1 and self.weight.numel() >= PACK_FROM:
+            self.product = packed(self.weight.flatten(1))
+            self.weight = _parameter(0)
 
     def state_shapes(self) -> Shapes:
         if self.history:
@@ -60,25 +71,38 @@ class CausalConv(nn.Module):
 
 
 class CausalUpsample(nn.Module):
-    """ConvTranspose1d with kernel r or 2r and stride r that carries its overlap: [B, C, T] -> [B,
-    out, T * r].
+    """ConvTranspose1d with kernel r or 2r and stride r: [B, C, T] -> [B, out, T * r].
+
+    Computed as a matrix product: every input frame makes kernel x out samples, of which those
+    beyond its own r are added to the next frame's. The last frame's overlap is the state.
     """
 
     def __init__(self, name: str, in_: int, out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.name, self.out, self.stride, self.tail = name, out, stride, kernel - stride
+        assert kernel in (stride, 2 * stride)
+        self.name, self.out, self.stride, self.overlaps = name, out, stride, kernel > stride
         self.weight, self.bias = _parameter(in_, out, kernel), _parameter(out)
+        self.product: Product | None = None
 
     def forward(self, x: Tensor, state: State) -> Tensor:
-        y = F.conv_transpose1d(x, self.weight, stride=self.stride)
-        if self.tail:
-            y[..., : self.tail] += state[self.name]
-            y, state[self.name] = y[..., : -self.tail], y[..., -self.tail :]
-        return y + self.bias[:, None]
+        rows = x.mT.flatten(0, 1)
+        product = self.product or (lambda rows: rows @ self.weight.flatten(1))
+        y = product(rows).view(x.shape[0], x.shape[2], self.out, -1, self.stride)
+        own = y[:, :, :, 0]  # [B, T, out, r]
+        if self.overlaps:
+            late = torch.cat([state[self.name][:, None], y[:, :, :, 1]], dim=1)
+            own, state[self.name] = own + late[:, :-1], late[:, -1]
+        return own.transpose(1, 2).flatten(2) + self.bias[:, None]
+
+    def pack_(self) -> None:
+        """As CausalConv.pack_."""
+        if self.weight.numel() >= PACK_FROM:
+            self.product = packed(self.weight.flatten(1).mT.contiguous())
+            self.weight = _parameter(0)
 
     def state_shapes(self) -> Shapes:
-        if self.tail:
-            yield self.name, (self.out, self.tail)
+        if self.overlaps:
+            yield self.name, (self.out, self.stride)
 
     def slots(self, prefix: str) -> Slots:
         yield f"{prefix}.weight", Slot(self.weight)
@@ -94,9 +118,14 @@ class SnakeBeta(nn.Module):
         super().__init__()
         self.alpha, self.beta = _parameter(channels), _parameter(channels)
 
+    def finish_loading(self) -> None:
+        """From logarithms to the factors a and 1 / b."""
+        self.alpha.exp_()
+        self.beta.exp_().add_(1e-9).reciprocal_()
+
     def forward(self, x: Tensor) -> Tensor:
-        alpha, beta = self.alpha.exp()[:, None], (self.beta.exp() + 1e-9).reciprocal()[:, None]
-        return torch.addcmul(x, torch.sin(x * alpha).square_(), beta)
+        wave = torch.sin(x * self.alpha[:, None]).square_()
+        return torch.addcmul(x, wave, self.beta[:, None])
 
     def slots(self, prefix: str) -> Slots:
         yield f"{prefix}.alpha", Slot(self.alpha)

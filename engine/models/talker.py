@@ -65,12 +65,6 @@ class Talker(nn.Module):
         for i, layer in enumerate(self.layers):
             yield from layer.slots(f"talker.model.layers.{i}")
 
-    def quantize_(self) -> None:
-        """Layers to int8; embeddings, text projection and head stay as they are."""
-        for layer in self.layers:
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-                linear.quantize_()
-
 
 def _table(rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(rows, width), requires_grad=False)

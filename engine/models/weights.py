@@ -44,9 +44,8 @@ def load_slots(
     try:
         with safe_open(path, framework="pt") as file:
             _check_names(path, set(file.keys()), set(wanted), unused)
-            for name in tqdm(
-                sorted(wanted), desc=f"loading {path.parent.name}/{path.name}", unit="tensor"
-            ):
+            label = f"{path.parent.name}/{path.name}"
+            for name in tqdm(sorted(wanted), desc=label, unit="tensor", disable=None, leave=False):
                 _fill(path, name, wanted[name], file.get_tensor(name))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: file is missing; download the checkpoint again") from None
