@@ -8,6 +8,7 @@ from typing import Any
 from engine import EngineClient, ModelInfo, Prompt, SpeechStream
 from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
+from qtts_openai.limiter import Limiter
 from qtts_openai.metrics import Metrics
 from qtts_openai.narration import Narration, PcmStream
 from qtts_openai.planning import Planner, Utterance
@@ -30,6 +31,7 @@ class Service:
         self.references = References(settings.ref_audio, self.store, self.catalog, engine)
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         self.planner = Planner(settings, self.casting)
+        self.limiter = Limiter(settings.limits)
 
     def submit(self, utterance: Utterance) -> PcmStream:
         """Raises QueueFullError or EngineDeadError at once, before any work."""

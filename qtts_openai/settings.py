@@ -57,6 +57,9 @@ class Limits(Section, frozen=True):
     max_instructions_chars: PositiveInt = 4096
     max_body_bytes: PositiveInt = 20 * MIB
     max_batch_items: Annotated[int, Meta(ge=1, le=32)] = 32
+    # Per key, or per address where there are no keys; 0: no limit.
+    max_concurrent_per_key: Annotated[int, Meta(ge=0)] = 0
+    chars_per_minute: Annotated[int, Meta(ge=0)] = 0
 
 
 class Defaults(Section, frozen=True):

@@ -20,9 +20,10 @@ from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from engine import SAMPLE_RATE_HZ, FinishReason, GenerationFailedError, Usage
+from engine import SAMPLE_RATE_HZ, FinishReason, GenerationFailedError
 from qtts_openai.encoders import AudioEncoder, with_exact_sizes
 from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.limiter import Lease
 from qtts_openai.metrics import Metrics
 from qtts_openai.narration import PcmStream
 from qtts_openai.schemas import SpeechRequest
@@ -35,10 +36,17 @@ T = TypeVar("T")
 class Speech:
     """One utterance on its way out: PCM from the engine, bytes of the format to the listener."""
 
-    def __init__(self, request: SpeechRequest, stream: PcmStream, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        request: SpeechRequest,
+        stream: PcmStream,
+        metrics: Metrics,
+        lease: Lease | None = None,
+    ) -> None:
         self.request = request
         self.stream = stream
         self.metrics = metrics
+        self.lease = lease
         self.encoder = AudioEncoder(
             request.response_format, sample_rate=request.sample_rate, speed=request.speed
         )
@@ -66,7 +74,13 @@ class Speech:
             yield self.encoder.flush()
         finally:
             self.metrics.streams.dec()
-            self.stream.abort()
+            self.close()
+
+    def close(self) -> None:
+        """Stop the engine and free the listener's place; idempotent."""
+        self.stream.abort()
+        if self.lease is not None:
+            self.lease.release()
 
     async def _encode(self, pcm: bytes) -> bytes:
         seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
@@ -83,9 +97,14 @@ class Speech:
         if reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise GenerationFailedError(f"The utterance ended early ({reason.value}).")
 
-    def usage(self) -> Usage:
+    def usage(self) -> dict[str, int]:
         assert self.stream.finished is not None
-        return self.stream.finished.usage
+        usage = self.stream.finished.usage
+        return {
+            "input_tokens": usage.num_prompt_tokens,
+            "output_tokens": usage.num_frames,
+            "total_tokens": usage.num_prompt_tokens + usage.num_frames,
+        }
 
     async def raw(self) -> AsyncIterator[bytes]:
         try:
@@ -114,7 +133,7 @@ class Speech:
         assert self.stream.finished is not None
         yield _event(
             type="speech.audio.done",
-            usage=_usage(self.usage()),
+            usage=self.usage(),
             finish_reason=self.stream.finished.reason.value,
         )
 
@@ -122,12 +141,21 @@ class Speech:
         body = b"".join([chunk async for chunk in self.chunks()])
         return with_exact_sizes(self.request.response_format, body)
 
+    async def collect(self) -> bytes:
+        """Start to end, for callers that hold nothing open to a listener meanwhile."""
+        try:
+            await self.start()
+            return await self.whole()
+        finally:
+            self.close()
+
     def _log_broken(self, error: Exception) -> None:
         self.metrics.finished.labels(FinishReason.ERROR.value).inc()
         logger.error("speech broke off after its start: %s: %s", type(error).__name__, error)
 
     def headers(self) -> dict[str, str]:
-        return {
+        limits = self.lease.headers if self.lease else {}
+        return limits | {
             "x-sample-rate": str(self.encoder.sample_rate),
             "x-channels": "1",
             "x-bit-depth": "16",
@@ -138,15 +166,15 @@ class Speech:
 
 async def respond(http: Request, speech: Speech, headers: dict[str, str]) -> Response:
     try:
-        await _while_connected(http, speech.start())
+        await while_connected(http, speech.start())
         headers = {**speech.headers(), **headers}
         if speech.request.stream_format == "sse":
             return _stream(speech, speech.events(), "text/event-stream", headers)
         if speech.request.stream:
             return _stream(speech, speech.raw(), speech.encoder.content_type, headers)
-        body = await _while_connected(http, speech.whole())
+        body = await while_connected(http, speech.whole())
     except BaseException:
-        speech.stream.abort()
+        speech.close()
         raise
     finished = speech.stream.finished
     assert finished is not None
@@ -157,13 +185,13 @@ async def respond(http: Request, speech: Speech, headers: dict[str, str]) -> Res
 def _stream(
     speech: Speech, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
 ) -> Stream:
-    background = BackgroundTask(speech.stream.abort)
+    background = BackgroundTask(speech.close)
     return Stream(
         content, status_code=200, media_type=media_type, headers=headers, background=background
     )
 
 
-async def _while_connected(http: Request, work: Awaitable[T]) -> T:
+async def while_connected(http: Request, work: Awaitable[T]) -> T:
     """`work`, unless the client leaves first: then it is cancelled."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(http))
@@ -184,11 +212,3 @@ async def _disconnected(http: Request) -> None:
 
 def _event(**fields: Any) -> bytes:
     return b"data: " + msgspec.json.encode(fields) + b"\n\n"
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    return {
-        "input_tokens": usage.num_prompt_tokens,
-        "output_tokens": usage.num_frames,
-        "total_tokens": usage.num_prompt_tokens + usage.num_frames,
-    }

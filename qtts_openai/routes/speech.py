@@ -1,9 +1,15 @@
-"""POST /v1/audio/speech."""
+"""POST /v1/audio/speech and its batch form."""
 
-from litestar import Request, Response, post
+import secrets
+from typing import Any
+
+from litestar import MediaType, Request, Response, post
 from litestar.di import NamedDependency
 
 from qtts_openai import schemas as s
+from qtts_openai.auth import bearer
+from qtts_openai.batch import read_items, speak_items, summary
+from qtts_openai.limiter import Lease
 from qtts_openai.service import Service
 from qtts_openai.streaming import Speech, respond
 
@@ -11,11 +17,39 @@ from qtts_openai.streaming import Speech, respond
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
     speech, ignored = s.read_speech(s.parse_json(await request.body()))
-    utterance = await service.planner.plan(speech)
-    stream = service.submit(utterance)
+    lease = _lease(request, service, len(speech.input))
+    try:
+        utterance = await service.planner.plan(speech)
+        stream = service.submit(utterance)
+    except BaseException:
+        lease.release()
+        raise
     names = [*ignored, *utterance.ignored]
     headers = {"x-ignored-fields": s.header_list(names)} if names else {}
-    return await respond(request, Speech(speech, stream, service.metrics), headers)
+    return await respond(request, Speech(speech, stream, service.metrics, lease), headers)
 
 
-handlers = [create_speech]
+@post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
+async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
+    body = s.parse_json(await request.body())
+    items = read_items(body, service.settings.limits.max_batch_items)
+    lease = _lease(request, service, sum(_num_chars(item) for item in items))
+    try:
+        results = await speak_items(request, service, items)
+    finally:
+        lease.release()
+    content = summary(f"batch_{secrets.token_hex(12)}", results)
+    return Response(content, media_type=MediaType.JSON, headers=lease.headers)
+
+
+def _lease(request: Request, service: Service, num_chars: int) -> Lease:
+    who = bearer(request) or (request.client.host if request.client else "")
+    return service.limiter.take(who, num_chars)
+
+
+def _num_chars(item: dict[str, Any]) -> int:
+    text = item.get("input")
+    return len(text) if isinstance(text, str) else 0
+
+
+handlers = [create_speech, create_speech_batch]

@@ -100,7 +100,9 @@ def post_and_leave(server, body: dict, read_bytes: int) -> None:
     data = json.dumps({"model": "tts-1", "voice": "alloy", **body}).encode()
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as client:
-        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        key = server.http.headers.get("authorization", "")
+        head = "POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\n"
+        head += f"Authorization: {key}\r\nContent-Length: {len(data)}\r\n\r\n"
         client.sendall(head.encode() + data)
         if read_bytes:
             client.recv(read_bytes)

@@ -1,0 +1,129 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+from qtts_openai import limiter as module
+from qtts_openai.errors import ApiError
+from qtts_openai.limiter import Limiter
+from qtts_openai.settings import Limits
+from tests.api.test_speech import assert_envelope
+from tests.api.test_streaming import LONG, post_and_leave, wait_until
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_characters_refill_all_the_time(clock):
+    limiter = Limiter(Limits(chars_per_minute=600))
+    limiter.take("a", 600)
+    with pytest.raises(ApiError) as error:
+        limiter.take("a", 100)
+    assert error.value.status == 429 and error.value.headers["retry-after"] == "10"
+    limiter.take("b", 600)
+    clock[0] += 10
+    lease = limiter.take("a", 100)
+    assert lease.headers["x-ratelimit-limit-tokens"] == "600"
+    assert lease.headers["x-ratelimit-remaining-tokens"] == "0"
+
+
+def test_a_request_larger_than_the_bucket_passes_when_it_is_full(clock):
+    limiter = Limiter(Limits(chars_per_minute=100))
+    limiter.take("a", 250)
+    clock[0] += 100
+    with pytest.raises(ApiError):
+        limiter.take("a", 100)
+    clock[0] += 60
+    limiter.take("a", 100)
+
+
+def test_releasing_twice_frees_one_place():
+    limiter = Limiter(Limits(max_concurrent_per_key=2))
+    first, _second = limiter.take("a", 1), limiter.take("a", 1)
+    first.release()
+    first.release()
+    limiter.take("a", 1)
+    with pytest.raises(ApiError):
+        limiter.take("a", 1)
+
+
+def test_idle_buckets_are_forgotten(clock, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_BUCKETS", 10)
+    limiter = Limiter(Limits(chars_per_minute=100))
+    held = limiter.take("held", 1)
+    for i in range(30):
+        clock[0] += 30
+        limiter.take(str(i), 1).release()
+    assert len(limiter._buckets) < 15 and "held" in limiter._buckets
+    held.release()
+
+
+@pytest.fixture
+def two_at_once(start, monkeypatch):
+    monkeypatch.setenv("QTTS_API_KEYS", "one,two")
+    server = start(limits=Limits(max_concurrent_per_key=2))
+    server.http.headers["authorization"] = "Bearer one"
+    return server
+
+
+def free(server) -> bool:
+    answer = server.speak(response_format="pcm")
+    return answer.headers.get("x-ratelimit-remaining-requests") == "1"
+
+
+def test_one_key_may_not_take_all(two_at_once):
+    server = two_at_once
+    server.engine.chunk_delay_s = 0.1
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: server.speak(), range(6)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(refused) == 4
+    for answer in refused:
+        assert_envelope(answer, 429, None, "rate_limit_exceeded")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stream_format": "sse"}, {"stream": False}, {"input": ""}], ids=str
+)
+def test_places_are_free_again(two_at_once, fields):
+    for _ in range(5):
+        assert two_at_once.speak(**fields).status_code in (200, 400)
+    two_at_once.engine.fail_after = 0
+    for _ in range(5):
+        assert two_at_once.speak(**{"input": LONG, **fields}).status_code in (400, 503)
+    two_at_once.engine.behave()
+    assert wait_until(lambda: free(two_at_once)) < 1
+
+
+def test_places_are_free_after_broken_answers_and_vanished_clients(two_at_once):
+    server = two_at_once
+    server.engine.fail_after = 2
+    for _ in range(3):
+        with pytest.raises(Exception, match="peer closed"):
+            server.speak(input=LONG)
+    server.engine.behave()
+    server.engine.chunk_delay_s = 0.05
+    for _ in range(3):
+        post_and_leave(server, {"input": LONG}, 100)
+    server.engine.behave()
+    assert wait_until(lambda: free(server)) < 1
+
+
+def test_the_openai_client_waits_and_tries_again(two_at_once):
+    server = two_at_once
+    server.engine.chunk_delay_s = 0.1
+
+    def say(_):
+        with server.openai(api_key="two", max_retries=2) as client:
+            return client.audio.speech.create(model="tts-1", voice="alloy", input="Hi.").content
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(say, range(4)))
+    with server.openai(api_key="three") as client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
