@@ -1,8 +1,8 @@
 """Which frames the codec decodes after a step. Plain Python: no torch here, and the clock is an
 argument.
 
-A stream's chunks grow along the ramp: small at first for early audio, then larger. A stream about to
-run dry does not wait for its chunk to fill; one that has run dry waits for a few frames only, so
+A stream's chunks grow along the ramp: small at first for early audio, then larger. A stream about
+to run dry does not wait for its chunk to fill; one that has run dry waits for a few frames only, so
 that it catches up and an overloaded engine still decodes several frames at once. The stream that
 runs dry first goes first. A step's codec work is bounded, so that decoding many streams' chunks at
 once never holds up their next frames; what is put off is decoded in larger chunks later.

@@ -97,7 +97,8 @@ class Scheduler:
         else:
             self.waiting.remove(seq)
         seq.status, seq.finish_reason = SequenceStatus.FINISHED, reason
-        self._forget_wait(seq.model)
+        if not self._due(seq.model):
+            self._prefill_by.pop(seq.model, None)
 
     def observe_prefill(self, model: str, num_tokens: int, elapsed_s: float) -> None:
         """Learn what a prompt token costs; a moving average from the first measurement on."""
@@ -133,15 +134,19 @@ class Scheduler:
 
     def _batch(self, model: str, now: float) -> Batch:
         mine = [seq for seq in self.running if seq.model == model]
-        prefill = self._prefill(model, mine, now)
+        prefill = self._prefill(model, now)
         ends = {chunk.seq for chunk in prefill if chunk.end == chunk.seq.num_prompt_tokens}
         decode = [
             seq for seq in mine if (seq.is_prefilled or seq in ends) and not seq.waits_for_text
         ]
         return Batch(model, prefill, decode)
 
-    def _prefill(self, model: str, mine: list[Sequence], now: float) -> list[PrefillChunk]:
-        due = [seq for seq in mine if not seq.is_prefilled]
+    def _due(self, model: str) -> list[Sequence]:
+        """Running sequences whose prompt is not done."""
+        return [seq for seq in self.running if seq.model == model and not seq.is_prefilled]
+
+    def _prefill(self, model: str, now: float) -> list[PrefillChunk]:
+        due = self._due(model)
         if not due:
             self._prefill_by.pop(model, None)
             return []
