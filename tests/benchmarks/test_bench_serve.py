@@ -1,0 +1,204 @@
+"""The load generator against a server whose delays are known."""
+
+import asyncio
+import itertools
+import json
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import texts
+from benchmarks.bench_serve import command_line, make_requests, measure, parse_arguments
+from benchmarks.load import poisson
+from benchmarks.serve_report import summarise, table
+from tests.benchmarks.stub_server import AUDIO_S, stub_server
+
+ROOT = Path(__file__).parents[2]
+INFINITE = float("inf")
+
+
+@pytest.fixture
+async def stub():
+    async with stub_server() as running:
+        yield running
+
+
+async def bench(stub, *arguments: str):
+    options = parse_arguments(["--base-url", stub.base_url, *arguments])
+    load, extra = await measure(options)
+    return load, {**summarise(load), **extra}
+
+
+def body(**fields: object) -> tuple[str, str]:
+    return "--body", json.dumps(fields)
+
+
+def assert_close(measured: list[float], sent: list[float]) -> None:
+    """Never before it was sent, and mostly soon after."""
+    late = [m - s for m, s in zip(measured, sent, strict=True)]
+    assert min(late) >= 0
+    assert statistics.median(late) < 0.03
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"response_format": "wav"},
+        {"stream_format": "sse"},
+        {"stream_format": "sse", "response_format": "wav"},
+    ],
+)
+async def test_measures_the_delays_of_the_server(stub, fields):
+    load, summary = await bench(
+        stub, "--concurrency", "1", "--num-requests", "3", "--warmup", "1", *body(**fields)
+    )
+    results, sent = load.results, stub.log[1:]
+    assert summary["num_good"] == len(results) == len(sent) == 3
+    assert_close([r.ttfb_s for r in results], [s.headers_s for s in sent])
+    assert_close([r.first_playable_s for r in results], [s.pieces_s[0] for s in sent])
+    assert_close([r.audible_arrived_s for r in results], [s.pieces_s[1] for s in sent])
+    assert_close([r.audible_heard_s for r in results], [s.pieces_s[0] + 0.2 for s in sent])
+    assert_close([r.ended_s for r in results], [s.pieces_s[2] for s in sent])
+    for result, at in zip(results, sent, strict=True):
+        assert result.leading_silence_s == pytest.approx(0.2)
+        assert (result.audio_s, result.num_chunks) == (AUDIO_S, 3)
+        assert result.num_underruns == 1
+        gap_s = at.pieces_s[2] - at.pieces_s[0] - 0.4
+        assert result.gap_s == pytest.approx(gap_s, abs=0.03)
+    assert summary["underrun_share"] == 1
+    assert summary["audio_s_total"] == pytest.approx(3 * AUDIO_S)
+    assert summary["rtf"]["p50"] == pytest.approx(summary["ended_s"]["p50"] / AUDIO_S)
+    assert summary["audio_s_per_s"] == pytest.approx(3 * AUDIO_S / summary["wall_s"])
+    assert "audible TTFA, heard" in table(summary)
+
+
+async def test_open_loop_sends_on_time_and_does_not_wait(stub):
+    load, summary = await bench(stub, "--rate", "20", "--num-requests", "12", "--warmup", "0")
+    expected = list(poisson(20, 12, INFINITE, 0))
+    assert [r.sent_at_s for r in sorted(load.results, key=lambda r: r.sent_at_s)] == pytest.approx(
+        expected, abs=0.05
+    )
+    assert summary["num_good"] == 12
+    assert summary["peak_in_flight"] > 6
+
+
+async def test_closed_loop_keeps_so_many_in_flight(stub):
+    _, summary = await bench(
+        stub, "--concurrency", "3", "--duration", "1.0", "--warmup", "0", *body(voice="any")
+    )
+    assert summary["peak_in_flight"] == 3
+    assert summary["num_good"] == 6  # each takes 0.64 s
+    assert summary["num_unfinished"] == 0
+
+
+async def test_failures_are_counted_by_kind_and_leave_the_times_alone(stub):
+    bodies = [body(voice=voice) for voice in ("good", "busy", "broken", "mp3", "silent")]
+    bodies.append(body(voice="failing", stream_format="sse"))
+    load, summary = await bench(
+        stub, "--concurrency", "6", "--num-requests", "6", "--warmup", "0",
+        *itertools.chain(*bodies),
+    )  # fmt: skip
+    assert summary["num_good"] == 1
+    errors = {"429": 1, "RemoteProtocolError": 1, "not_pcm": 1, "no_audio": 1, "sse_error": 1}
+    assert summary["errors"] == errors
+    assert summary["rtf"]["p50"] == summary["rtf"]["max"]
+    assert next(r for r in load.results if r.error == "429").message.startswith('{"error"')
+    assert "5 failed" in table(summary)
+
+
+async def test_a_server_that_fails_all_warm_up_ends_the_run(stub):
+    with pytest.raises(SystemExit, match="warm-up failed: 429"):
+        await bench(stub, "--rate", "1", "--num-requests", "5", *body(voice="busy"))
+
+
+async def start_cli(stub, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.bench_serve", "--base-url", stub.base_url, *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+
+
+async def test_the_last_line_is_one_document(stub, tmp_path):
+    records = tmp_path / "records.jsonl"
+    cli = await start_cli(
+        stub, "--rate", "9", "--duration", "0.5", "--api-key", "hush", "--records", str(records)
+    )
+    out, err = await cli.communicate()
+    assert (cli.returncode, err) == (0, b"")
+    document = json.loads(out.splitlines()[-1])
+    assert "hush" not in out.decode() and "***" in document["command"]
+    assert stub.log[0].authorization == "bearer hush"
+    assert document["result"]["num_good"] == len(records.read_text().splitlines()) > 0
+    assert document["machine"]["cores"] >= 1 and document["versions"]["httpx"]
+    assert document["options"]["body"] == [{"voice": "alloy", "response_format": "pcm"}]
+
+
+async def test_ctrl_c_reports_what_was_complete(stub):
+    cli = await start_cli(stub, "--concurrency", "2", "--num-requests", "1000", "--warmup", "0")
+    deadline = time.monotonic() + 20
+    while len(stub.log) < 5 and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    cli.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(cli.communicate(), 20)
+    assert (cli.returncode, err) == (130, b"")
+    result = json.loads(out.splitlines()[-1])["result"]
+    assert result["interrupted"] and result["num_unfinished"] == 2
+    assert result["num_good"] >= 2 and b"interrupted" in out
+
+
+def test_poisson_is_seeded_and_bounded():
+    some = list(poisson(5, 2000, INFINITE, 1))
+    assert some == list(poisson(5, 2000, INFINITE, 1)) != list(poisson(5, 2000, INFINITE, 2))
+    assert some == sorted(some) and len(some) == 2000
+    gaps = [b - a for a, b in itertools.pairwise(some)]
+    assert statistics.mean(gaps) == pytest.approx(0.2, rel=0.1)
+    assert statistics.stdev(gaps) == pytest.approx(0.2, rel=0.1)  # as of an exponential law
+    assert all(at < 3 for at in poisson(50, INFINITE, 3.0, 0))
+
+
+def test_requests_take_turns_with_bodies_and_leave_out_null():
+    options = parse_arguments(
+        ["--rate", "1", "--duration", "1", "--model", "m",
+         *body(voice=None, response_format="wav", instructions="Calmly."), *body(voice="nova")]
+    )  # fmt: skip
+    first, second, third = itertools.islice(make_requests(options), 3)
+    wav = {"response_format": "wav", "instructions": "Calmly."}
+    assert first == {"model": "m", "input": first["input"], **wav}
+    assert second["voice"] == "nova" and second["response_format"] == "pcm"
+    assert third.keys() == first.keys()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "@/does/not/exist", '{"response_format": "mp3"}'])
+def test_a_bad_body_is_said(text, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--rate", "1", "--duration", "1", "--body", text])
+    assert "--body" in capsys.readouterr().err
+
+
+def test_a_run_needs_an_end(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--rate", "1"])
+    assert "--num-requests" in capsys.readouterr().err
+
+
+def test_the_command_does_not_tell_the_key():
+    for arguments in (["--api-key", "hush"], ["--api-key=hush"]):
+        assert "hush" not in command_line([*arguments, "--rate", "1"])
+
+
+def test_texts_are_seeded_and_mixed(tmp_path):
+    some = list(itertools.islice(texts.built_in(3), 200))
+    assert some == list(itertools.islice(texts.built_in(3), 200))
+    words = [len(text.split()) for text in some]
+    assert min(words) < 6 and max(words) > 40
+    file = tmp_path / "texts"
+    file.write_text("one\n\ntwo\n")
+    assert set(itertools.islice(texts.from_file(file, 0), 2)) == {"one", "two"}
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="no text"):
+        next(texts.from_file(file, 0))
