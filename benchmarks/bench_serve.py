@@ -54,9 +54,9 @@ from benchmarks.serve_report import summarise, table
 from benchmarks.speech_client import Result, open_client
 
 try:
-    import uvloop
+    from uvloop import new_event_loop
 except ImportError:
-    uvloop = None  # type: ignore[assignment]
+    from asyncio import new_event_loop  # type: ignore[assignment]
 
 NO_LIMIT = float("inf")
 PROGRAM = "benchmarks.bench_serve"
@@ -67,7 +67,7 @@ SHOWN_OPTIONS = (
 
 def main() -> int:
     options = parse_arguments(sys.argv[1:])
-    with asyncio.Runner(loop_factory=uvloop and uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         load, extra = runner.run(measure(options))
     summary = {**summarise(load), **extra}
     if options.records:

@@ -41,7 +41,7 @@ def test_nothing_is_no_underrun():
 
 
 def step_by_step(stream: list[tuple[int, int]]) -> tuple[int, int]:
-    """(underruns, ms of gap) by moving a playhead one ms at a time."""
+    """(underruns, ticks of gap) by moving a playhead one tick at a time."""
     underruns = gap = buffered = 0
     starved = False
     for now in range(stream[0][0], stream[-1][0]):
@@ -62,9 +62,9 @@ def step_by_step(stream: list[tuple[int, int]]) -> tuple[int, int]:
     )
 )
 def test_equal_to_a_playhead_moved_by_hand(stream):
-    playback = play(arrivals(*stream), MS)
-    underruns, gap = step_by_step(stream)
-    assert (playback.num_underruns, round(playback.gap_s * MS)) == (underruns, gap)
+    exact = 1024  # ticks per second without rounding
+    playback = play([Arrival(at / exact, num) for at, num in stream], exact)
+    assert (playback.num_underruns, playback.gap_s * exact) == step_by_step(stream)
 
 
 @given(
