@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ import msgspec
 import uvicorn
 import uvloop
 
-from engine import EngineClient
+from engine import EngineClient, EngineError
 from qtts_openai import schemas as s
 from qtts_openai.app import create_app
 from qtts_openai.auth import load_keys
 from qtts_openai.encoders import with_exact_sizes
 from qtts_openai.errors import ApiError
 from qtts_openai.service import Service
-from qtts_openai.settings import Settings, SettingsError, load_settings
+from qtts_openai.settings import ServerSettings, Settings, SettingsError, load_settings
 from qtts_openai.streaming import Speech
 from qtts_openai.voices import VoiceTable
 
@@ -56,11 +57,34 @@ async def _serve(settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.server.drain_s),
     )
     server = uvicorn.Server(config)
-    with _exit_status_zero(signal.SIGTERM), config.bind_socket() as listener:
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    with _exit_status_zero(signal.SIGTERM), _bound(settings.server) as listener:
         await engine.start()
         host, port = listener.getsockname()[:2]
         logging.getLogger(__name__).info("ready: base_url http://%s:%s/v1", host, port)
         await server.serve(sockets=[listener])
+
+
+def _bound(server: ServerSettings) -> socket.socket:
+    """A socket that has the port and does not listen yet."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        where = f"{server.host}:{server.port}"
+        raise SettingsError(f"server: cannot listen on {where}: {error.strerror}") from error
+    return listener
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not so uvicorn's traceback of an answer that was broken off, which was logged when it was."""
+    error = record.exc_info[1] if record.exc_info else None
+    cause = error.__cause__ if error else None
+    return not (isinstance(cause, ExceptionGroup) and cause.subgroup(EngineError))
 
 
 @contextmanager
