@@ -10,13 +10,12 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import MutableScopeHeaders
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
 from litestar.types import Message, Scope
 
 from engine import EngineClient
 from qtts_openai.auth import load_keys, require_key
 from qtts_openai.errors import handle_exception
-from qtts_openai.routes import consents, health, models, speech, voices
+from qtts_openai.routes import consents, docs, health, models, speech, voices
 from qtts_openai.service import Service
 from qtts_openai.settings import Settings
 
@@ -51,6 +50,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
             *consents.handlers,
             *models.handlers,
             *health.handlers,
+            *docs.handlers,
         ],
         lifespan=[lifespan],
         dependencies={"service": Provide(service, sync_to_thread=False, use_cache=True)},
@@ -58,7 +58,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
         exception_handlers={HTTPException: handle_exception, Exception: handle_exception},
         before_send=[_before_send],
         request_max_body_size=settings.limits.max_body_bytes,
-        openapi_config=OpenAPIConfig(title="qtts", version="1", path="/docs"),
+        openapi_config=None,
         cors_config=_cors(settings),
         logging_config=None,
     )

@@ -92,6 +92,23 @@ class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.type or ("prompt" if self.prompt and not has_sample else "audio_sample")
 
 
+class ConsentRequest(msgspec.Struct, frozen=True):
+    """What POST /v1/audio/voice_consents holds beside the file `recording`."""
+
+    name: Name
+    language: Annotated[str, Meta(min_length=2, max_length=35, pattern=r"^[A-Za-z0-9-]+$")]
+
+
+class ConsentUpdate(msgspec.Struct, frozen=True):
+    name: Name
+
+
+class BatchRequest(msgspec.Struct, frozen=True):
+    """Other fields of a speech request beside `items` are defaults for each item."""
+
+    items: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=32)]
+
+
 KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)
 
 

@@ -1,35 +1,24 @@
 """/v1/audio/voice_consents: kept as OpenAI's API has them. A voice may name one, or any text."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
-from msgspec import Meta
 
 from qtts_openai import schemas as s
 from qtts_openai.errors import invalid
 from qtts_openai.forms import read_fields, take_upload
-from qtts_openai.schemas import Name
 from qtts_openai.service import Service
-
-
-class ConsentRequest(msgspec.Struct, frozen=True):
-    name: Name
-    language: Annotated[str, Meta(min_length=2, max_length=35, pattern=r"^[A-Za-z0-9-]+$")]
-
-
-class ConsentUpdate(msgspec.Struct, frozen=True):
-    name: Name
 
 
 @post("/v1/audio/voice_consents", status_code=200, operation_id="createVoiceConsent")
 async def create_consent(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     recording = take_upload(fields, "recording")
-    wanted = s.to_struct(fields, ConsentRequest)
+    wanted = s.to_struct(fields, s.ConsentRequest)
     if recording is None:
         raise s.missing_parameter("recording")
     consent = await asyncio.to_thread(
@@ -76,7 +65,7 @@ async def update_consent(
 ) -> dict[str, Any]:
     consent = service.store.consent(consent_id)
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
-    update = s.to_struct(fields, ConsentUpdate)
+    update = s.to_struct(fields, s.ConsentUpdate)
     renamed = msgspec.structs.replace(consent, name=update.name)
     await asyncio.to_thread(service.store.consents.put, renamed)
     return renamed.answer()

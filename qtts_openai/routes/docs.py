@@ -1,0 +1,21 @@
+"""GET /openapi.json and the page /docs that shows it."""
+
+from typing import Any
+
+from litestar import MediaType, get
+
+from qtts_openai import openapi
+from qtts_openai.auth import OPEN
+
+
+@get("/openapi.json", operation_id="openapi", opt=OPEN, sync_to_thread=False)
+def openapi_document() -> dict[str, Any]:
+    return openapi.document()
+
+
+@get("/docs", operation_id="docs", opt=OPEN, media_type=MediaType.HTML, sync_to_thread=False)
+def docs() -> str:
+    return openapi.PAGE
+
+
+handlers = [openapi_document, docs]
