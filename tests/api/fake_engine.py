@@ -16,6 +16,7 @@ from engine import (
     FinishReason,
     ModelInfo,
     Prompt,
+    QueueFullError,
     ReferenceAudio,
     SamplingParams,
     Stats,
@@ -70,6 +71,7 @@ class FakeEngine:
         self.live: set[FakeStream] = set()
         self.start_error: Exception | None = None  # raised by start()
         self.submit_error: Exception | None = None  # raised by submit()
+        self.max_live = 10**6  # streams at once; one more is a QueueFullError
         self.fail_after: int | None = None  # chunks before stream_error
         self.stream_error: Exception = EngineDeadError("the worker is gone")
         self.hang_after: int | None = None  # chunks before silence for ever
@@ -96,6 +98,8 @@ class FakeEngine:
     ) -> "FakeStream":
         if self.submit_error is not None:
             raise self.submit_error
+        if len(self.live) >= self.max_live:
+            raise QueueFullError(f"{self.max_live} utterances are running or waiting", 1.0)
         assert model in self.models
         assert prompt.reference is None or (reference and reference.key == prompt.reference)
         self.submitted.append((model, prompt, params, reference))

@@ -171,6 +171,20 @@ def test_8_at_once_in_mixed_formats_are_all_whole(server):
         assert all(content == alone[name] for name, content in answers)
 
 
+def test_a_burst_of_four_times_the_limit_is_answered_whole_or_refused_with_retry_after(server):
+    alone = server.speak(response_format="wav").content
+    server.engine.max_live, server.engine.chunk_delay_s = 8, 0.05
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda _: server.speak(response_format="wav"), range(32)))
+    assert sum(answer.status_code == 200 for answer in answers) >= 8
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.content == alone
+        else:
+            assert_envelope(answer, 429, None, "queue_full")
+            assert answer.headers["retry-after"] == "1"
+
+
 def test_an_error_and_a_success_on_one_connection(server):
     with httpx.Client(base_url=server.base_url, limits=httpx.Limits(max_connections=1)) as one:
         assert one.post("/audio/speech", json={"input": ""}).status_code == 400
