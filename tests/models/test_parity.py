@@ -16,7 +16,10 @@ from engine.checkpoint import load, load_codec
 from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
+from engine.layers import linear
+from engine.layers.linear import can_pack
 from engine.protocol import Failed, ReferenceAudio, Submit
+from engine.startup import transform_weights
 from qtts_openai.prompting import PromptBuilder, find_language
 from tests.models import golden
 
@@ -25,13 +28,21 @@ SPEECH = golden.CASES["speech"]
 CONFIG = EngineConfig(max_num_seqs=4, max_tokens=512, prefill_tokens=512)
 
 
-@pytest.fixture(scope="module")
-def cores(checkpoints: dict[str, Path]) -> dict[str, EngineCore]:
-    return {name: make_core(path) for name, path in checkpoints.items()}
+@pytest.fixture(scope="module", params=["plain", "packed"])
+def cores(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> dict[str, EngineCore]:
+    """A core for each checkpoint: once with torch's plain weights, once as a CPU engine runs."""
+    packed = request.param == "packed"
+    if packed and not can_pack(FP32):
+        pytest.skip("no packed kernels on this CPU")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "PACK_FROM", 1)  # tiny weights would stay plain
+        return {name: make_core(path, packed) for name, path in checkpoints.items()}
 
 
-def make_core(path: Path) -> EngineCore:
+def make_core(path: Path, packed: bool) -> EngineCore:
     checkpoint = load(ModelSpec(id="m", checkpoint=str(path)), path, FP32, CPU)
+    if packed:
+        transform_weights(checkpoint, CONFIG, FP32, CPU)
     c = checkpoint.config.talker_config
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
     codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_tokens)
@@ -95,19 +106,24 @@ def speak(core: EngineCore, submits: list[Submit]) -> dict[int, list[list[int]]]
 
 
 @pytest.fixture
-def end_row(cores: dict[str, EngineCore]):
-    """Lets EOS win where a case asks for it, by giving it a winning code's head row."""
-    undo = []
+def end_row(cores: dict[str, EngineCore], monkeypatch: pytest.MonkeyPatch):
+    """Lets EOS win where a case asks: its logit becomes 1.125 times that of a likely code."""
 
     def apply(case: dict[str, Any]) -> None:
-        if case["eos_row_from"] is not None:
-            head = cores[case["checkpoint"]].runners["m"].talker.codec_head.weight
-            undo.append((head, head[2150].clone()))
-            head[2150] = head[case["eos_row_from"]] * 1.125
+        like = case["eos_row_from"]
+        if like is None:
+            return
+        head = cores[case["checkpoint"]].runners["m"].talker.codec_head
+        inner = head.forward
 
-    yield apply
-    for head, row in undo:
-        head[2150] = row
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            logits = inner(x)
+            logits[:, 2150] = logits[:, like] * 1.125
+            return logits
+
+        monkeypatch.setattr(head, "forward", forward)
+
+    return apply
 
 
 def ids(cases: list[dict[str, Any]]) -> list[str]:
