@@ -4,6 +4,7 @@ No tensors.
 The frame budget is fixed here, once: a sequence reserves KV for all of it when it starts.
 """
 
+import math
 import random
 from typing import TypeVar
 
@@ -57,18 +58,24 @@ def _check(prompt: Prompt, checkpoint: Checkpoint) -> None:
         codec_ids.append(prompt.language_id)
     if not prompt.text:
         raise InvalidPromptError("there is no text to speak", param="input")
-    if not all(0 <= i < c.text_vocab_size for i in text_ids):
-        raise InvalidPromptError(
-            "a text id lies outside the checkpoint's vocabulary", param="input"
-        )
+    check_text(text_ids, checkpoint)
     if not all(0 <= i < c.vocab_size for i in codec_ids):
         raise InvalidPromptError(
             "a speaker or language id lies outside the codec vocabulary", param="voice"
         )
+    if not all(math.isfinite(weight) for _, weight in prompt.speakers):
+        raise InvalidPromptError("a speaker's weight is not a number", param="voice")
     if prompt.text_open and (not prompt.streaming_text or prompt.reference_text):
         raise InvalidPromptError(
             "live text needs the streaming-text layout without a reference transcript",
             param="input",
+        )
+
+
+def check_text(ids: tuple[int, ...], checkpoint: Checkpoint) -> None:
+    if not all(0 <= i < checkpoint.config.talker_config.text_vocab_size for i in ids):
+        raise InvalidPromptError(
+            "a text id lies outside the checkpoint's vocabulary", param="input"
         )
 
 
@@ -82,7 +89,8 @@ def _frame_budget(
             raise InvalidPromptError("max_new_tokens must be at least 2", param="max_new_tokens")
         least = frames = min(asked - 1, config.max_frames)
     elif submit.prompt.text_open:
-        least, frames = config.open_text_frames // 4, config.open_text_frames
+        frames = min(config.open_text_frames, config.max_frames)
+        least = frames // 4
     else:
         num_text = len(submit.prompt.text)
         guard = config.guard_frames_base + config.guard_frames_per_token * num_text
@@ -92,7 +100,7 @@ def _frame_budget(
         raise InvalidPromptError(
             f"the text needs room for {least} frames of speech and the engine has {max(room, 0)}: "
             "shorten it, or raise engine.kv_cache_memory",
-            param="input",
+            param="input" if asked is None else "max_new_tokens",
         )
     return min(frames, room)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, wait
 import msgspec
 import torch
 
-from engine.admission import build_sequence
+from engine.admission import build_sequence, check_text
 from engine.block_manager import BlockManager
 from engine.checkpoint import Checkpoint
 from engine.codec_runner import CodecRunner, Snapshot
@@ -92,7 +92,9 @@ class EngineCore:
             self.outbox.append(Failed(submit.id, "invalid_prompt", str(error), error.param))
 
     def _add(self, submit: Submit) -> None:
-        prompt, checkpoint = submit.prompt, self.checkpoints[submit.model]
+        prompt, checkpoint = submit.prompt, self.checkpoints.get(submit.model)
+        if checkpoint is None:
+            raise InvalidPromptError(f"there is no model {submit.model!r}", param="model")
         num_ref_frames = 0
         if prompt.reference is not None:
             if submit.model not in self.voices:
@@ -112,11 +114,16 @@ class EngineCore:
             self.scheduler.add(seq)
 
     def append(self, seq_id: int, text: tuple[int, ...], final: bool) -> None:
-        """More text for a sequence that was submitted open. Text beyond its frame budget ends it;
-        too late is no error.
+        """More text for a sequence that was submitted open. Text beyond its frame budget is cut
+        and was the last; too late is no error.
         """
         seq = self.sequences.get(seq_id)
         if seq is None or not seq.text_open:
+            return
+        try:
+            check_text(text, self.checkpoints[seq.model])
+        except InvalidPromptError as error:
+            self._fail(seq, error)
             return
         room = max(0, seq.max_frames - 1 - seq.num_trailing)
         text, final = text[:room], final or len(text) > room
@@ -136,11 +143,15 @@ class EngineCore:
             self._end(seq, FinishReason.ABORT)
 
     def register_voice(self, model: str, reference: ReferenceAudio) -> None:
-        self.voices[model].register(reference)
+        """Keep a recording; for a model that cannot clone, its first use is refused instead."""
+        if model in self.voices:
+            self.voices[model].register(reference)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.scheduler.has_work or self.encoding or self.outbox)
+        """Whether step() has something to do: also audio of a sequence that waits for text."""
+        unheard = any(seq.codes for seq in self.scheduler.running)
+        return bool(self.scheduler.has_work or self.encoding or self.outbox or unheard)
 
     # ---- the step ----
 
@@ -162,8 +173,14 @@ class EngineCore:
         if self.encoding and not self.scheduler.has_work:
             wait(self.encoding.values(), timeout=0.02)
         for seq_id in [seq_id for seq_id, future in self.encoding.items() if future.done()]:
-            self.voice_prompts[seq_id] = self.encoding.pop(seq_id).result()
-            self.scheduler.add(self.sequences[seq_id])
+            seq, future = self.sequences[seq_id], self.encoding[seq_id]
+            error = future.exception()
+            if error is not None:
+                self._fail(seq, error)
+                continue
+            del self.encoding[seq_id]
+            self.voice_prompts[seq_id] = future.result()
+            self.scheduler.add(seq)
 
     def _run(self, batch: Batch) -> None:
         self.num_steps += 1
@@ -250,6 +267,18 @@ class EngineCore:
             self.outbox.append(AudioChunk(seq.id, pcm))
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
+        self._release(seq, reason)
+        self.outbox.append(Finished(seq.id, reason, Usage(seq.num_prompt_tokens, seq.num_frames)))
+
+    def _fail(self, seq: Sequence, error: BaseException) -> None:
+        self._release(seq, FinishReason.ERROR)
+        if isinstance(error, InvalidPromptError):
+            self.outbox.append(Failed(seq.id, "invalid_prompt", str(error), error.param))
+        else:
+            log.error("sequence %d failed", seq.id, exc_info=error)
+            self.outbox.append(Failed(seq.id, "generation", f"{type(error).__name__}: {error}"))
+
+    def _release(self, seq: Sequence, reason: FinishReason) -> None:
         """The one place where a sequence gives everything back."""
         if self.encoding.pop(seq.id, None) is None:
             self.scheduler.finish(seq, reason)
@@ -257,7 +286,6 @@ class EngineCore:
         self.voice_prompts.pop(seq.id, None)
         self.ending.pop(seq.id, None)
         del self.sequences[seq.id]
-        self.outbox.append(Finished(seq.id, reason, Usage(seq.num_prompt_tokens, seq.num_frames)))
 
     # ---- what others may ask ----
 

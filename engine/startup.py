@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.8
 CPU_CACHE_MOST = 4 * 2**30
+LEAST_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
 
 
 def parse_bytes(text: str) -> int:
@@ -104,27 +105,30 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
 
 
 def measure_threads(dtype: torch.dtype) -> int:
-    """The number of torch threads with which small matrix products, the engine's daily bread, are
-    fastest here.
+    """The number of torch threads with which a pass over many weights, a few rows at a time, is
+    fastest right now: the machine's other load is part of the measurement.
     """
-    available = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    weights = [torch.randn(2048, 1024).to(dtype) for _ in range(16)]
-    x = torch.randn(4, 1024).to(dtype)
-    candidates = sorted({1, *(n for n in (2, 4, 8, 16, 32) if n < available), available})
-    return min(candidates, key=lambda n: _time_products(n, weights, x))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    net = torch.nn.Sequential(*(Linear(1024, 1024) for _ in range(32))).to(dtype)
+    for module in net:
+        torch.nn.init.normal_(module.weight)
+        if can_pack(dtype):
+            module.transform_("packed")
+    x = torch.randn(2, 1024).to(dtype)
+    counts = sorted({1, *(n for n in (2, 4, 8, 16, 32) if n < (available or 1)), available or 1})
+    return min(counts, key=lambda threads: _time_pass(threads, net, x))
 
 
-def _time_products(threads: int, weights: list[torch.Tensor], x: torch.Tensor) -> float:
+@torch.inference_mode()
+def _time_pass(threads: int, net: torch.nn.Module, x: torch.Tensor) -> float:
+    """Median seconds: the best case would hide threads that wait for busy cores."""
     torch.set_num_threads(threads)
     times = []
-    for _ in range(6):
+    for _ in range(15):
         started = time.perf_counter()
-        for weight in weights:
-            torch.nn.functional.linear(x, weight)
+        net(x)
         times.append(time.perf_counter() - started)
-    return min(times[1:])
+    return sorted(times)[len(times) // 2]
 
 
 def transform_weights(
@@ -194,10 +198,10 @@ def _kv_caches(
         block_bytes = 2 * layers * config.block_size * heads * dim * dtype.itemsize
         most = config.max_num_seqs * -(-config.max_tokens // config.block_size)
         num_blocks = min(budget // block_bytes, most)
-        if num_blocks * config.block_size < 512:
+        if num_blocks < min(most, LEAST_TOKENS // config.block_size):
             raise CheckpointError(
                 f"engine.kv_cache_memory leaves {budget} bytes for a KV cache, which needs "
-                f"at least {512 * block_bytes // config.block_size}: raise it"
+                f"at least {LEAST_TOKENS * block_bytes // config.block_size}: raise it"
             )
         shape = (layers, 2, num_blocks, config.block_size, heads, dim)
         caches[layers, heads, dim] = torch.zeros(shape, dtype=dtype, device=device)

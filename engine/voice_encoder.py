@@ -11,9 +11,12 @@ from torch import Tensor
 
 from engine.checkpoint import Checkpoint
 from engine.errors import InvalidPromptError
-from engine.models.speaker_encoder import N_FFT
+from engine.models.speaker_encoder import HOP, N_FFT
 from engine.prompt import VoicePrompt
 from engine.protocol import MAX_VOICES, SAMPLES_PER_FRAME, ReferenceAudio
+
+# Five frames of the spectrogram; the speaker encoder mirrors four at each edge.
+MIN_SAMPLES = N_FFT + HOP
 
 
 class VoiceEncoder:
@@ -50,7 +53,8 @@ class VoiceEncoder:
                 f"reference voice {key!r} is not registered", param="ref_audio"
             )
         self.samples.move_to_end(key)
-        if (key, with_codes) not in self.done:
+        known = self.done.get((key, with_codes))
+        if known is None or (known.done() and known.exception() is not None):
             self.done[key, with_codes] = self._pool.submit(
                 self.encode, self.samples[key], with_codes
             )
@@ -62,11 +66,15 @@ class VoiceEncoder:
 
     @torch.inference_mode()
     def encode(self, wave: Tensor, with_codes: bool) -> VoicePrompt:
-        """wave [S] float32 at 24 kHz."""
+        """wave [S] float32 at 24 kHz. InvalidPromptError if there is no voice to be had from it."""
+        if len(wave) < MIN_SAMPLES:
+            raise InvalidPromptError("the reference audio is too short", param="ref_audio")
         wave = wave.to(self.device)
-        padded = torch.nn.functional.pad(wave, (0, max(0, N_FFT - len(wave))))
-        codes = self.codec_encoder(wave) if with_codes else None
-        return VoicePrompt(self.speaker_encoder(padded), codes)
+        embedding = self.speaker_encoder(wave)
+        # A row that is not finite would outlive its sequence in the KV cache, and spoil others.
+        if not embedding.isfinite().all():
+            raise InvalidPromptError("the reference audio is broken", param="ref_audio")
+        return VoicePrompt(embedding, self.codec_encoder(wave) if with_codes else None)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
