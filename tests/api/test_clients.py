@@ -1,0 +1,92 @@
+"""Third-party clients against a real socket. They live in .venv-clients (Python and Node packages),
+since what they ask for must not decide what the server runs with:
+
+    python3 -m venv .venv-clients
+    .venv-clients/bin/pip install -r tests/api/clients/requirements.txt
+    npm install --prefix .venv-clients tests/api/clients
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.clients
+
+SCRIPTS = Path(__file__).parent / "clients"
+HOME = Path(os.environ.get("QTTS_CLIENTS", Path(__file__).parents[2] / ".venv-clients"))
+
+
+def run(command: list[str], **options: Any) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def python(script: str, url: str) -> dict[str, Any]:
+    interpreter = HOME / "bin" / "python"
+    if not interpreter.exists():
+        pytest.skip(f"no {interpreter}")
+    return run([str(interpreter), str(SCRIPTS / script), url])
+
+
+def node(script: str, url: str, folder: Path) -> dict[str, Any]:
+    """Node looks for packages beside the script, so it runs from a folder beside them."""
+    packages = HOME / "node_modules"
+    if shutil.which("node") is None or not packages.exists():
+        pytest.skip(f"no node or no {packages}")
+    (folder / "node_modules").symlink_to(packages)
+    shutil.copy(SCRIPTS / script, folder)
+    return run(["node", str(folder / script), url])
+
+
+@pytest.fixture
+def spoken_s(server) -> float:
+    """How long the test's sentence is."""
+    answer = server.speak(input="Hello there, this is a test.", response_format="pcm")
+    return len(answer.content) / 2 / 24000
+
+
+def test_livekit(server, spoken_s):
+    found = python("livekit_client.py", server.base_url)
+    assert found.pop("error") == 400
+    for kind, seconds in found.items():
+        assert seconds == pytest.approx(spoken_s, abs=0.2), kind
+    assert len(found) == 8
+
+
+def test_pipecat(server, spoken_s):
+    found = python("pipecat_client.py", server.base_url)
+    assert found == {voice: pytest.approx(spoken_s, abs=0.01) for voice in ("alloy", "marin")}
+
+
+def test_openai_agents(server, spoken_s):
+    found = python("agents_client.py", server.base_url)
+    assert found["default"] == found["cleared"] == pytest.approx(spoken_s, abs=0.01)
+    assert found["fast"] == pytest.approx(spoken_s / 2, rel=0.1)
+    assert all(prompt.instruct == () for _, prompt, _, _ in server.engine.submitted)
+
+
+def test_litellm(server):
+    found = python("litellm_client.py", server.base_url)
+    assert found["mp3"] > 5000 and found["wav"] > 30_000 and found["error"] == 404
+
+
+def test_openai_for_node(server, spoken_s, tmp_path):
+    found = node("openai_client.mjs", server.base_url, tmp_path)
+    assert found["mp3"] > 5000 and found["pcm"] == round(spoken_s * 48000) and found["reads"] > 1
+    assert found["done"] and found["deleted"] is True
+    assert (found["status"], found["param"], found["id"]) == (400, "voice", True)
+    assert "tts-1" in found["models"]
+
+
+def test_vercel_ai_sdk(server, tmp_path):
+    found = node("ai_sdk_client.mjs", server.base_url, tmp_path)
+    types = {name: found[name]["type"] for name in ("mp3", "wav", "flac")}
+    assert types == {"mp3": "audio/mpeg", "wav": "audio/wav", "flac": "audio/flac"}
+    assert (found["status"], found["retry"]) == (400, False)
+    assert "nobody" in found["message"]
