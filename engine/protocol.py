@@ -86,7 +86,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     path: str  # resolved local directory: tokenizer files are read from here
     model_type: Literal["custom_voice", "voice_design", "base"]
-    model_size: Literal["0b6", "1b7"]
+    model_size: str  # as in config.json: "0b6" or "1b7" where it is a published one
     speakers: dict[str, int]  # lower-case name -> codec row
     speaker_dialects: dict[
         str, str

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from engine import ModelInfo, Prompt
+from qtts_openai.duration import expected_frames
 from qtts_openai.errors import invalid
 
 QWEN_SPLIT = (
