@@ -31,23 +31,30 @@ def load_keys(keys_file: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
 
 
-def bearer(connection: ASGIConnection) -> str:
+def caller(connection: ASGIConnection) -> str:
+    """Whose limits count: the key's, or the address's where the server has no keys."""
+    return connection.state.caller
+
+
+def _bearer(connection: ASGIConnection) -> str:
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def require_key(keys: tuple[str, ...]) -> Guard:
-    """A guard that lets everybody in where there are no keys."""
+    """A guard that lets everybody in where there are no keys; it notes the caller."""
     known = [key.encode() for key in keys]
 
     def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:
+        connection.state.caller = connection.client.host if connection.client else ""
         if not known or handler.opt.get("open"):
             return
-        key = bearer(connection)
+        key = _bearer(connection)
         if not key:
             message = "No API key was sent. Send it as 'Authorization: Bearer KEY'."
             raise ApiError(401, message, headers={"www-authenticate": "Bearer"})
         if not any([hmac.compare_digest(key.encode(), other) for other in known]):
             raise ApiError(401, "The API key is not known here.", code="invalid_api_key")
+        connection.state.caller = key
 
     return guard

@@ -117,9 +117,9 @@ def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[s
 
 def _sampling(request: SpeechRequest, cast: Cast, has_parts: bool) -> SamplingParams:
     """All parts of one utterance share a seed, so that a described voice stays the same."""
-    seed = request.seed
-    if seed in (None, -1):
-        seed = cast.voice.seed if cast.voice else None
+    seed = None if request.seed == -1 else request.seed
+    if seed is None and cast.voice is not None and cast.model.model_type == "voice_design":
+        seed = cast.voice.seed
     if seed is None and has_parts:
         seed = secrets.randbits(62)
     return SamplingParams(

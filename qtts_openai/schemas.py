@@ -36,7 +36,7 @@ Word = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class VoiceId(msgspec.Struct, frozen=True):
-    id: str
+    id: Annotated[str, Meta(max_length=200)]
 
 
 class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     input: str
     model: str | None = None
-    voice: str | VoiceId | None = None
+    voice: Annotated[str, Meta(max_length=200)] | VoiceId | None = None
     instructions: str | None = None
     response_format: AudioFormat = "mp3"
     speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0

@@ -33,7 +33,7 @@ OPENAI_NAMES = {
     "verse": "ryan",
 }
 
-_MIX_PART = re.compile(r"^\s*([^()+]+?)\s*(?:\(\s*(\d+(?:\.\d+)?)\s*\))?\s*$")
+_MIX_PART = re.compile(r"^\s*([^()+]+?)\s*(?:\(\s*(\d{1,4}(?:\.\d{1,4})?)\s*\))?\s*$")
 
 
 class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,7 +49,8 @@ class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
     """`speakers` are (name, weight) pairs whose weights sum to 1. A stored voice has a record in
-    the VoiceStore; where it `can_clone`, that has its reference audio or can get it.
+    the VoiceStore; where it `can_clone`, that has its reference audio or can get it. `seed` keeps
+    a described voice the same in every request.
     """
 
     id: str
@@ -179,4 +180,5 @@ def _voice(entry: VoiceEntry, speaker: str | None) -> Voice:
         character=entry.character,
         speakers=((speaker.lower(), 1.0),) if speaker else (),
         prompt=entry.prompt,
+        seed=zlib.crc32(entry.name.encode()),
     )

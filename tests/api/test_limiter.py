@@ -70,6 +70,19 @@ def two_at_once(start, monkeypatch):
     return server
 
 
+def test_without_keys_a_made_up_key_is_no_way_around(start):
+    server = start(limits=Limits(chars_per_minute=30))
+    answers = [
+        server.http.post(
+            "/audio/speech",
+            json={"model": "tts-1", "voice": "alloy", "input": "x" * 20},
+            headers={"authorization": f"Bearer {i}"},
+        )
+        for i in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
 def free(server) -> bool:
     answer = server.speak(response_format="pcm")
     return answer.headers.get("x-ratelimit-remaining-requests") == "1"

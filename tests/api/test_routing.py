@@ -69,8 +69,15 @@ def test_the_agents_default_instruction_describes_no_voice(trio):
 
 
 def test_named_voices_speak_on_a_design_model_by_their_description(trio):
-    assert trio.speak(model="design", voice="alloy").status_code == 200
-    assert used(trio)[1].instruct
+    for voice in ("alloy", "wizard"):
+        seeds = set()
+        for _ in range(2):
+            assert trio.speak(model="design", voice=voice).status_code == 200
+            assert used(trio)[1].instruct
+            seeds.add(trio.engine.submitted[-1][2].seed)
+        assert len(seeds) == 1 and None not in seeds
+    trio.speak(voice="alloy")
+    assert trio.engine.submitted[-1][2].seed is None
 
 
 def test_clones(trio):

@@ -180,6 +180,8 @@ def test_bodies_that_are_no_json_object(server, raw):
         ({"voice": "vivian(x)+ryan"}, "voice", "invalid_value"),
         ({"voice": "vivian(0)+ryan(0)"}, "voice", "invalid_value"),
         ({"voice": "vivian+nobody"}, "voice", "invalid_value"),
+        ({"voice": "vivian(" + "9" * 40 + ")"}, "voice", "invalid_value"),
+        ({"voice": "vivian+" * 50}, "voice", "invalid_value"),
         ({"response_format": "midi"}, "response_format", "invalid_value"),
         ({"response_format": 3}, "response_format", "invalid_type"),
         ({"stream_format": "websocket"}, "stream_format", "invalid_value"),

@@ -36,6 +36,14 @@ def test_a_checkpoint_with_other_speakers_gets_stand_ins_of_the_same_gender(tmp_
     assert table.rows(table.get("male"), small) == ((2, 1.0),)
 
 
+def test_the_embedded_speakers_stand_in_for_all(tmp_path):
+    small = model_info("small", tmp_path, speakers={"ava": 900, "max": 901})
+    table = table_for(small)
+    for voice in table.voices.values():
+        if voice.speakers:
+            assert table.rows(voice, small) == (({"female": 900, "male": 901}[voice.gender], 1.0),)
+
+
 def test_stand_ins_know_speakers_that_the_settings_describe(tmp_path):
     small = model_info("small", tmp_path, speakers={"slt": 1, "rms": 2})
     extra = [
