@@ -27,6 +27,15 @@ from engine.random_checkpoint import write_random_checkpoint
 EMBEDDED = "embedded"
 TRAINED_VOICE = Path(__file__).parent / "data" / "voice"
 FILES = ("*.json", "merges.txt", "model.safetensors", "speech_tokenizer/*")
+REQUIRED = (
+    "config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "model.safetensors",
+    "speech_tokenizer/config.json",
+    "speech_tokenizer/model.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,13 @@ def _download(spec: ModelSpec) -> Path:
 
 def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
     """config.json and what the HTTP side is told of it."""
-    config = read_config(path / "config.json", ModelConfig)
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+    for name in REQUIRED:
         if not (path / name).is_file():
             raise CheckpointError(
                 f"{path / name}: file is missing; is {path} a complete checkpoint?"
             )
+    config = read_config(path / "config.json", ModelConfig)
+    _check_ids(path / "config.json", config)
     talker = config.talker_config
     info = ModelInfo(
         id=spec.id,
@@ -118,6 +128,20 @@ def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
     return config, info
 
 
+def _check_ids(path: Path, config: ModelConfig) -> None:
+    """Every id that config.json names has a row in the embeddings."""
+    c = config.talker_config
+    codec = {name: getattr(c, name) for name in c.__struct_fields__ if name.endswith("_id")}
+    named = {f"spk_id.{name}": id_ for name, id_ in c.spk_id.items()}
+    named |= {f"codec_language_id.{name}": id_ for name, id_ in c.codec_language_id.items()}
+    text = {name: getattr(config, f"tts_{name}_token_id") for name in ("pad", "bos", "eos")}
+    rows = [(f"talker_config.{name}", id_, c.vocab_size) for name, id_ in (codec | named).items()]
+    rows += [(f"tts_{name}_token_id", id_, c.text_vocab_size) for name, id_ in text.items()]
+    for name, id_, size in rows:
+        if isinstance(id_, int) and not 0 <= id_ < size:
+            raise CheckpointError(f"{path}: {name} is {id_}, and the vocabulary has {size} entries")
+
+
 def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
     """Everything of a checkpoint but the codec decoder, which is shared (load_codec)."""
     config, info = read_info(spec, path)
@@ -125,17 +149,18 @@ def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) 
     generation_file = path / "generation_config.json"
     generation = (
         read_config(generation_file, GenerationConfig)
-        if generation_file.exists()
+        if generation_file.is_file()
         else GenerationConfig()
     )
     is_base = config.tts_model_type == "base"
-    if is_base and config.speaker_encoder_config is None:
+    speaker_config = config.speaker_encoder_config if is_base else None
+    if is_base and speaker_config is None:
         raise CheckpointError(
             f"{path / 'config.json'}: a base checkpoint needs speaker_encoder_config"
         )
-    with _building(dtype, device):
+    with _building(path / "config.json", dtype, device):
         talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
-        speaker_encoder = SpeakerEncoder(config.speaker_encoder_config) if is_base else None
+        speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
     nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
     load_slots(path / "model.safetensors", [slot for net in nets for slot in net.slots()])
     encoder = load_codec_encoder(path, codec_config, device) if is_base else None
@@ -146,8 +171,9 @@ def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) 
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:
     """The codec decoder of a checkpoint directory."""
-    config = read_config(path / "speech_tokenizer" / "config.json", CodecConfig)
-    with _building(dtype, device):
+    config_file = path / "speech_tokenizer" / "config.json"
+    config = read_config(config_file, CodecConfig)
+    with _building(config_file, dtype, device):
         decoder = CodecDecoder(config.decoder_config)
     load_slots(
         path / "speech_tokenizer" / "model.safetensors",
@@ -159,7 +185,7 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
 
 
 def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) -> CodecEncoder:
-    with _building(torch.float32, device):
+    with _building(path / "speech_tokenizer" / "config.json", torch.float32, device):
         encoder = CodecEncoder(config)
     load_slots(
         path / "speech_tokenizer" / "model.safetensors",
@@ -172,20 +198,25 @@ def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) ->
 
 class _building:
     """Parameters made inside get this dtype and device; no initialisation runs, every value comes
-    from the file.
+    from the file. Whatever fails inside is the fault of the configuration at `path`.
     """
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
+    def __init__(self, path: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self.path, self.dtype, self.device = path, dtype, device
 
     def __enter__(self) -> None:
         self.previous = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         self.device.__enter__()
 
-    def __exit__(self, *exc: object) -> None:
-        self.device.__exit__(*exc)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.device.__exit__(kind, error, traceback)
         torch.set_default_dtype(self.previous)
+        if isinstance(error, Exception):
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CheckpointError(
+                f"{self.path}: no model can be built from it ({reason})"
+            ) from None
 
 
 def num_parameters(net: nn.Module) -> int:

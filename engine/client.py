@@ -263,7 +263,7 @@ class _Worker:
             began = time.monotonic()
             reason = await self._route(reader)
             failures = 0 if time.monotonic() - began > STABLE_AFTER_S else failures
-            self.status = "restarting"
+            self.status, self.stats = "restarting", None
             log.error("engine worker %d died: %s", self.index, reason)
             self._fail_streams(f"the engine died: {reason}")
             await self._reap()
@@ -274,7 +274,7 @@ class _Worker:
                 try:
                     _, reader = await self._spawn()
                     log.info("engine worker %d is back", self.index)
-                except EngineError as error:
+                except (EngineError, OSError) as error:
                     log.error("engine worker %d did not restart: %s", self.index, error)
             self.restart_in_s = 0.0
 
@@ -304,6 +304,8 @@ class _Worker:
                         return message
         except (asyncio.IncompleteReadError, ConnectionError):
             return "the process ended"
+        except msgspec.DecodeError as error:
+            return f"it sent what cannot be read ({error})"
 
     def submit(
         self,
@@ -313,10 +315,11 @@ class _Worker:
         params: SamplingParams,
         reference: ReferenceAudio | None,
     ) -> SpeechStream:
+        assert reference is None or reference.key == prompt.reference
         if reference is not None:
             self._register(model, reference)
-        stream = self.streams[id_] = SpeechStream(id_, self)
         self.send(Submit(id_, model, prompt, params))
+        stream = self.streams[id_] = SpeechStream(id_, self)
         return stream
 
     def _register(self, model: str, reference: ReferenceAudio) -> None:
