@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.client import EngineClient, SpeechStream
 from engine.core import EngineCore
 from engine.protocol import (
     AudioChunk,
@@ -171,6 +172,16 @@ def speak(core: EngineCore, submits: Iterable[Submit]) -> dict[int, Utterance]:
 
 def say(core: EngineCore, one: Submit) -> Utterance:
     return speak(core, [one])[one.id]
+
+
+def start(engine: EngineClient, one: Submit) -> SpeechStream:
+    """A core's submission, by way of a client."""
+    reference = next((r for r in REFERENCES if r.key == one.prompt.reference), None)
+    return engine.submit(one.model, one.prompt, one.params, reference)
+
+
+async def collect(stream: SpeechStream) -> bytes:
+    return b"".join([pcm async for pcm in stream])
 
 
 def assert_idle(core: EngineCore) -> None:

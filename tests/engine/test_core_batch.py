@@ -139,7 +139,7 @@ def test_the_model_ends_its_speech(ending_model: ModelSpec) -> None:
 
 def test_a_runaway_is_stopped_and_counted(models: list[ModelSpec]) -> None:
     core = build_core(
-        models[:1], kv_cache_memory="8MB", guard_frames_base=10, guard_frames_per_token=2
+        models[:1], kv_cache_memory="8MB", guard_frames_base=10, guard_factor=0.5
     )
     params = SamplingParams(temperature=0.0, ignore_eos=True)
     heard = say(core, submit(1, params=params, prompt=prompt(num_text=5)))

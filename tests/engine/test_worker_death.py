@@ -1,0 +1,220 @@
+"""Workers that are killed, cannot start, outlive nobody and leave nothing behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine import CheckpointError, EngineClient, EngineDeadError, client
+from engine.config import ModelSpec
+from tests.engine.conftest import CONFIG, copy_checkpoint
+from tests.engine.speaking import REFERENCES, collect, prompt, start, submit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.asynccontextmanager
+async def running(models: list[ModelSpec], **changes: Any) -> AsyncIterator[EngineClient]:
+    config = msgspec.structs.replace(
+        CONFIG, **{"max_num_seqs": 4, "kv_cache_memory": "8MB"} | changes
+    )
+    engine = EngineClient(config, models)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def pids(engine: EngineClient) -> list[int]:
+    return [worker._process.pid for worker in engine._workers if worker._process is not None]
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 30) -> float:
+    """Seconds it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def test_kill_mid_stream(models: list[ModelSpec], record_property) -> None:
+    async with running([models[0], models[5]]) as engine:
+        cloned = submit(0, "base-1b7", 3, prompt=prompt(reference=REFERENCES[0].key))
+        before = await collect(start(engine, cloned))
+        streams = [start(engine, submit(0, num_frames=900)) for _ in range(6)]
+        await anext(streams[0])
+        (pid,) = pids(engine)
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        for stream in streams:
+            with pytest.raises(EngineDeadError, match="died"):
+                await collect(stream)
+        assert time.monotonic() - killed < 1.0
+        assert engine.status == "restarting" and engine.stats == []
+        with pytest.raises(EngineDeadError) as caught:
+            start(engine, submit(0))
+        assert caught.value.retry_after_s >= 1
+        await until(lambda: engine.status == "ready")
+        restart_s = time.monotonic() - killed
+        print(f"restart after kill -9: {restart_s:.2f} s")
+        record_property("restart_s", restart_s)
+        assert pids(engine) != [pid]
+        assert await collect(start(engine, cloned)) == before, "the voice was sent anew"
+
+
+async def test_drain_and_close(models: list[ModelSpec]) -> None:
+    async with running(models[:1]) as engine:
+        long, short = start(engine, submit(0, num_frames=900)), start(engine, submit(0))
+        began = time.monotonic()
+        await engine.drain(1.0)
+        assert 1.0 <= time.monotonic() - began < 2.0 and long.is_open
+        assert len(await collect(short)) == 10 * 3840, "what runs goes on"
+        assert engine.status == "draining"
+        with pytest.raises(EngineDeadError, match="draining"):
+            start(engine, submit(0))
+        long.abort()
+        began = time.monotonic()
+        await engine.drain(30)
+        assert time.monotonic() - began < 1.0, "nothing is left to wait for"
+        (pid,) = pids(engine)
+    assert not lives(pid)
+
+
+async def test_close_fails_what_is_open(models: list[ModelSpec]) -> None:
+    async with running(models[:1]) as engine:
+        stream = start(engine, submit(0, num_frames=900))
+        await anext(stream)
+        (pid,) = pids(engine)
+    with pytest.raises(EngineDeadError, match="stopped"):
+        await collect(stream)
+    assert not lives(pid)
+    with pytest.raises(EngineDeadError):
+        start(engine, submit(0))
+
+
+async def test_a_worker_that_cannot_come_back_is_tried_again(
+    models: list[ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "BACK_OFF_S", (0.01, 0.02, 0.05))
+    path, hidden = tmp_path / "checkpoint", tmp_path / "hidden"
+    copy_checkpoint(Path(models[0].checkpoint), path)
+    async with running([ModelSpec(id=models[0].id, checkpoint=str(path))]) as engine:
+        path.rename(hidden)
+        os.kill(pids(engine)[0], signal.SIGKILL)
+        await until(lambda: engine.status == "restarting")
+        first = pids(engine)
+        await until(lambda: pids(engine) not in ([], first))
+        hidden.rename(path)
+        await until(lambda: engine.status == "ready")
+        assert len(await collect(start(engine, submit(0)))) == 10 * 3840
+        os.kill(pids(engine)[0], signal.SIGKILL)
+        gone = pids(engine)[0]
+        await until(lambda: pids(engine) != [gone])
+        (starting,) = pids(engine)  # closed while it loads
+    assert not lives(starting)
+
+
+async def test_least_loaded_first(models: list[ModelSpec]) -> None:
+    async with running(models[:1], replicas=2) as engine:
+        workers = engine._workers
+        assert len(set(pids(engine))) == 2
+
+        def loads() -> list[int]:
+            return [len(worker.streams) for worker in workers]
+
+        streams = [start(engine, submit(0, num_frames=900)) for _ in range(4)]
+        assert loads() == [2, 2]
+        for stream in streams:
+            if stream.id in workers[1].streams:
+                stream.abort()
+        start(engine, submit(0, num_frames=900))
+        assert loads() == [2, 1]
+        os.kill(pids(engine)[0], signal.SIGKILL)
+        await until(lambda: workers[0].status == "restarting")
+        assert engine.status == "ready"
+        assert len(await collect(start(engine, submit(0)))) == 10 * 3840, "the other one serves"
+        last = pids(engine)
+    assert not any(lives(pid) for pid in last)
+
+
+PARENT = """
+import asyncio, sys
+from engine import EngineClient
+from engine.config import EngineConfig, ModelSpec
+from tests.engine.conftest import CONFIG
+from tests.engine.speaking import submit
+
+async def main():
+    engine = EngineClient(CONFIG, [ModelSpec(id="custom_voice-0b6", checkpoint=sys.argv[1])])
+    await engine.start()
+    if sys.argv[2] == "busy":
+        one = submit(0, num_frames=900)
+        await anext(engine.submit(one.model, one.prompt, one.params))
+    print(engine._workers[0]._process.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+async def test_a_worker_does_not_outlive_its_client(models: list[ModelSpec], state: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, models[0].checkpoint, state],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        pid = int(await asyncio.to_thread(parent.stdout.readline))
+        assert lives(pid)
+        parent.kill()
+        assert await until(lambda: not lives(pid), 10) < 5
+
+
+async def test_a_bad_checkpoint_is_told_without_a_traceback(
+    models: list[ModelSpec], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoint"
+    copy_checkpoint(Path(models[0].checkpoint), path)
+    weights = path / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(data[: len(data) // 2])
+    engine = EngineClient(CONFIG, [ModelSpec(id="m", checkpoint=str(path))])
+    with pytest.raises(CheckpointError, match=f"{weights}: cannot be read"):
+        await engine.start()
+    assert not any(lives(pid) for pid in pids(engine))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_a_start_that_is_given_up_leaves_no_process(models: list[ModelSpec]) -> None:
+    engine = EngineClient(CONFIG, models[:1])
+    task = asyncio.create_task(engine.start())
+    await until(lambda: bool(pids(engine)))
+    (pid,) = pids(engine)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not lives(pid)
