@@ -17,9 +17,10 @@ from engine.prompt import prompt_shape
 from engine.protocol import Prompt, SamplingParams, Submit
 from engine.sequence import Sampling, Sequence
 
-# Even a slow speaker needs fewer frames per text token; a guard cut below this to fit memory would
-# cut speech.
-LEAST_FRAMES_PER_TOKEN = 6
+# Speech per text token at an ordinary pace, where the prompt does not say how long its text is.
+FRAMES_PER_TOKEN = 4
+# A guard cut below this share of the expected frames to fit memory would cut speech.
+LEAST_FACTOR = 1.5
 
 
 def build_sequence(
@@ -92,10 +93,11 @@ def _frame_budget(
         frames = min(config.open_text_frames, config.max_frames)
         least = frames // 4
     else:
-        num_text = len(submit.prompt.text)
-        guard = config.guard_frames_base + config.guard_frames_per_token * num_text
+        prompt = submit.prompt
+        expected = prompt.expected_frames or FRAMES_PER_TOKEN * len(prompt.text)
+        guard = config.guard_frames_base + math.ceil(config.guard_factor * expected)
         frames = min(guard, generation.max_new_tokens - 1, config.max_frames)
-        least = min(frames, LEAST_FRAMES_PER_TOKEN * num_text)
+        least = min(frames, math.ceil(LEAST_FACTOR * expected))
     if least > room:
         raise InvalidPromptError(
             f"the text needs room for {least} frames of speech and the engine has {max(room, 0)}: "

@@ -37,9 +37,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_tokens: int = 32768
     # Frames reserved for an utterance whose text comes live.
     open_text_frames: int = 3000
-    # Runaway guard when a request names no max_new_tokens: base + per_token * text tokens.
-    guard_frames_base: int = 50
-    guard_frames_per_token: int = 12
+    # Runaway guard when a request names no max_new_tokens: base + factor * expected frames.
+    guard_frames_base: int = 40
+    guard_factor: float = 3.0
     # Frames per codec chunk: small at first for early audio, then the last one for ever.
     chunk_ramp: tuple[int, ...] = (1, 2, 4, 8, 12)
     # "official" restarts the codec every 300 frames as the official package does; for parity

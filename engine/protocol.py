@@ -48,18 +48,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """Ids for one utterance. The engine knows nothing about text; layouts are those of the model's
-    own prompts.
+    """Ids for one utterance. The engine knows nothing about text.
 
-    role          the three ids of "<|im_start|>assistant\\n"
-    text          ids of the text to speak, without template
-    instruct      ids of the whole "<|im_start|>user\\n...<|im_end|>\\n" block, or empty
-    language_id   codec row of the language, or None for auto
-    speakers      (codec row, weight) pairs; weights sum to 1; empty for VoiceDesign and Base
-    reference     key of a registered reference voice (Base), or None
-    reference_text  ids of what the reference says: in-context cloning; empty: speaker embedding
-    only streaming_text  one text token per frame instead of the whole text before the first frame
-    text_open     with streaming_text: more text follows by Append
+    role             the three ids of "<|im_start|>assistant\\n"
+    text             ids of the text to speak, without template
+    instruct         ids of the whole "<|im_start|>user\\n...<|im_end|>\\n" block, or empty
+    language_id      codec row of the language, or None for auto
+    speakers         (codec row, weight); weights sum to 1; empty for VoiceDesign and Base
+    reference        key of a registered reference recording (Base), or None
+    reference_text   ids of what the recording says: clone in context; empty: speaker embedding only
+    streaming_text   one text token per frame, not the whole text before the first frame
+    text_open        with streaming_text: more text follows by Append
+    expected_frames  how long the text is to speak, for the runaway guard; 0: judged by its ids
     """
 
     role: tuple[int, ...]
@@ -71,6 +71,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     reference_text: tuple[int, ...] = ()
     streaming_text: bool = False
     text_open: bool = False
+    expected_frames: float = 0.0
 
 
 class ReferenceAudio(msgspec.Struct, frozen=True):

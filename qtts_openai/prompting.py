@@ -141,6 +141,7 @@ class PromptBuilder:
             reference=reference,
             reference_text=self._reference_ids(reference_text) if reference_text else (),
             streaming_text=streaming_text,
+            expected_frames=expected_frames(text),
         )
 
     def _reference_ids(self, text: str) -> tuple[int, ...]:
