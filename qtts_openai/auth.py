@@ -45,7 +45,8 @@ def require_key(keys: tuple[str, ...]) -> Guard:
     """A guard that lets everybody in where there are no keys; it notes the caller."""
     known = [key.encode() for key in keys]
 
-    def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:
+    # A plain function would be run in a thread for every request.
+    async def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:
         connection.state.caller = connection.client.host if connection.client else ""
         if not known or handler.opt.get("open"):
             return

@@ -185,9 +185,16 @@ async def respond(http: Request, speech: Speech, headers: dict[str, str]) -> Res
 def _stream(
     speech: Speech, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
 ) -> Stream:
-    background = BackgroundTask(speech.close)
+    async def close() -> None:
+        """On the event loop: a plain function would be run in a thread."""
+        speech.close()
+
     return Stream(
-        content, status_code=200, media_type=media_type, headers=headers, background=background
+        content,
+        status_code=200,
+        media_type=media_type,
+        headers=headers,
+        background=BackgroundTask(close),
     )
 
 
