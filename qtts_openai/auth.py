@@ -4,7 +4,7 @@ never printed.
 
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from litestar.connection import ASGIConnection
@@ -13,7 +13,7 @@ from litestar.handlers import BaseRouteHandler
 from qtts_openai.errors import ApiError
 from qtts_openai.settings import SettingsError
 
-Guard = Callable[[ASGIConnection, BaseRouteHandler], None]
+Guard = Callable[[ASGIConnection, BaseRouteHandler], Awaitable[None]]
 
 # Routes with this option answer without a key.
 OPEN = {"open": True}
