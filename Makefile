@@ -1,5 +1,5 @@
 # Everything lives in .venv; a stage runs again only when the files that decide it change.
-# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); ARGS (test).
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); ARGS (test, bench).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ TEST_MARKS := not gpu and not clients and not listen
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
-.PHONY: help install serve test check lock clean
+.PHONY: help install serve test check bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,10 @@ check: $(VENV)/.dev ## lint, formatting, types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+bench: ARGS ?= --shape tiny-0b6 --batch 1,8
+bench: $(VENV)/.serve ## time the engine alone (ARGS="--shape 0.6B --batch 1,8"; more in benchmarks/)
+	@$(BIN)/python -m benchmarks.bench_engine $(ARGS)
 
 lock: $(VENV)/.serve ## refresh the constraints files (needs python3.11 and python3.12)
 	@$(BIN)/python scripts/lock.py python3.11 python3.12
