@@ -20,6 +20,8 @@ from engine import EngineDeadError, GenerationFailedError, InvalidPromptError, Q
 
 logger = logging.getLogger(__name__)
 
+MAX_MESSAGE = 4000
+
 
 class ApiError(Exception):
     """A failure with its place in the envelope. `type` follows from the status unless given."""
@@ -34,6 +36,8 @@ class ApiError(Exception):
         type: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
+        # What a client sent may be in it, and that may be long.
+        message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ..."
         super().__init__(message)
         self.status = status
         self.message = message

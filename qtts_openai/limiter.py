@@ -6,7 +6,6 @@ minutes' worth through; a request larger than the bucket passes when the bucket 
 """
 
 import time
-from collections.abc import Callable
 
 from qtts_openai.errors import ApiError, retry_headers
 from qtts_openai.settings import Limits
@@ -17,24 +16,32 @@ _MAX_BUCKETS = 10_000
 _BUSY_RETRY_S = 1.0
 
 
-class Lease:
-    """The right to one answer. `release` is idempotent."""
-
-    def __init__(self, release: Callable[[], None], headers: dict[str, str]) -> None:
-        self.headers = headers
-        self._release: Callable[[], None] | None = release
-
-    def release(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
-
-
 class Bucket:
     def __init__(self, capacity: int) -> None:
         self.level = float(capacity)
         self.at = time.monotonic()
         self.num_open = 0
+
+
+class Lease:
+    """The right to one answer. `release` is idempotent; `refund` is for requests that were refused
+    before anything was spoken.
+    """
+
+    def __init__(self, bucket: Bucket, num_chars: int, headers: dict[str, str]) -> None:
+        self.headers = headers
+        self._bucket: Bucket | None = bucket
+        self._num_chars = num_chars
+
+    def release(self) -> None:
+        bucket, self._bucket = self._bucket, None
+        if bucket is not None:
+            bucket.num_open -= 1
+
+    def refund(self) -> None:
+        if self._bucket is not None:
+            self._bucket.level += self._num_chars
+        self.release()
 
 
 class Limiter:
@@ -56,10 +63,7 @@ class Limiter:
             raise self._refusal(bucket, message, wait_s)
         bucket.level -= num_chars
         bucket.num_open += 1
-        return Lease(lambda: self._give_back(bucket), self._headers(bucket))
-
-    def _give_back(self, bucket: Bucket) -> None:
-        bucket.num_open -= 1
+        return Lease(bucket, num_chars, self._headers(bucket))
 
     def _bucket(self, who: str) -> Bucket:
         capacity = self.limits.chars_per_minute

@@ -60,8 +60,10 @@ class References:
         if scheme == "file":
             if limits.files_directory is None:
                 raise invalid("ref_audio: this server reads no files; send base64.", "ref_audio")
-            return read_file_url(text, limits.files_directory, limits.max_bytes)
-        data = decode_base64(text)
+            return await asyncio.to_thread(
+                read_file_url, text, limits.files_directory, limits.max_bytes
+            )
+        data = await asyncio.to_thread(decode_base64, text)
         if len(data) > limits.max_bytes:
             message = f"ref_audio: more than {limits.max_bytes} bytes of audio."
             raise invalid(message, "ref_audio", "file_too_large")

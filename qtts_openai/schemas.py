@@ -16,10 +16,8 @@ from qtts_openai.errors import ApiError, invalid
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
 
-# Sent by agent frameworks for OpenAI's own model; neither a style nor a description of a voice.
-_NOT_INSTRUCTIONS = re.compile(
-    r"^\s*(none|you will receive partial sentences\b.*)?\s*$", re.I | re.S
-)
+# Sent by openai-agents for OpenAI's own model; neither a style nor a description of a voice.
+_AGENTS_INSTRUCTION = "you will receive partial sentences"
 
 _ALIASES = {"speaker": "voice", "instruct": "instructions"}
 
@@ -131,10 +129,18 @@ def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:
         if alias in fields:
             fields.setdefault(name, fields.pop(alias))
     _take_references(fields)
-    if _NOT_INSTRUCTIONS.match(str(fields.get("instructions", "x"))):
-        del fields["instructions"]
+    if not _are_instructions(fields.get("instructions")):
+        fields.pop("instructions", None)
     ignored = sorted(fields.keys() - KNOWN_FIELDS)
     return to_struct(fields, SpeechRequest), ignored
+
+
+def _are_instructions(value: Any) -> bool:
+    """Clients that have none send "", "None" or a sentence of their framework."""
+    if not isinstance(value, str):
+        return True
+    text = value.strip().lower()
+    return text not in ("", "none") and not text.startswith(_AGENTS_INSTRUCTION)
 
 
 def _take_references(fields: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
         utterance = await service.planner.plan(speech)
         stream = service.submit(utterance)
     except BaseException:
-        lease.release()
+        lease.refund()
         raise
     names = [*ignored, *utterance.ignored]
     headers = {"x-ignored-fields": s.header_list(names)} if names else {}

@@ -70,6 +70,14 @@ def two_at_once(start, monkeypatch):
     return server
 
 
+def test_refused_requests_cost_nothing(start):
+    server = start(limits=Limits(chars_per_minute=30))
+    for _ in range(4):
+        assert server.speak(input="x" * 20, voice="nobody").status_code == 400
+    answer = server.speak(input="x" * 20)
+    assert answer.status_code == 200 and answer.headers["x-ratelimit-remaining-tokens"] == "10"
+
+
 def test_without_keys_a_made_up_key_is_no_way_around(start):
     server = start(limits=Limits(chars_per_minute=30))
     answers = [

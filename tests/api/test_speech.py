@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import get_args
 
 import httpx
@@ -124,6 +125,20 @@ def test_null_is_absent_and_unknown_fields_are_named_in_a_header(server):
 def test_what_is_no_instruction_is_left_out(server, instructions):
     assert server.speak(instructions=instructions).status_code == 200
     assert server.engine.submitted[-1][1].instruct == ()
+
+
+@pytest.mark.parametrize("field", ["input", "instructions", "voice", "language", "ref_audio"])
+def test_long_strange_strings_are_answered_at_once(server, field):
+    for text in (
+        " " * 5_000_000 + "x",
+        "a+" * 2_000_000,
+        "\t" * 3_000_000 + "(",
+        "[pause:" * 10**6,
+    ):
+        started = time.perf_counter()
+        answer = server.speak(**{field: text})
+        assert answer.status_code == 400 and len(answer.content) < 20_000
+        assert time.perf_counter() - started < 3
 
 
 def test_sampling_fields_reach_the_engine(server):
