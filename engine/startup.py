@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.8
 CPU_CACHE_MOST = 4 * 2**30
+SMALL_MODEL_BYTES = 100 * 10**6
 LEAST_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
 
 
@@ -45,12 +46,17 @@ def choose_device(config: EngineConfig) -> torch.device:
     return torch.device("cuda", 0) if use_cuda else torch.device("cpu")
 
 
-def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU and on CPUs that multiply it in hardware; float32 elsewhere."""
+def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) -> torch.dtype:
+    """bfloat16 on a GPU, and on CPUs that multiply it in hardware unless all models are small:
+    there it saves reading memory, and small weights stay in the cache. float32 elsewhere.
+    """
     if config.dtype != "auto":
         return getattr(torch, config.dtype)
-    native = device.type == "cuda" or _cpu_has_bf16()
-    return torch.bfloat16 if native else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16
+    files = [path / "model.safetensors" for path in paths]
+    large = any(file.exists() and file.stat().st_size >= SMALL_MODEL_BYTES for file in files)
+    return torch.bfloat16 if large and _cpu_has_bf16() else torch.float32
 
 
 def _cpu_has_bf16() -> bool:
@@ -67,12 +73,13 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
     """
     started = time.monotonic()
     device = choose_device(config)
-    dtype = choose_dtype(config, device)
+    paths = {spec.id: resolve(spec) for spec in models}
+    dtype = choose_dtype(config, device, list(paths.values()))
     if device.type == "cpu":
         torch.set_num_threads(config.threads or measure_threads(dtype))
     checkpoints = {}
     for spec in models:
-        path = resolve(spec)
+        path = paths[spec.id]
         checkpoints[spec.id] = load(spec, path, dtype, device)
         log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
         if checkpoints[spec.id].info.random_weights:
