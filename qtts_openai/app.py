@@ -23,16 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, engine: EngineClient | None = None) -> Litestar:
-    """`engine`: one that another owns and has started or not; without it one is made from the
-    settings.
+    """Starts `engine`, or one made from the settings, and closes it; who sets state.service first
+    has started it.
     """
     client = engine or EngineClient(settings.engine, settings.specs())
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        if client.status != "ready":
-            await client.start()
-        app.state.service = Service(settings, client)
+        if app.state.get("service") is None:
+            app.state.service = await Service.begin(settings, client)
         _announce(app.state.service)
         try:
             yield

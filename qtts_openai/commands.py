@@ -47,8 +47,9 @@ def run_serve(arguments: argparse.Namespace) -> None:
 async def _serve(settings: Settings) -> None:
     """Take the port before minutes of loading, so that a taken one is said; listen when ready."""
     engine = EngineClient(settings.engine, settings.specs())
+    app = create_app(settings, engine)
     config = uvicorn.Config(
-        create_app(settings, engine),
+        app,
         host=settings.server.host,
         port=settings.server.port,
         log_config=None,
@@ -59,7 +60,7 @@ async def _serve(settings: Settings) -> None:
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     with _exit_status_zero(signal.SIGTERM), _bound(settings.server) as listener:
-        await engine.start()
+        app.state.service = await Service.begin(settings, engine)
         host, port = listener.getsockname()[:2]
         logging.getLogger(__name__).info("ready: base_url http://%s:%s/v1", host, port)
         await server.serve(sockets=[listener])
@@ -186,10 +187,9 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
     started = time.perf_counter()
     _progress("loading the model ...")
     engine = EngineClient(settings.engine, settings.specs())
+    service = await Service.begin(settings, engine)
     try:
-        await engine.start()
         _progress(f"loaded in {time.perf_counter() - started:.1f} s\n")
-        service = Service(settings, engine)
         for model in service.noisy_models():
             _progress(f"model {model} has random weights: this will be noise\n")
         utterance = await service.planner.plan(request)

@@ -16,7 +16,7 @@ from typing import Literal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from engine import ModelInfo, Prompt
+from engine import CheckpointError, ModelInfo, Prompt
 from qtts_openai.duration import expected_frames
 from qtts_openai.errors import invalid
 
@@ -60,7 +60,14 @@ def load_tokenizer(directory: Path, pretokenizer: Pretokenizer = "qwen") -> Toke
     """Qwen2's byte-level BPE from vocab.json, merges.txt and the added tokens of
     tokenizer_config.json.
     """
-    model = BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
+    files = [directory / name for name in ("vocab.json", "merges.txt", "tokenizer_config.json")]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; the text tokenizer needs it")
+    try:
+        model = BPE.from_file(str(files[0]), str(files[1]))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{files[0]} and merges.txt cannot be read: {error}") from error
     tokenizer = Tokenizer(model)
     split = Regex(QWEN_SPLIT if pretokenizer == "qwen" else MISTRAL_SPLIT)
     tokenizer.normalizer = normalizers.NFC()
@@ -71,17 +78,20 @@ def load_tokenizer(directory: Path, pretokenizer: Pretokenizer = "qwen") -> Toke
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    _add_tokens(tokenizer, directory / "tokenizer_config.json")
+    _add_tokens(tokenizer, files[2])
     return tokenizer
 
 
 def _add_tokens(tokenizer: Tokenizer, config: Path) -> None:
-    added = json.loads(config.read_text("utf-8")).get("added_tokens_decoder", {})
+    try:
+        added = json.loads(config.read_text("utf-8")).get("added_tokens_decoder", {})
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{config} cannot be read: {error}") from error
     for number, fields in sorted(added.items(), key=lambda item: int(item[0])):
         tokenizer.add_tokens([AddedToken(**fields)])
         got = tokenizer.token_to_id(fields["content"])
         if got != int(number):
-            raise ValueError(
+            raise CheckpointError(
                 f"{config}: token {fields['content']!r} has id {got}, the file says {number}"
             )
 

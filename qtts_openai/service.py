@@ -33,6 +33,19 @@ class Service:
         self.planner = Planner(settings, self.casting)
         self.limiter = Limiter(settings.limits)
 
+    @classmethod
+    async def begin(cls, settings: Settings, engine: EngineClient) -> "Service":
+        """Start the engine, unless it is, and read what the models need here. CheckpointError or
+        EngineDeadError when that fails; no worker is left behind then.
+        """
+        try:
+            if engine.status != "ready":
+                await engine.start()
+            return cls(settings, engine)
+        except BaseException:
+            await engine.close()
+            raise
+
     def submit(self, utterance: Utterance) -> PcmStream:
         """Raises QueueFullError or EngineDeadError at once, before any work."""
         submit = partial(self._submit_prompt, utterance)

@@ -1,7 +1,11 @@
 """Layouts and languages, with a tokenizer small enough to count by hand."""
 
+import re
+import shutil
+
 import pytest
 
+from engine import CheckpointError
 from qtts_openai.errors import ApiError
 from qtts_openai.prompting import PromptBuilder, find_language, load_tokenizer
 from tests.api.fake_engine import model_info
@@ -79,6 +83,19 @@ def test_unknown_languages(builder):
     with pytest.raises(ApiError, match="Auto, Chinese, English"):
         find_language("hindi", builder.model)
     assert find_language("h", builder.model, lenient=True) == "auto"
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"a": "b"}'])
+def test_tokenizer_files_that_are_missing_or_broken(tokenizer_dir, tmp_path, file, content):
+    shutil.copytree(tokenizer_dir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    if (file, content) in {("merges.txt", b""), ("tokenizer_config.json", b'{"a": "b"}')}:
+        return  # no merges, no added tokens: legal
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
+        load_tokenizer(tmp_path)
 
 
 def test_pretokenizers_differ_where_case_changes_inside_a_word(tokenizer_dir):

@@ -108,6 +108,13 @@ def test_a_checkpoint_that_cannot_be_loaded_is_one_line(tokenizer_dir, tmp_path)
     assert log == "qtts: /x/config.json is missing\n"
 
 
+def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path):
+    with process(tmp_path, tmp_path, free_port()) as running:
+        log = running.communicate(timeout=20)[1]
+        assert running.returncode == 1
+    assert log.startswith("qtts: ") and "vocab.json is missing" in log and log.count("\n") == 1
+
+
 def test_a_port_in_use_is_told_before_loading(tokenizer_dir, tmp_path):
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
