@@ -20,7 +20,7 @@ from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from engine import SAMPLE_RATE_HZ, FinishReason, GenerationFailedError
+from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
 from qtts_openai.encoders import AudioEncoder, with_exact_sizes
 from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.limiter import Lease
@@ -93,9 +93,9 @@ class Speech:
     def _check_end(self) -> None:
         finished = self.stream.finished
         reason = finished.reason if finished else FinishReason.ERROR
-        self.metrics.finished.labels(reason.value).inc()
         if reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise GenerationFailedError(f"The utterance ended early ({reason.value}).")
+        self.metrics.finished.labels(reason.value).inc()
 
     def usage(self) -> dict[str, int]:
         assert self.stream.finished is not None
@@ -151,7 +151,9 @@ class Speech:
 
     def _log_broken(self, error: Exception) -> None:
         self.metrics.finished.labels(FinishReason.ERROR.value).inc()
-        logger.error("speech broke off after its start: %s: %s", type(error).__name__, error)
+        ours = None if isinstance(error, EngineError) else error
+        name = type(error).__name__
+        logger.error("speech broke off after its start: %s: %s", name, error, exc_info=ours)
 
     def headers(self) -> dict[str, str]:
         limits = self.lease.headers if self.lease else {}
