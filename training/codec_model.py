@@ -1,4 +1,4 @@
-"""The codec decoder of the official layout as trainable modules; parameter names are the checkpoint's.
+"""The codec decoder of the official layout as trainable modules, under the checkpoint's names.
 
 Shapes: codes [B, T, 16] -> latents [B, latent, 4T] at 50 Hz -> wave [B, 1920 T] at 24 kHz.
 """
@@ -7,14 +7,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-CONFIG = {"attention_bias": False, "attention_dropout": 0.0, "codebook_dim": 384, "codebook_size": 64,
-          "decoder_dim": 192, "head_dim": 64, "hidden_act": "silu", "hidden_size": 256,
-          "intermediate_size": 640, "latent_dim": 256, "layer_scale_initial_scale": 0.01,
-          "max_position_embeddings": 8000, "num_attention_heads": 4, "num_hidden_layers": 3,
-          "num_key_value_heads": 4, "num_quantizers": 16, "num_semantic_quantizers": 1, "rms_norm_eps": 1e-05,
-          "rope_theta": 10000, "semantic_codebook_size": 64, "sliding_window": 16,
-          "upsample_rates": [8, 5, 4, 3], "upsampling_ratios": [2, 2],
-          "vector_quantization_hidden_dimension": 64}
+CONFIG = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "codebook_dim": 384,
+    "codebook_size": 64,
+    "decoder_dim": 192,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "latent_dim": 256,
+    "layer_scale_initial_scale": 0.01,
+    "max_position_embeddings": 8000,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "num_quantizers": 16,
+    "num_semantic_quantizers": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000,
+    "semantic_codebook_size": 64,
+    "sliding_window": 16,
+    "upsample_rates": [8, 5, 4, 3],
+    "upsampling_ratios": [2, 2],
+    "vector_quantization_hidden_dimension": 64,
+}
 
 
 class CausalConv(nn.Module):
@@ -34,13 +52,16 @@ class CausalUp(nn.Module):
 
     def forward(self, x):
         y = self.conv(x)
-        return y[..., :y.shape[-1] - self.cut] if self.cut else y
+        return y[..., : y.shape[-1] - self.cut] if self.cut else y
 
 
 class SnakeBeta(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.alpha, self.beta = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+        self.alpha, self.beta = (
+            nn.Parameter(torch.zeros(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
 
     def forward(self, x):
         a, b = self.alpha.exp()[:, None], 1 / (self.beta.exp()[:, None] + 1e-9)
@@ -82,20 +103,29 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.width = c["num_attention_heads"], c["head_dim"]
         inner = self.heads * self.width
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(c["hidden_size"], inner, bias=False) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (
+            nn.Linear(c["hidden_size"], inner, bias=False) for _ in range(3)
+        )
         self.o_proj = nn.Linear(inner, c["hidden_size"], bias=False)
 
     def forward(self, x, cos, sin, mask):
-        split = [p(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-                 for p in (self.q_proj, self.k_proj, self.v_proj)]
-        y = F.scaled_dot_product_attention(rotate(split[0], cos, sin), rotate(split[1], cos, sin), split[2], mask)
+        split = [
+            p(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        ]
+        y = F.scaled_dot_product_attention(
+            rotate(split[0], cos, sin), rotate(split[1], cos, sin), split[2], mask
+        )
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
     def __init__(self, width, inner):
         super().__init__()
-        self.gate_proj, self.up_proj = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.gate_proj, self.up_proj = (
+            nn.Linear(width, inner, bias=False),
+            nn.Linear(width, inner, bias=False),
+        )
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x):
@@ -107,7 +137,9 @@ class Layer(nn.Module):
         super().__init__()
         width = c["hidden_size"]
         self.self_attn, self.mlp = Attention(c), MLP(width, c["intermediate_size"])
-        self.input_layernorm, self.post_attention_layernorm = (RMSNorm(width, c["rms_norm_eps"]) for _ in range(2))
+        self.input_layernorm, self.post_attention_layernorm = (
+            RMSNorm(width, c["rms_norm_eps"]) for _ in range(2)
+        )
         self.self_attn_layer_scale, self.mlp_layer_scale = Scale(width, 0.3), Scale(width, 0.3)
 
     def forward(self, x, *where):
@@ -138,7 +170,10 @@ class PreTransformer(nn.Module):
 class ConvNeXt(nn.Module):
     def __init__(self, width):
         super().__init__()
-        self.dwconv, self.norm = CausalConv(width, width, 7, groups=width), nn.LayerNorm(width, eps=1e-6)
+        self.dwconv, self.norm = (
+            CausalConv(width, width, 7, groups=width),
+            nn.LayerNorm(width, eps=1e-6),
+        )
         self.pwconv1, self.pwconv2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.gamma = nn.Parameter(torch.full((width,), 0.3))
 
@@ -160,8 +195,11 @@ class ResidualUnit(nn.Module):
 class Block(nn.Module):
     def __init__(self, in_, rate):
         super().__init__()
-        self.block = nn.Sequential(SnakeBeta(in_), CausalUp(in_, in_ // 2, 2 * rate, rate),
-                                   *(ResidualUnit(in_ // 2, d) for d in (1, 3, 9)))
+        self.block = nn.Sequential(
+            SnakeBeta(in_),
+            CausalUp(in_, in_ // 2, 2 * rate, rate),
+            *(ResidualUnit(in_ // 2, d) for d in (1, 3, 9)),
+        )
 
     def forward(self, x):
         return self.block(x)
@@ -173,11 +211,15 @@ class CodecDecoder(nn.Module):
         width, latent, top = c["codebook_dim"] // 2, c["latent_dim"], c["decoder_dim"]
         self.config = c
         self.tables = nn.Parameter(torch.randn(16, c["codebook_size"], width) * 0.5)
-        self.first_out, self.rest_out = (nn.Linear(width, c["codebook_dim"], bias=False) for _ in range(2))
+        self.first_out, self.rest_out = (
+            nn.Linear(width, c["codebook_dim"], bias=False) for _ in range(2)
+        )
         self.pre_conv = CausalConv(c["codebook_dim"], latent, 3)
         self.pre_transformer = PreTransformer(c)
-        self.upsample = nn.ModuleList(nn.ModuleList([CausalUp(latent, latent, r, r), ConvNeXt(latent)])
-                                      for r in c["upsampling_ratios"])
+        self.upsample = nn.ModuleList(
+            nn.ModuleList([CausalUp(latent, latent, r, r), ConvNeXt(latent)])
+            for r in c["upsampling_ratios"]
+        )
         stages = [CausalConv(latent, top, 7)]
         stages += [Block(top >> i, r) for i, r in enumerate(c["upsample_rates"])]
         stages += [SnakeBeta(top >> 4), CausalConv(top >> 4, 1, 7)]
@@ -206,8 +248,10 @@ class CodecDecoder(nn.Module):
             if not name.startswith(("tables", "first_out", "rest_out")):
                 out[f"decoder.{name}"] = tensor
         size, width = self.tables.shape[1:]
-        for branch, project, tables in (("first", self.first_out, self.tables[:1]),
-                                        ("rest", self.rest_out, self.tables[1:])):
+        for branch, project, tables in (
+            ("first", self.first_out, self.tables[:1]),
+            ("rest", self.rest_out, self.tables[1:]),
+        ):
             prefix = f"decoder.quantizer.rvq_{branch}"
             out[f"{prefix}.input_proj.weight"] = torch.zeros(width, 2 * width, 1)
             out[f"{prefix}.output_proj.weight"] = project.weight[..., None]

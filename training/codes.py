@@ -17,14 +17,18 @@ follow from this one. The place in the pitch cycle is what a waveform with the r
 needs and what no decoder could count up by itself.
 """
 
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 
 WORK = Path(__file__).parent / "work"
-PHONES = """pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w
-y z zh""".split()
+PHONES = re.findall(
+    r"\w+",
+    "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th"
+    " uh uw v w y z zh",
+)
 PHONE = {p: i + 1 for i, p in enumerate(PHONES)}
 PHONE["axr"] = PHONE["er"]
 END, SIZE, USED = 62, 64, 14
@@ -35,14 +39,21 @@ PITCH_LOW, PITCH_STEPS = np.log(70.0), 62 / np.log(320 / 70)
 
 
 def parse(line):
-    count, segments, f0, phase, samples = line.rstrip("\n").split("\t")
+    _, segments, f0, phase, samples = line.rstrip("\n").split("\t")
     segments = [s.rsplit(":", 4) for s in segments.split(" ")]
-    segments = [(p, round(int(e) / 5), int(a), int(b), int(share)) for p, e, a, b, share in segments]
-    return segments, np.array(f0.split(" "), float) / 10, np.array(phase.split(" "), float) / 1000, int(samples)
+    segments = [
+        (p, round(int(e) / 5), int(a), int(b), int(share)) for p, e, a, b, share in segments
+    ]
+    return (
+        segments,
+        np.array(f0.split(" "), float) / 10,
+        np.array(phase.split(" "), float) / 1000,
+        int(samples),
+    )
 
 
 def encode(line, voice):
-    """One dump line -> codes [T, 16] uint8, place in the text [T] (byte offset), first unit, samples."""
+    """One dump line -> codes [T, 16], byte offset in the text [T], first unit, samples."""
     segments, f0, phase, samples = parse(line)
     if segments[0][0] != "pau" or segments[-1][0] != "pau" or len(segments) < 3:
         return None
@@ -55,8 +66,8 @@ def encode(line, voice):
     out = np.zeros((frames, 16), np.uint8)
     place = np.zeros(frames, np.int32)
     now, at = 0, 0
-    f0 = np.pad(f0[max(first, 0):], (max(-first, 0), frames * UNITS))
-    phase = np.pad(phase[max(first, 0):], (max(-first, 0), frames * UNITS), constant_values=-1)
+    f0 = np.pad(f0[max(first, 0) :], (max(-first, 0), frames * UNITS))
+    phase = np.pad(phase[max(first, 0) :], (max(-first, 0), frames * UNITS), constant_values=-1)
     for t in range(frames):
         stop, k = (t + 1) * UNITS, 0
         while now + 1 < len(segments) and ends[now] < stop and k < 3:
@@ -68,9 +79,9 @@ def encode(line, voice):
         span = slice(t * UNITS, stop)
         voiced = phase[span] >= 0
         if voiced.any():
-            pitch = (np.log(f0[span][voiced]).mean() - PITCH_LOW) * PITCH_STEPS
+            pitch = (np.log(np.maximum(f0[span][voiced], 50)).mean() - PITCH_LOW) * PITCH_STEPS
             out[t, 8] = 1 + np.clip(round(pitch), 0, 62)
-        ticks = phase[t * UNITS + 4:stop + 1:4]
+        ticks = phase[t * UNITS + 4 : stop + 1 : 4]
         out[t, 9:13] = np.where(ticks >= 0, 1 + np.floor(ticks * 32), 0)
         ahead = segments[min(now + 1, len(segments) - 1)]
         if ahead[2] >= 0:
@@ -81,7 +92,7 @@ def encode(line, voice):
 
 
 def with_longer_lead(codes, place):
-    """The same speech after two more frames of silence (text that arrives token by token needs them)."""
+    """The same after two more frames of silence: text that arrives token by token needs them."""
     extra = np.zeros((2, 16), np.uint8)
     started = codes[0, 1] if codes[0, 1] else codes[0, 0]
     extra[:, 0], extra[:, 13] = started, codes[0, 13]
@@ -107,8 +118,15 @@ def encode_shard(path):
     out = WORK / "codes" / f"{path.stem}.npz"
     out.parent.mkdir(exist_ok=True)
     part = out.with_suffix(".part.npz")
-    np.savez(part, texts=np.array("\n".join(texts)), codes=np.concatenate(codes), place=np.concatenate(places),
-             lengths=np.array([len(c) for c in codes]), first=np.array(firsts), pcm=np.array(offsets))
+    np.savez(
+        part,
+        texts=np.array("\n".join(texts)),
+        codes=np.concatenate(codes),
+        place=np.concatenate(places),
+        lengths=np.array([len(c) for c in codes]),
+        first=np.array(firsts),
+        pcm=np.array(offsets),
+    )
     part.rename(out)
     return len(codes), sum(map(len, codes))
 
@@ -120,7 +138,10 @@ def main():
             continue
         count, frames = encode_shard(path)
         total += frames
-        print(f"{path.stem} {count} sentences {frames * 0.08 / 3600:.2f} h, {time.time() - start:.0f} s", flush=True)
+        print(
+            f"{path.stem} {count} sentences {frames / 45e3:.2f} h, {time.time() - start:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

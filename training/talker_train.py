@@ -21,7 +21,14 @@ from tokenizer import Tokenizer
 from torch import nn
 
 WORK = Path(__file__).parent / "work"
-MIX = {"examples": 0.42, "closed": 0.26, "words": 0.12, "glosses": 0.08, "long": 0.09, "audio": 0.03}
+MIX = {
+    "examples": 0.42,
+    "closed": 0.33,
+    "words": 0.16,
+    "glosses": 0.02,
+    "long": 0.04,
+    "audio": 0.03,
+}
 EOS = CONTROL["codec_eos_token_id"]
 
 
@@ -30,8 +37,26 @@ class Corpus:
 
     def __init__(self, tok):
         self.tok, self.items, self.loaded = tok, {b: [] for b in MIX}, set()
-        self.foreign = [tok.encode(w)[0] for w in (" да", " привет", " мир", " 你好", " 世界", " é", " ñ", " こんにちは",
-                                                   " 안녕", " 🙂", " слово", " ™", " ©", " жизнь", " 日本")]
+        self.foreign = [
+            tok.encode(w)[0]
+            for w in (
+                " да",
+                " привет",
+                " мир",
+                " 你好",
+                " 世界",
+                " é",
+                " ñ",
+                " こんにちは",
+                " 안녕",
+                " 🙂",
+                " слово",
+                " ™",
+                " ©",
+                " жизнь",
+                " 日本",
+            )
+        ]
         self.refresh()
 
     def refresh(self):
@@ -42,13 +67,18 @@ class Corpus:
             z = np.load(path)
             cuts = np.cumsum(z["lengths"])[:-1]
             speaker = int(path.stem.endswith("rms"))
-            for text, codes, place in zip(str(z["texts"]).split("\n"), np.split(z["codes"], cuts),
-                                          np.split(z["place"], cuts), strict=True):
+            for text, codes, place in zip(
+                str(z["texts"]).split("\n"),
+                np.split(z["codes"], cuts),
+                np.split(z["place"], cuts),
+                strict=True,
+            ):
                 ids, widths = self.tok.encode(text)
                 ends = np.cumsum(widths)
                 spoken = np.minimum(np.searchsorted(ends, place, side="right"), len(ids) - 1)
                 self.items[path.name.split("-")[0]].append(
-                    (np.array(ids, np.int16), codes, spoken.astype(np.int16), speaker))
+                    (np.array(ids, np.int16), codes, spoken.astype(np.int16), speaker)
+                )
 
     def draw(self, rng):
         names = [b for b in MIX if self.items[b]]
@@ -59,9 +89,13 @@ class Corpus:
         if rng.random() < 0.02:
             ids, spoken = self.insert_foreign(ids, spoken, rng)
         if rng.random() < 0.003:
-            ids = [t for _ in range(rng.integers(1, 5)) for t in self.foreign[rng.integers(len(self.foreign))]]
+            ids = [
+                t
+                for _ in range(rng.integers(1, 5))
+                for t in self.foreign[rng.integers(len(self.foreign))]
+            ]
             codes, spoken = silence(codes[0, 13]), np.zeros(3, np.int16)
-        streaming = rng.random() < 0.35
+        streaming = rng.random() < 0.3
         if streaming:
             codes, spoken = with_longer_lead(codes, spoken)
         text, codec, trailing, start = build(self.tok, ids, speaker, rng.random() < 0.5, streaming)
@@ -106,15 +140,15 @@ def collate(group, rng, noise):
     for i, (t, c, trailing, y, place) in enumerate(group):
         n, m = len(t), len(y)
         text[i, :n], codec[i, :n] = t, c
-        text[i, n:n + m] = t[3]  # <tts_pad>
+        text[i, n : n + m] = t[3]  # <tts_pad>
         k = min(len(trailing), m)
-        text[i, n:n + k] = trailing[:k]
+        text[i, n : n + k] = trailing[:k]
         wrong = rng.random((m, 14)) < noise * (rng.random((m, 1)) < 0.3)
         heard = np.where(wrong, rng.integers(0, SIZE, (m, 14)), y[:, :14])
-        codec[i, n:n + m], codes[i, n:n + m] = heard[:, 0], heard[:, 1:]
-        target[i, n - 1:n + m - 1], target[i, n + m - 1] = y[:, 0], EOS
-        frames[i, n - 1:n + m - 1] = y[:, :14]
-        guide[i, n - 1:n + m - 1] = np.where(place <= np.arange(n - 1, n + m - 1), place, -1)
+        codec[i, n : n + m], codes[i, n : n + m] = heard[:, 0], heard[:, 1:]
+        target[i, n - 1 : n + m - 1], target[i, n + m - 1] = y[:, 0], EOS
+        frames[i, n - 1 : n + m - 1] = y[:, :14]
+        guide[i, n - 1 : n + m - 1] = np.where(place <= np.arange(n - 1, n + m - 1), place, -1)
     return [torch.from_numpy(a) for a in (text, codec, target, guide, codes, frames)]
 
 
@@ -135,13 +169,22 @@ def losses(model, batch, share, generator):
     where = target >= 0
     parts = {"c0": F.cross_entropy(model.codec_head(h[where]).float(), target[where])}
     rows = torch.nonzero((frames[..., 0] >= 0).flatten())[:, 0]
-    rows = rows[torch.randperm(len(rows), generator=generator)[:int(share * len(rows))]]
+    rows = rows[torch.randperm(len(rows), generator=generator)[: int(share * len(rows))]]
     y = frames.flatten(0, 1)[rows]
-    each = torch.stack([F.cross_entropy(z.float(), y[:, g + 1])
-                        for g, z in enumerate(model.predict_codes(h.flatten(0, 1)[rows], y))])
-    parts |= {"phones": each[:3].sum(), "times": each[3:7].sum(), "pitch": each[7], "cycle": each[8:12].sum()}
+    each = torch.stack(
+        [
+            F.cross_entropy(z.float(), y[:, g + 1])
+            for g, z in enumerate(model.predict_codes(h.flatten(0, 1)[rows], y))
+        ]
+    )
+    parts |= {
+        "phones": each[:3].sum(),
+        "times": each[3:7].sum(),
+        "pitch": each[7],
+        "cycle": each[8:12].sum(),
+    }
     parts["guide"] = guide_loss(q, k, guide)
-    return parts, each
+    return parts
 
 
 def main():
@@ -149,7 +192,9 @@ def main():
     args.add_argument("--steps", type=int, default=7000)
     args.add_argument("--tokens", type=int, default=3000)
     args.add_argument("--rate", type=float, default=2e-3)
-    args.add_argument("--share", type=float, default=0.5, help="of the frames that train the predictor")
+    args.add_argument(
+        "--share", type=float, default=0.5, help="of the frames that train the predictor"
+    )
     args.add_argument("--noise", type=float, default=0.08)
     args = args.parse_args()
     torch.manual_seed(0)
@@ -159,8 +204,10 @@ def main():
     print({b: len(x) for b, x in corpus.items.items()}, flush=True)
     model = Talker()
     print({n: sum(p.numel() for p in m.parameters()) for n, m in model.named_children()})
-    optimiser = torch.optim.AdamW(model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.03)
-    step, path, start, audio = 0, WORK / "talker.pt", time.process_time(), 0
+    optimiser = torch.optim.AdamW(
+        model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.03
+    )
+    step, path, start = 0, WORK / "talker.pt", time.process_time()
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
@@ -169,14 +216,23 @@ def main():
     rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
     stream, average = batches(corpus, rng, args.tokens), {}
     while step < args.steps:
-        rate = args.rate * min(1, (step + 1) / 200) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        rate = (
+            args.rate
+            * min(1, (step + 1) / 200)
+            * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate
         batch = collate(next(stream), rng, args.noise)
         with torch.autocast("cpu", torch.bfloat16):
-            parts, each = losses(model, batch, args.share, generator)
+            parts = losses(model, batch, args.share, generator)
         guided = 1.0 if step < 1500 else 0.1
-        loss = parts["c0"] + 0.4 * (parts["phones"] + parts["times"]) + 0.2 * parts["pitch"] + 0.2 * parts["cycle"]
+        loss = (
+            parts["c0"]
+            + 0.4 * (parts["phones"] + parts["times"])
+            + 0.1 * parts["pitch"]
+            + 0.1 * parts["cycle"]
+        )
         (loss + guided * parts["guide"]).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -185,11 +241,16 @@ def main():
         for name, value in {"loss": loss, "norm": norm, **parts}.items():
             average[name] = 0.97 * average.get(name, float(value)) + 0.03 * float(value)
         if step % 25 == 0:
-            print(f"{step} {time.process_time() - start:.0f} s " + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
-                  flush=True)
+            print(
+                f"{step} {time.process_time() - start:.0f} s "
+                + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
+                flush=True,
+            )
         if step % 250 == 0:
-            torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
-                       path.with_suffix(".part"))
+            torch.save(
+                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
+                path.with_suffix(".part"),
+            )
             path.with_suffix(".part").rename(path)
             corpus.refresh()
 

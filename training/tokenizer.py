@@ -1,6 +1,7 @@
 """Byte-level BPE in the Qwen2 file format, small enough that most tokens are two or three letters.
 
-    python tokenizer.py [--merges 400]     -> work/tokenizer/{vocab.json,merges.txt,tokenizer_config.json}
+    python tokenizer.py [--merges 400]
+    -> work/tokenizer/{vocab.json,merges.txt,tokenizer_config.json}
 
 Streaming text feeds one token per 80 ms frame, so tokens must run ahead of the speech: about
 2.5 characters per token do, single characters would not.
@@ -10,6 +11,7 @@ import argparse
 import json
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -17,13 +19,46 @@ import regex
 WORK = Path(__file__).parent / "work"
 PIECES = regex.compile(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-PLAIN = ["<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
-         "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
-ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-         "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
-         "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", *PLAIN, "<|audio_start|>", "<|audio_end|>",
-         "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>", "<tts_text_bos_single>", "<|audio_pad|>"]
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PLAIN = [
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+]
+ADDED = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    *PLAIN,
+    "<|audio_start|>",
+    "<|audio_end|>",
+    "<tts_pad>",
+    "<tts_text_bos>",
+    "<tts_text_eod>",
+    "<tts_text_bos_single>",
+    "<|audio_pad|>",
+]
 
 
 def byte_symbols():
@@ -61,7 +96,7 @@ def learn(texts, count):
     while len(merges) < count:
         pairs = Counter()
         for parts, n in words:
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += n
         best = max(pairs, key=lambda p: (pairs[p], p))
         merges.append(best)
@@ -78,7 +113,7 @@ def split(piece, merges):
     ranks = {pair: i for i, pair in enumerate(merges)}
     parts = to_symbols(piece)
     while len(parts) > 1:
-        best = min(zip(parts, parts[1:], strict=False), key=lambda p: ranks.get(p, 1 << 30))
+        best = min(pairwise(parts), key=lambda p: ranks.get(p, 1 << 30))
         if best not in ranks:
             break
         parts = merge_once(parts, best)
@@ -118,15 +153,36 @@ def save(folder, merges):
         vocab.setdefault(a + b, len(vocab))
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    decoder = {str(len(vocab) + i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False,
-                                     "single_word": False, "special": t not in PLAIN} for i, t in enumerate(ADDED)}
+    decoder = {
+        str(len(vocab) + i): {
+            "content": t,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": t not in PLAIN,
+        }
+        for i, t in enumerate(ADDED)
+    }
     extra = [t for t in ADDED if t not in PLAIN and t != "<|endoftext|>"]
-    config = {"add_bos_token": False, "add_prefix_space": False, "added_tokens_decoder": decoder,
-              "additional_special_tokens": extra, "audio_bos_token": "<|audio_start|>",
-              "audio_eos_token": "<|audio_end|>", "audio_token": "<|audio_pad|>", "bos_token": None,
-              "clean_up_tokenization_spaces": False, "eos_token": "<|im_end|>", "errors": "replace",
-              "model_max_length": 131072, "pad_token": "<|endoftext|>", "split_special_tokens": False,
-              "tokenizer_class": "Qwen2Tokenizer", "unk_token": None}
+    config = {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": decoder,
+        "additional_special_tokens": extra,
+        "audio_bos_token": "<|audio_start|>",
+        "audio_eos_token": "<|audio_end|>",
+        "audio_token": "<|audio_pad|>",
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 131072,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -134,7 +190,11 @@ def main():
     args = argparse.ArgumentParser()
     args.add_argument("--merges", type=int, default=400)
     args = args.parse_args()
-    texts = [t for b in ("examples", "closed") for t in (WORK / "text" / f"{b}.txt").read_text().splitlines()]
+    texts = [
+        t
+        for b in ("examples", "closed")
+        for t in (WORK / "text" / f"{b}.txt").read_text().splitlines()
+    ]
     merges = learn(texts, args.merges)
     save(WORK / "tokenizer", merges)
     tok = Tokenizer()
