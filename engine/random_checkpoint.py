@@ -15,13 +15,13 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from tqdm import tqdm
 
 from engine.errors import CheckpointError
 from engine.random_shapes import (
@@ -186,14 +186,10 @@ def _write_safetensors(
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for spec in specs:
+        hidden = None if progress else True  # None: shown on a terminal only
+        for spec in tqdm(specs, desc=f"writing {file.name}", leave=False, disable=hidden):
             for chunk in _values(spec, seed):
                 stream.write(_encode(chunk, dtype))
-            if progress:
-                done = stream.tell() / (end + len(text) + 8)
-                print(f"\r{file.name} {done:4.0%}", end="", file=sys.stderr, flush=True)
-    if progress:
-        print(file=sys.stderr)
 
 
 def _encode(values: np.ndarray, dtype: Dtype) -> bytes:
