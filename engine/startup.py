@@ -242,3 +242,4 @@ def _warm_up(core: EngineCore) -> None:
     )
     assert any(isinstance(fact, AudioChunk) for fact in told), "warm-up made no audio"
     core.num_steps = core.num_frames = 0
+    core.scheduler.prefill_s_per_token.clear()  # a cold run's costs are nobody's

@@ -2,16 +2,18 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import codec_runner
+from engine import codec_runner, random_checkpoint
 from engine.config import ModelSpec
 from engine.core import EngineCore
 from engine.protocol import FinishReason, SamplingParams, Submit
+from engine.random_shapes import random_checkpoint_config
 from tests.engine.conftest import build_core
 from tests.engine.speaking import (
     MODELS,
@@ -138,9 +140,7 @@ def test_the_model_ends_its_speech(ending_model: ModelSpec) -> None:
 
 
 def test_a_runaway_is_stopped_and_counted(models: list[ModelSpec]) -> None:
-    core = build_core(
-        models[:1], kv_cache_memory="8MB", guard_frames_base=10, guard_factor=0.5
-    )
+    core = build_core(models[:1], kv_cache_memory="8MB", guard_frames_base=10, guard_factor=0.5)
     params = SamplingParams(temperature=0.0, ignore_eos=True)
     heard = say(core, submit(1, params=params, prompt=prompt(num_text=5)))
     assert heard.finished is not None and heard.finished.reason is FinishReason.LENGTH
@@ -178,6 +178,44 @@ def test_the_first_row_of_one_model_is_not_the_first_row_of_the_next(core: Engin
         blocks = [block for seq in core.sequences.values() for block in seq.block_table]
         assert len(set(rows)) == len(rows) == len(MODELS)
         assert len(set(blocks)) == len(blocks)
+
+
+def test_what_differs_is_not_shared(
+    models: list[ModelSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint of another depth and codec beside one of the usual kind."""
+
+    def shallow(*args) -> dict:
+        config = random_checkpoint_config(*args)
+        config["talker_config"]["num_hidden_layers"] = 2
+        return config
+
+    monkeypatch.setattr(random_checkpoint, "random_checkpoint_config", shallow)
+    random_checkpoint.write_random_checkpoint(
+        tmp_path / "other", model_type="custom_voice", shape="tiny-0b6", seed=9
+    )
+    other = ModelSpec(id="other", checkpoint=str(tmp_path / "other"))
+    core = build_core([models[0], other], kv_cache_memory="8MB", max_num_seqs=6)
+    assert core.pools["other"] is not core.pools[MODELS[0]]
+    assert core.codecs["other"] is not core.codecs[MODELS[0]]
+    submits = [submit(i, model, 8) for i, model in enumerate([MODELS[0], "other"] * 3)]
+    alone = {one.id: say(core, one) for one in submits[:2]}
+    together = speak(core, submits)
+    for i in range(6):
+        np.testing.assert_array_equal(together[i].codes, alone[i % 2].codes)
+        assert np.abs(together[i].samples - alone[i % 2].samples).max() <= 2
+    assert_idle(core)
+    core.close()
+
+
+def test_a_cold_run_teaches_the_scheduler_nothing(models: list[ModelSpec]) -> None:
+    core = build_core(models[:1], kv_cache_memory="8MB", max_num_seqs=2)
+    assert core.scheduler.prefill_s_per_token == {}
+    say(core, submit(1))
+    assert 0 < core.scheduler.prefill_s_per_token[MODELS[0]] < 1
+    core.close()
 
 
 # ---- codec modes ----

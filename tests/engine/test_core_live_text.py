@@ -17,6 +17,7 @@ from tests.engine.speaking import (
     assert_idle,
     prompt,
     say,
+    speak,
     submit,
 )
 
@@ -33,9 +34,12 @@ def live(
 ) -> Submit:
     speakers = ((SPEAKERS[0], 1.0),) if model.startswith("custom_voice") else ()
     reference = REFERENCES[0].key if model.startswith("base") else None
+    # Long enough to be prefilled in three slices: text may come between them.
+    instruct = (9,) * 120 if model.startswith("voice_design") else ()
     one = Prompt(
         role=ROLE,
         text=text,
+        instruct=instruct,
         speakers=speakers,
         reference=reference,
         streaming_text=True,
@@ -158,6 +162,25 @@ def test_text_beyond_the_budget_is_cut(core: EngineCore, started: bool) -> None:
     assert heard.codes == expected.codes
     assert heard.finished is not None and heard.finished.reason is FinishReason.LENGTH
     assert_idle(core)
+
+
+def test_text_beyond_the_budget_is_written_nowhere(small_core: EngineCore) -> None:
+    """Its rows would lie in blocks of others, whose text is still to come."""
+    model, neighbours = "custom_voice-0b6", (1, 2, 3)
+    before = [live(i, model, TEXT * 3, 100, open_=False) for i in range(4)]
+    expected = speak(small_core, before)[0].codes  # each row has had blocks all over the pool
+    with Speaker(small_core) as speaker:
+        for i in neighbours:
+            speaker.add(live(i, model, TEXT * 3, 100, open_=False))
+        speaker.add(live(9, model, TEXT[:1], 20))
+        while small_core.scheduler.waiting or any(
+            not seq.num_frames for seq in small_core.sequences.values()
+        ):
+            speaker.step()
+        small_core.append(9, (5,) * 400, True)
+        heard = speaker.run()
+    assert [heard[i].codes for i in neighbours] == [expected] * 3
+    assert_idle(small_core)
 
 
 @pytest.mark.parametrize("started", [False, True])

@@ -297,6 +297,20 @@ def test_prefill_waits_its_time_and_then_takes_its_share() -> None:
     assert seq.num_prefilled == 100
 
 
+def test_a_large_slice_that_was_affordable_postpones_the_next_no_further() -> None:
+    s = scheduler(budget=512, num_blocks=100)
+    playing = streaming(s, 5.0)
+    s.prefill_s_per_token = {"m": 0.001}
+    s.add(make(1000, 8))
+    batch = s.schedule(0.0)
+    assert batch is not None and [c.end for c in batch.prefill] == [512]
+    run(batch)
+    for now, tokens in ((MAX_PREFILL_WAIT_S - 0.01, 0), (MAX_PREFILL_WAIT_S, 50)):
+        playing.plays_since = now + 0.101 - 8.0
+        batch = s.schedule(now)
+        assert batch is not None and sum(c.end - c.start for c in batch.prefill) == tokens
+
+
 def test_a_new_prompt_waits_anew() -> None:
     """The time that an aborted prompt has waited is not the next one's."""
     s = scheduler(budget=512, num_blocks=100)
