@@ -123,13 +123,13 @@ class Report:
     num_failed: int = 0
     leaks: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0  # at the last reading
 
     def read_memory(self, done: int) -> None:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         self.rss_mb.append(round(pages * resource.getpagesize() / 1e6, 1))
-        print(
-            f"{self.name:8s} {done:7d} {self.rss_mb[-1]:9.1f} {time.monotonic() - self.began:9.1f}"
-        )
+        self.seconds = time.monotonic() - self.began
+        print(f"{self.name:8s} {done:7d} {self.rss_mb[-1]:9.1f} {self.seconds:9.1f}")
 
     def as_json(self) -> dict[str, Any]:
         settled = self.rss_mb[len(self.rss_mb) * 3 // 10]
@@ -140,7 +140,7 @@ class Report:
             "left": self.num_left,
             "failed": self.num_failed,
             "leaks": self.leaks,
-            "seconds": round(time.monotonic() - self.began, 1),
+            "seconds": round(self.seconds, 1),
         }
 
 
