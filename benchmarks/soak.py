@@ -231,12 +231,10 @@ class ClientSoak:
             request.model, request.prompt, request.params, request.reference
         )
         try:
-            if request.leaves_after is None:
+            patience_s = None if request.leaves_after is None else request.leaves_after / 250
+            async with asyncio.timeout(patience_s):
                 await self._hear(stream, request)
-                self.report.num_spoken += 1
-            else:
-                async with asyncio.timeout(request.leaves_after / 250):
-                    await self._hear(stream, request)
+            self.report.num_spoken += 1
         except TimeoutError:
             self.report.num_left += 1
         except GenerationFailedError:
