@@ -53,7 +53,7 @@ def speak(path: Path, dtype: str, weights: str, frames: int, guide: Guide) -> No
     )
     core, _ = build(config, [ModelSpec(id="m", checkpoint=str(path))])
     plain, talker_runner.sample = talker_runner.sample, guide
-    speaker = next(iter(core.checkpoints["m"].info.speakers.values()))
+    speaker = next(iter(core.checkpoints["m"].info.speakers.values()), 0)
     prompt = Prompt(role=(0, 1, 2), text=tuple(range(10, 40)), speakers=((speaker, 1.0),))
     params = SamplingParams(max_new_tokens=frames + 1, temperature=0.0, ignore_eos=True)
     core.add(Submit(1, "m", prompt, params))

@@ -8,7 +8,8 @@ starts on a free port of 127.0.0.1. Each round speaks the same prompt with the s
 in turns first, and reads it to its end before the next begins:
 
     engine   EngineClient.submit with the prompt ready, until the first PCM
-    http     a request for pcm, until the first PCM is out of the HTTP client (kept connection)
+    http     a request for pcm on a kept connection, until the first PCM is there (lean_http.py: a
+             client library would add its own two milliseconds)
 
 Their difference is everything HTTP: client, both directions of the socket, parsing, prompt, task
 switches. To tell where it goes, three more: `health`, a bare GET /health of the same client (the
@@ -38,7 +39,8 @@ import uvloop
 
 from benchmarks import machine
 from benchmarks.audio_clock import percentiles
-from benchmarks.speech_client import open_client, speak
+from benchmarks.lean_http import LeanClient
+from benchmarks.speech_client import open_client
 from engine import EngineClient
 from qtts_openai import schemas as s
 from qtts_openai.service import Service
@@ -90,16 +92,18 @@ async def measure(options: argparse.Namespace, config: Path) -> dict[str, list[f
     async with own_engine(load_settings(str(config))) as service:
         with server(config) as base_url:
             async with open_client(base_url, None, 60.0) as client:
+                lean = await LeanClient.connect("127.0.0.1", client.base_url.port)
                 kinds = {
                     "engine": lambda: first_chunk(service, fields),
-                    "http": lambda: first_chunk_over_http(client, fields),
-                    "health": lambda: round_trip(client),
+                    "http": lambda: lean.first_byte_s("POST", "/v1/audio/speech", fields),
+                    "health": lambda: lean.first_byte_s("GET", "/health", None),
                     "plan": lambda: planning(service, fields),
                 }
                 await rounds(kinds, options.warmup, {})
                 before = await server_ttfa(client)
                 await rounds(kinds, options.num_requests, samples)
                 after = await server_ttfa(client)
+                await lean.close()
     assert after[1] - before[1] == options.num_requests
     samples["inside"] = [(after[0] - before[0]) / options.num_requests]
     return samples
@@ -164,20 +168,6 @@ async def first_chunk(service: Service, fields: dict[str, Any]) -> float:
     async for _ in stream:
         pass
     return first_s
-
-
-async def first_chunk_over_http(client: httpx.AsyncClient, fields: dict[str, Any]) -> float:
-    result = await speak(client, fields, run_started=0.0, rate_hz=24000)
-    if result.first_playable_s is None:
-        raise SystemExit(f"the server failed: {result.error}: {result.message}")
-    return result.first_playable_s
-
-
-async def round_trip(client: httpx.AsyncClient) -> float:
-    started = time.perf_counter()
-    answer = await client.get(client.base_url.join("/health"))
-    assert answer.status_code == 200, answer
-    return time.perf_counter() - started
 
 
 async def planning(service: Service, fields: dict[str, Any]) -> float:

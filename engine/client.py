@@ -228,8 +228,9 @@ class _Worker:
         environment = dict(os.environ)
         if self.config.replicas > 1 and self.config.device != "cpu":
             environment.setdefault("CUDA_VISIBLE_DEVICES", str(self.index))
-        # Threads that spin while they wait steal the cores from the encoders beside them.
-        environment.setdefault("OMP_WAIT_POLICY", "passive")
+        # Spin briefly: for ever starves what else runs on these cores, not at all costs a wake-up
+        # in every operator (figures in benchmarks/RESULTS.md).
+        environment.setdefault("GOMP_SPINCOUNT", "5000")
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "engine.worker", str(theirs.fileno()),
