@@ -4,7 +4,7 @@ from typing import Any
 
 from litestar import MediaType, get
 
-from qtts_openai import openapi
+from qtts_openai import docs_page, openapi
 from qtts_openai.auth import OPEN
 
 
@@ -15,7 +15,7 @@ def openapi_document() -> dict[str, Any]:
 
 @get("/docs", operation_id="docs", opt=OPEN, media_type=MediaType.HTML, sync_to_thread=False)
 def docs() -> str:
-    return openapi.PAGE
+    return docs_page.render(openapi.document())
 
 
 handlers = [openapi_document, docs]
