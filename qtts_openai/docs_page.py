@@ -50,13 +50,13 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _type(schema: Json) -> str:
-    """A schema in a few words: a link to a named one, alternatives, or the plain type and bounds."""
+    """A schema in a few words: a link to a named one, alternatives, or type and bounds."""
     if ref := schema.get("$ref"):
         name = escape(ref.rsplit("/", 1)[-1])
         return f'<a href="#{name}">{name}</a>'
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return " or ".join(map(_type, schema[key]))
+            return " or ".join(dict.fromkeys(map(_type, schema[key])))
     if "enum" in schema:
         return escape(" | ".join(map(str, schema["enum"])))
     if schema.get("type") == "array":

@@ -28,6 +28,9 @@ def test_it_is_served_with_a_page(server):
     assert answer.json() == document()
     page = server.http.get(f"{server.url}/docs")
     assert page.headers["content-type"].startswith("text/html") and "openapi.json" in page.text
+    assert "<script" not in page.text and "//" not in page.text, "the page needs no network"
+    for name in ("POST /v1/audio/speech", "SpeechRequest", "response_format", "(required)"):
+        assert name in page.text
 
 
 def test_optional_fields_may_be_null():
