@@ -11,7 +11,7 @@ TEST_MARKS := not gpu and not clients and not listen
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
-.PHONY: help install serve test check bench lock clean
+.PHONY: help install serve test clients listen check bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +26,12 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
 		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+
+clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)
+
+listen: $(VENV)/.test $(VENV)/.listen ## let an offline recogniser hear the embedded voice
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m listen $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types
 	@$(BIN)/ruff check
@@ -63,3 +69,16 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
 	@echo "[2/2] the server, its dependencies and the checkers"
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.serve
+
+# Third-party clients ask for versions of their own, so they have an environment of their own.
+.venv-clients/.done: tests/api/clients/requirements.txt tests/api/clients/package.json $(VENV)/.torch
+	@echo "[clients] their Python and Node packages"
+	@$(BIN)/python -m venv .venv-clients
+	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq -r tests/api/clients/requirements.txt
+	@cp tests/api/clients/package.json .venv-clients/ && cd .venv-clients && npm install --silent --no-fund --no-audit
+	@touch $@
+
+$(VENV)/.listen: $(VENV)/.test tests/listen/requirements.txt
+	@echo "[listen] the recogniser"
+	@$(PIP_INSTALL) -r tests/listen/requirements.txt
+	@touch $@

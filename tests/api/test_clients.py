@@ -1,9 +1,5 @@
 """Third-party clients against a real socket. They live in .venv-clients (Python and Node packages),
-since what they ask for must not decide what the server runs with:
-
-    python3 -m venv .venv-clients
-    .venv-clients/bin/pip install -r tests/api/clients/requirements.txt
-    npm install --prefix .venv-clients tests/api/clients
+since what they ask for must not decide what the server runs with. `make clients` sets that up.
 """
 
 import json
