@@ -70,6 +70,7 @@ class SpeechStream:
     def __init__(self, id_: int, worker: "_Worker") -> None:
         self.id = id_
         self.finished: Finished | None = None
+        self.ended = asyncio.Event()  # finished or failed; PCM may still be unread
         self._worker = worker
         self._pcm = bytearray()
         self._error: EngineError | None = None
@@ -112,11 +113,13 @@ class SpeechStream:
 
     def finish(self, finished: Finished) -> None:
         self.finished = finished
+        self.ended.set()
         self._news.set()
 
     def fail(self, error: EngineError) -> None:
         self._error = error
         self._pcm.clear()
+        self.ended.set()
         self._news.set()
 
 
@@ -187,9 +190,10 @@ class EngineClient:
         is up.
         """
         self._draining = True
-        deadline = time.monotonic() + timeout_s
-        while any(worker.streams for worker in self._workers) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        streams = [stream for worker in self._workers for stream in worker.streams.values()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(stream.ended.wait() for stream in streams))
 
     async def close(self) -> None:
         """Stop the workers; open streams fail with EngineDeadError."""
