@@ -170,7 +170,8 @@ def main():
         state = torch.load(path)
         model.load_state_dict(state["model"])
         heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"])
+        if "optimiser" in state:
+            optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
         rng = np.random.default_rng(step)
     average = {}

@@ -1,4 +1,4 @@
-"""Reads the held-out sentences with the trained nets and lets an offline recogniser write them down.
+"""Reads held-out sentences with the trained nets and lets an offline recogniser write them down.
 
     python evaluate.py [--speakers ava,max] [--modes whole,streaming] [--teacher] [--codes-only]
 

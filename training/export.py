@@ -227,8 +227,10 @@ def main():
     codec_dir = out / "speech_tokenizer"
     codec_dir.mkdir(parents=True, exist_ok=True)
     tok, talker, codec = Tokenizer(), Talker(), CodecDecoder()
-    talker.load_state_dict(torch.load(WORK / "talker.pt")["model"])
-    codec.load_state_dict(torch.load(WORK / "codec.pt")["model"])
+    states = {name: torch.load(WORK / f"{name}.pt") for name in ("talker", "codec")}
+    talker.load_state_dict(states["talker"]["model"])
+    codec.load_state_dict(states["codec"]["model"])
+    write_json(Path(__file__).parent / "state.json", {n: s["step"] for n, s in states.items()})
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copy(WORK / "tokenizer" / name, out / name)
     write_json(out / "config.json", main_config(tok))

@@ -6,7 +6,7 @@ C = CONTROL
 
 
 def build(tok, body, speaker, english, streaming):
-    """-> text and codec ids of the prompt (-1 = none), the frames' text ids, position of body[0]."""
+    """-> text and codec ids of the prompt (-1 = none), the frames' text ids, place of body[0]."""
     pad, bos, eos = (tok.added[t] for t in ("<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"))
     if english:
         head = [C["codec_think_id"], C["codec_think_bos_id"], ENGLISH, C["codec_think_eos_id"]]

@@ -173,7 +173,7 @@ class Talker(nn.Module):
             nn.init.normal_(m.mlp.down_proj.weight, std=0.2 * m.mlp.down_proj.in_features**-0.5)
 
     def embed(self, text, codec, codes):
-        """text, codec [B, S] ids, -1 for none; codes 1..13 [B, S, 13], -1 where there is no frame."""
+        """text, codec [B, S] ids, -1 for none; codes 1..13 [B, S, 13], -1 for no frame."""
         x = (
             self.text_projection(self.model.text_embedding(text.clamp_min(0)))
             * (text >= 0)[..., None]

@@ -22,11 +22,11 @@ from torch import nn
 
 WORK = Path(__file__).parent / "work"
 MIX = {
-    "examples": 0.42,
-    "closed": 0.33,
-    "words": 0.16,
+    "examples": 0.39,
+    "closed": 0.36,
+    "words": 0.13,
     "glosses": 0.02,
-    "long": 0.04,
+    "long": 0.07,
     "audio": 0.03,
 }
 EOS = CONTROL["codec_eos_token_id"]
@@ -211,7 +211,8 @@ def main():
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        if "optimiser" in state:
+            optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
     rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
     stream, average = batches(corpus, rng, args.tokens), {}
@@ -246,7 +247,7 @@ def main():
                 + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
                 flush=True,
             )
-        if step % 250 == 0:
+        if step % 250 == 0 or step == args.steps:
             torch.save(
                 {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
                 path.with_suffix(".part"),
