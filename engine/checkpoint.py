@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from engine.config import ModelSpec
 from engine.errors import CheckpointError
@@ -217,7 +216,3 @@ class _building:
             raise CheckpointError(
                 f"{self.path}: no model can be built from it ({reason})"
             ) from None
-
-
-def num_parameters(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())

@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import socket
-import struct
 import sys
 import time
 from collections import OrderedDict
@@ -30,6 +29,7 @@ from engine.errors import (
     QueueFullError,
 )
 from engine.protocol import (
+    HEADER,
     MAX_VOICES,
     Abort,
     Append,
@@ -53,7 +53,6 @@ from engine.protocol import (
 
 log = logging.getLogger(__name__)
 
-HEADER = struct.Struct("<I")
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_AFTER_S = 60.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0

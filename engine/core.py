@@ -216,13 +216,12 @@ class EngineCore:
 
     def _snapshot(self, seq: Sequence, ref_codes: torch.Tensor) -> Snapshot:
         """The codec's state after a reference, kept for as long as the reference itself."""
-        voices, key = self.voices[seq.model], (seq.model, seq.prompt.reference or "")
+        key = (seq.model, seq.prompt.reference or "")
         if key not in self.snapshots:
             self.snapshots = {
                 k: s for k, s in self.snapshots.items() if k[1] in self.voices[k[0]].samples
             }
             self.snapshots[key] = self.codecs[seq.model].snapshot(ref_codes)
-        assert key[1] in voices.samples or seq.id in self.voice_prompts
         return self.snapshots[key]
 
     def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:

@@ -6,11 +6,15 @@ a 4-byte little-endian length. Only ids, numbers and PCM cross.
 """
 
 import enum
+import struct
 from typing import Literal
 
 import msgspec
 
 from engine.config import EngineConfig, ModelSpec
+
+# In front of every message: its length in bytes.
+HEADER = struct.Struct("<I")
 
 SAMPLE_RATE_HZ = 24_000
 SAMPLES_PER_FRAME = 1_920

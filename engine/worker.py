@@ -11,7 +11,6 @@ import gc
 import logging
 import select
 import socket
-import struct
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ import msgspec
 from engine.core import EngineCore
 from engine.errors import EngineError
 from engine.protocol import (
+    HEADER,
     Abort,
     Append,
     Fatal,
@@ -35,7 +35,6 @@ from engine.startup import build
 
 log = logging.getLogger(__name__)
 
-HEADER = struct.Struct("<I")
 STATS_EVERY_S = 1.0
 
 
