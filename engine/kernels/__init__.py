@@ -1,0 +1,3 @@
+"""Triton kernels of the GPU path. Nothing here is imported by an engine that runs on the CPU, whose
+torch comes without triton.
+"""
