@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_decoder import CodecDecoder
+from engine.transfer import Download
 
 # The official package restarts its decoder every WINDOW frames and warms it with CONTEXT frames
 # whose audio it drops.
@@ -36,6 +37,21 @@ class Snapshot:
 
     state: Tensor
     row: RowState
+
+
+class Pcm:
+    """int16 [B, samples] on its way to the host."""
+
+    def __init__(self, pcm: Tensor) -> None:
+        self._pcm = Download(pcm)
+
+    @property
+    def ready(self) -> bool:
+        return self._pcm.ready
+
+    def result(self) -> list[bytes]:
+        """Each row's samples, little-endian; waits for them."""
+        return [row.numpy().tobytes() for row in self._pcm.result()]
 
 
 class CodecRunner:
@@ -78,14 +94,14 @@ class CodecRunner:
             self._advance([row], codes[None], prime=True)
         return Snapshot(self.state[row].clone(), replace(self.rows[row]))
 
-    def decode(self, rows: list[int], frames: list[list[list[int]]]) -> list[bytes]:
-        """The next frames of each row (all rows the same number) -> int16 PCM of each row."""
+    def decode(self, rows: list[int], frames: list[list[list[int]]]) -> Pcm:
+        """The next frames of each row (all rows the same number) -> each row's PCM."""
         if self.official:
-            return [
+            pcm = [
                 self._decode_official(row, codes) for row, codes in zip(rows, frames, strict=True)
             ]
-        wave = self._advance(rows, torch.tensor(frames, device=self.device))
-        return [pcm.numpy().tobytes() for pcm in to_pcm(wave).cpu()]
+            return Pcm(torch.stack(pcm))
+        return Pcm(to_pcm(self._advance(rows, torch.tensor(frames, device=self.device))))
 
     def _advance(self, rows: list[int], codes: Tensor, *, prime: bool = False) -> Tensor:
         """codes [B, F, 16] -> wave [B, F * 1920] (empty when only priming); states move on."""
@@ -103,7 +119,7 @@ class CodecRunner:
             self.rows[row].position += codes.shape[1]
         return wave
 
-    def _decode_official(self, row: int, frames: list[list[int]]) -> bytes:
+    def _decode_official(self, row: int, frames: list[list[int]]) -> Tensor:
         """Frame by frame, so that restarts fall where the official package has them."""
         state, pcm = self.rows[row], []
         for frame in frames:
@@ -113,8 +129,8 @@ class CodecRunner:
             wave = self._advance([row], torch.tensor([[frame]], device=self.device))
             state.num_frames += 1
             state.recent = [*state.recent, frame][-OFFICIAL_CONTEXT:]
-            pcm.append(to_pcm(wave)[0].cpu().numpy().tobytes())
-        return b"".join(pcm)
+            pcm.append(to_pcm(wave)[0])
+        return torch.cat(pcm)
 
 
 def to_pcm(wave: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     # Layer weights of talker and predictor on a CPU: full precision, or weight-only int8 or int4.
     weights: Literal["full", "int8", "int4"] = "full"
+    # Talker and predictor in plain torch, or in Triton's kernels; "auto": kernels on a GPU.
+    kernels: Literal["auto", "torch", "triton"] = "auto"
     max_num_seqs: int = 32
     max_queued: int = 64
     # "auto", or a size such as "512MB" or "4GiB"; all loaded checkpoints share it.

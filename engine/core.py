@@ -7,6 +7,7 @@ a test drives it directly.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 
@@ -16,7 +17,7 @@ import torch
 from engine.admission import build_sequence, check_text
 from engine.block_manager import BlockManager
 from engine.checkpoint import Checkpoint
-from engine.codec_runner import CodecRunner, Snapshot
+from engine.codec_runner import CodecRunner, Pcm, Snapshot
 from engine.codec_schedule import CodecSchedule
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
@@ -34,10 +35,15 @@ from engine.protocol import (
 )
 from engine.scheduler import Batch, Scheduler
 from engine.sequence import Sequence
-from engine.talker_runner import TalkerRunner
+from engine.talker_runner import Frames, TalkerRunner
 from engine.voice_encoder import VoiceEncoder
 
 log = logging.getLogger(__name__)
+
+
+def use_kernels(config: EngineConfig, device: torch.device) -> bool:
+    """Whether talker and predictor run on Triton's kernels."""
+    return config.kernels == "triton" or (config.kernels == "auto" and device.type == "cuda")
 
 
 class EngineCore:
@@ -56,12 +62,21 @@ class EngineCore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.checkpoints, self.codecs, self.clock = config, checkpoints, codecs, clock
-        pools = {
-            id(cache): BlockManager(cache.shape[2], cache.shape[3]) for cache in kv_caches.values()
+        device = next(iter(kv_caches.values())).device
+        self.overlap = device.type == "cuda"
+        pools = {  # a cache's last block is for padding
+            id(cache): BlockManager(cache.shape[2] - 1, cache.shape[3])
+            for cache in kv_caches.values()
         }
         self.pools = {model: pools[id(cache)] for model, cache in kv_caches.items()}
         self.runners = {
-            model: TalkerRunner(c, kv_caches[model], config.max_num_seqs, config.max_tokens)
+            model: TalkerRunner(
+                c,
+                kv_caches[model],
+                config.max_num_seqs,
+                config.max_tokens,
+                kernels=use_kernels(config, device),
+            )
             for model, c in checkpoints.items()
         }
         self.voices = {
@@ -78,6 +93,9 @@ class EngineCore:
         self.voice_prompts: dict[int, VoicePrompt] = {}
         self.snapshots: dict[tuple[str, str], Snapshot] = {}
         self.ending: dict[int, FinishReason] = {}
+        self.speaking: deque[Frames] = deque()  # frames whose codes have not been taken
+        # Chunks the codec is making, and the ends that come behind them.
+        self.sounding: deque[tuple[list[Sequence], Pcm] | Finished] = deque()
         self.outbox: list[Outbound] = []
         self.num_steps = self.num_frames = self.num_runaways = 0
         self.prefill_s = self.decode_s = self.codec_s = 0.0
@@ -151,18 +169,27 @@ class EngineCore:
     def has_work(self) -> bool:
         """Whether step() has something to do: also audio of a sequence that waits for text."""
         unheard = any(seq.codes for seq in self.scheduler.running)
-        return bool(self.scheduler.has_work or self.encoding or self.outbox or unheard)
+        under_way = self.speaking or self.sounding or self.outbox
+        return bool(self.scheduler.has_work or self.encoding or under_way or unheard)
 
     # ---- the step ----
 
     @torch.inference_mode()
     def step(self) -> list[Outbound]:
-        """One iteration; what it has to tell."""
+        """One iteration; what it has to tell.
+
+        With `overlap`, the next frame is begun before the last one's codes are taken, so that a
+        device never waits for the host. A sequence that turns out to have ended has then one frame
+        too many under way, which is dropped.
+        """
         self._collect_voices()
         batch = self.scheduler.schedule(self.clock())
         if batch is not None:
             self._run(batch)
+        under_way = int(self.overlap and batch is not None and bool(batch.decode))
+        self._take_frames(leave=under_way)
         self._decode_audio()
+        self._take_sound(wait=not under_way)
         outbox, self.outbox = self.outbox, []
         return outbox
 
@@ -188,10 +215,18 @@ class EngineCore:
             self._prefill(batch)
         if batch.decode:
             started = self.clock()
-            codes = self.runners[batch.model].decode(batch.decode)
-            for seq, frame in zip(batch.decode, codes, strict=True):
-                self._postprocess(seq, frame)
+            self.speaking.append(self.runners[batch.model].decode(batch.decode))
             self.decode_s += self.clock() - started
+
+    def _take_frames(self, leave: int) -> None:
+        """The codes of frames begun, oldest first, until `leave` are left under way."""
+        started = self.clock()
+        while len(self.speaking) > leave:
+            frames = self.speaking.popleft()
+            for seq, codes in zip(frames.seqs, frames.result(), strict=True):
+                if not seq.is_finished:
+                    self._postprocess(seq, codes)
+        self.decode_s += self.clock() - started
 
     def _prefill(self, batch: Batch) -> None:
         for chunk in batch.prefill:
@@ -260,14 +295,31 @@ class EngineCore:
     def _decode_chunk(self, seqs: list[Sequence], num_frames: int) -> None:
         codec = self.codecs[seqs[0].model]
         frames = [seq.codes[:num_frames] for seq in seqs]
-        for seq, pcm in zip(seqs, codec.decode([seq.row for seq in seqs], frames), strict=True):
+        pcm = codec.decode([seq.row for seq in seqs], frames)
+        for seq in seqs:
             del seq.codes[:num_frames]
             seq.hand_out(num_frames, self.clock())
-            self.outbox.append(AudioChunk(seq.id, pcm))
+        self.sounding.append((seqs, pcm))
+
+    def _take_sound(self, wait: bool) -> None:
+        """Hand out what the codec has made, in order, and the ends behind it; with `wait`, all."""
+        while self.sounding:
+            head = self.sounding[0]
+            if isinstance(head, Finished):
+                self.outbox.append(head)
+            else:
+                seqs, pcm = head
+                if not (wait or pcm.ready):
+                    return
+                for seq, chunk in zip(seqs, pcm.result(), strict=True):
+                    if seq.finish_reason is not FinishReason.ABORT:
+                        self.outbox.append(AudioChunk(seq.id, chunk))
+            self.sounding.popleft()
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._release(seq, reason)
-        self.outbox.append(Finished(seq.id, reason, Usage(seq.num_prompt_tokens, seq.num_frames)))
+        usage = Usage(seq.num_prompt_tokens, seq.num_frames)
+        self.sounding.append(Finished(seq.id, reason, usage))
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)

@@ -83,6 +83,8 @@ class Scheduler:
             self._models.append(model)
             batch = self._batch(model, now)
             if batch.prefill or batch.decode:
+                for seq in batch.decode:
+                    seq.num_scheduled += 1
                 return batch
         return None
 
@@ -136,9 +138,7 @@ class Scheduler:
         mine = [seq for seq in self.running if seq.model == model]
         prefill = self._prefill(model, now)
         ends = {chunk.seq for chunk in prefill if chunk.end == chunk.seq.num_prompt_tokens}
-        decode = [
-            seq for seq in mine if (seq.is_prefilled or seq in ends) and not seq.waits_for_text
-        ]
+        decode = [seq for seq in mine if (seq.is_prefilled or seq in ends) and seq.may_speak]
         return Batch(model, prefill, decode)
 
     def _due(self, model: str) -> list[Sequence]:

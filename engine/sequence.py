@@ -54,7 +54,8 @@ class Sequence:
     row: int = -1
     block_table: list[int] = field(default_factory=list)
     num_prefilled: int = 0
-    num_frames: int = 0
+    num_scheduled: int = 0  # frames begun; the last of them may still be under way
+    num_frames: int = 0  # frames taken
     codes: list[list[int]] = field(default_factory=list)  # frames not yet decoded to audio
     num_chunks: int = 0
     num_emitted_frames: int = 0
@@ -72,9 +73,14 @@ class Sequence:
         return self.num_prefilled == self.num_prompt_tokens
 
     @property
+    def may_speak(self) -> bool:
+        """Another frame may be begun."""
+        return self.num_scheduled < self.max_frames and not self.waits_for_text
+
+    @property
     def waits_for_text(self) -> bool:
         """The next input needs a text row that has not come yet."""
-        return self.text_open and self.num_frames > 0 and self.num_frames - 1 >= self.num_trailing
+        return self.text_open and self.num_scheduled > self.num_trailing
 
     @property
     def is_finished(self) -> bool:

@@ -94,7 +94,7 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
         models=[c.info for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        num_blocks=sum(cache.shape[2] for cache in distinct),
+        num_blocks=sum(cache.shape[2] - 1 for cache in distinct),
         kv_cache_bytes=sum(cache.nbytes for cache in distinct),
         load_s=time.monotonic() - started,
     )
@@ -210,7 +210,7 @@ def _kv_caches(
                 f"engine.kv_cache_memory leaves {budget} bytes for a KV cache, which needs "
                 f"at least {LEAST_TOKENS * block_bytes // config.block_size}: raise it"
             )
-        shape = (layers, 2, num_blocks, config.block_size, heads, dim)
+        shape = (layers, 2, num_blocks + 1, config.block_size, heads, dim)  # one for padding
         caches[layers, heads, dim] = torch.zeros(shape, dtype=dtype, device=device)
     return {model: caches[shape] for model, shape in geometry.items()}
 

@@ -7,16 +7,44 @@ Grouped queries ride along as extra query rows of their KV head, so keys and val
 repeated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.layers.norm import RMSNorm
+from engine.layers.rotary import RotaryTable, rotate
+
+# attend(qkv [T, heads + 2 * kv_heads, D], the norm of the q and k heads) -> [T, heads * D]
+Attend = Callable[[Tensor, RMSNorm], Tensor]
+
+
+class Attention(Protocol):
+    """How a batch of tokens attends, layer after layer; its keys and values end up in `cache`."""
+
+    def attend(self, qkv: Tensor, qk_norm: RMSNorm, cache: Tensor) -> Tensor: ...
+
+
+def rotated_heads(
+    qkv: Tensor, qk_norm: RMSNorm, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv [T, heads + 2 * kv_heads, D]; cos, sin [T, 1, D] -> q [T, heads, D], k, v [T, kv_heads,
+    D]: q and k normed per head and rotated.
+    """
+    num_qk = len(qk_norm.weight)
+    heads = 2 * num_qk - qkv.shape[1]
+    qk = rotate(qk_norm(qkv[:, :num_qk]), cos, sin)
+    return qk[:, :heads], qk[:, heads:], qkv[:, num_qk:]
+
 
 @dataclass(frozen=True)
 class AttentionMetadata:
-    """Where a batch's tokens sit. T tokens of B sequences, laid end to end.
+    """Where a batch's tokens sit. T tokens of B sequences, laid end to end. The plain torch form of
+    Attention.
 
     positions [T] int64, slot_mapping [T] int64, block_tables [B, max_blocks] int64 (padded with
     block 0). Decode: one token per sequence (T == B) and `mask` [B, 1, 1, max_blocks * block_size]
@@ -24,12 +52,22 @@ class AttentionMetadata:
     (host ints) count keys incl. this chunk's.
     """
 
+    rotary: RotaryTable
     positions: Tensor
     slot_mapping: Tensor
     block_tables: Tensor
     mask: Tensor | None = None
     cu_seqlens_q: tuple[int, ...] = ()
     context_lens: tuple[int, ...] = ()
+
+    @cached_property
+    def _angles(self) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rotary.at(self.positions)
+        return cos[:, None], sin[:, None]
+
+    def attend(self, qkv: Tensor, qk_norm: RMSNorm, cache: Tensor) -> Tensor:
+        """cache [2, num_blocks, block_size, kv_heads, D] of one layer."""
+        return paged_attention(*rotated_heads(qkv, qk_norm, *self._angles), cache, self)
 
 
 def decode_mask(context_lens: Tensor, num_keys: int) -> Tensor:

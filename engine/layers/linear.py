@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.norm import RMSNorm
+
 WeightForm = Literal["packed", "int8", "int4"]
 Product = Callable[[Tensor], Tensor]  # [n, in] -> [n, out], without bias
 
@@ -32,7 +34,25 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self.product: Product | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        norm: RMSNorm | None = None,
+        gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """residual + f(norm(x) W^T + b). `gated`: W holds gate rows, then as many up rows, and f is
+        silu(gate) * up. What stands around the product is asked for here so that one kernel may do
+        it all.
+        """
+        y = self._multiply(x if norm is None else norm(x))
+        if gated:
+            gate, up = y.chunk(2, dim=-1)
+            y = F.silu(gate) * up
+        return y if residual is None else residual + y
+
+    def _multiply(self, x: Tensor) -> Tensor:
         if self.product is None:
             return F.linear(x, self.weight, self.bias)
         out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)

@@ -3,19 +3,23 @@ another.
 """
 
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.attention import Attention, rotated_heads
 from engine.layers.linear import Linear
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
-from engine.models.config import TalkerConfig
+from engine.models.config import DecoderConfig, TalkerConfig
 from engine.models.qwen3_layer import Qwen3Layer
 from engine.models.weights import Slot
 
-# choose(logits [B, vocab] float32, codebook) -> codes [B] int64
+# choose(logits [B, vocab], codebook) -> codes [B] int64
 Choose = Callable[[Tensor, int], Tensor]
 
 
@@ -45,48 +49,34 @@ class CodePredictor(nn.Module):
             Linear(inner.hidden_size, inner.vocab_size) for _ in range(self.num_residual)
         )
 
-    def scratch(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """KV scratch for up to `batch` rows: [layers, 2, B, kv_heads, 16, head_dim]."""
-        c = self.config
-        shape = (
-            len(self.layers),
-            2,
-            batch,
-            c.num_key_value_heads,
-            self.num_residual + 1,
-            c.head_dim,
-        )
-        return torch.zeros(shape, dtype=dtype, device=device)
-
     def forward(
-        self, hidden: Tensor, code0: Tensor, scratch: Tensor, rotary: RotaryTable, choose: Choose
+        self,
+        hidden: Tensor,
+        code0: Tensor,
+        scratch: Tensor,
+        passes: Seq[Attention],
+        choose: Choose,
     ) -> Tensor:
         """hidden [B, H] talker state, code0 [B, H] embedding of codebook 0 -> codes 1..15 [B, 15]
-        int64.
+        int64. scratch [layers, ...] holds the frame's keys and values as the passes lay them out.
         """
         x = torch.stack([hidden, code0], dim=1)  # [B, 2, H]
         codes: list[Tensor] = []
         for g in range(self.num_residual):
-            logits = self.heads[g](self._positions(x, g, scratch, rotary))
-            codes.append(choose(logits.float(), g + 1))
+            logits = self.heads[g](self._positions(x, scratch, passes[g]))
+            codes.append(choose(logits, g + 1))
             x = F.embedding(codes[-1], self.codec_embedding[g])[:, None]
         return torch.stack(codes, dim=1)
 
-    def _positions(self, x: Tensor, g: int, scratch: Tensor, rotary: RotaryTable) -> Tensor:
-        """Run x [B, n, H] at the positions that end at g + 1; the last position's normed state [B,
-        width].
-        """
+    def _positions(self, x: Tensor, scratch: Tensor, batch: Attention) -> Tensor:
+        """Run x [B, n, H] at the next n positions; the last one's normed state [B, width]."""
         if self.projection is not None:
             x = self.projection(x)
-        batch, n = x.shape[:2]
-        end = g + 2
-        start = end - n
-        x = x.reshape(batch * n, -1)
-        cos = rotary.cos[start:end].repeat(batch, 1)[:, None]
-        sin = rotary.sin[start:end].repeat(batch, 1)[:, None]
+        rows, n = x.shape[:2]
+        x = x.reshape(rows * n, -1)
         for layer, kv in zip(self.layers, scratch, strict=True):
-            x = layer(x, cos, sin, lambda q, k, v, kv=kv: _attend(q, k, v, kv, batch, start, end))
-        return self.norm(x.view(batch, n, -1)[:, -1])
+            x = layer(x, lambda qkv, norm, kv=kv: batch.attend(qkv, norm, kv))
+        return self.norm(x.view(rows, n, -1)[:, -1])
 
     def embed_residual(self, codes: Tensor) -> Tensor:
         """Codes 1..15 [..., 15] -> their embeddings [..., 15, H]."""
@@ -107,28 +97,52 @@ class CodePredictor(nn.Module):
             yield from layer.slots(f"{prefix}.model.layers.{i}")
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, kv: Tensor, batch: int, start: int, end: int
-) -> Tensor:
-    """Append k, v [B * n, kv_heads, D] at positions start..end and attend causally; [B * n, heads *
-    D].
-
-    kv [2, >= B, kv_heads, 16, D]. n is 2 (the first pass) or 1.
+@dataclass(frozen=True)
+class DensePass:
+    """One pass of B rows at positions start..end - 1 over dense scratch [2, >= B, kv_heads, 16, D]:
+    the plain torch form of Attention. The first pass has two positions, the others one.
     """
-    n, kv_heads, head_dim = end - start, k.shape[1], k.shape[2]
-    for cache, new in zip(kv, (k, v), strict=True):
-        cache[:batch, :, start:end] = new.view(batch, n, kv_heads, head_dim).transpose(1, 2)
-    keys, values = kv[0, :batch, :, :end], kv[1, :batch, :, :end]
-    grouped = q.view(batch, n, kv_heads, -1, head_dim).permute(
-        0, 2, 3, 1, 4
-    )  # [B, kv_heads, group, n, D]
-    group = grouped.shape[2]
-    mask = None
-    if n > 1:
-        mask = torch.ones(n, end, dtype=torch.bool, device=q.device).tril(start).repeat(group, 1)
-    out = F.scaled_dot_product_attention(
-        grouped.reshape(batch, kv_heads, group * n, head_dim), keys, values, attn_mask=mask
-    )
-    return (
-        out.view(batch, kv_heads, group, n, head_dim).permute(0, 3, 1, 2, 4).reshape(batch * n, -1)
-    )
+
+    rotary: RotaryTable
+    batch: int
+    start: int
+    end: int
+
+    @staticmethod
+    def all(rotary: RotaryTable, batch: int, num_residual: int) -> list["DensePass"]:
+        return [DensePass(rotary, batch, g + 1 if g else 0, g + 2) for g in range(num_residual)]
+
+    @staticmethod
+    def scratch(
+        c: DecoderConfig, batch: int, num_positions: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        shape = (c.num_hidden_layers, 2, batch, c.num_key_value_heads, num_positions, c.head_dim)
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    @cached_property
+    def _angles(self) -> tuple[Tensor, Tensor]:
+        tables = (self.rotary.cos, self.rotary.sin)
+        cos, sin = (t[self.start : self.end].repeat(self.batch, 1)[:, None] for t in tables)
+        return cos, sin
+
+    def attend(self, qkv: Tensor, qk_norm: RMSNorm, cache: Tensor) -> Tensor:
+        q, k, v = rotated_heads(qkv, qk_norm, *self._angles)
+        batch, n = self.batch, self.end - self.start
+        kv_heads, head_dim = k.shape[1:]
+        for kept, new in zip(cache, (k, v), strict=True):
+            kept[:batch, :, self.start : self.end] = new.view(
+                batch, n, kv_heads, head_dim
+            ).transpose(1, 2)
+        keys, values = cache[0, :batch, :, : self.end], cache[1, :batch, :, : self.end]
+        # [B, kv_heads, group, n, D]
+        grouped = q.view(batch, n, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
+        group = grouped.shape[2]
+        mask = None
+        if n > 1:
+            mask = torch.ones(n, self.end, dtype=torch.bool, device=q.device)
+            mask = mask.tril(self.start).repeat(group, 1)
+        out = F.scaled_dot_product_attention(
+            grouped.reshape(batch, kv_heads, group * n, head_dim), keys, values, attn_mask=mask
+        )
+        out = out.view(batch, kv_heads, group, n, head_dim)
+        return out.permute(0, 3, 1, 2, 4).reshape(batch * n, -1)

@@ -45,6 +45,11 @@ class TalkerConfig(DecoderConfig, frozen=True, kw_only=True):
     spk_id: dict[str, int] = {}
     spk_is_dialect: dict[str, str | bool] = {}
 
+    @property
+    def num_codes(self) -> int:
+        """Codebook-0 codes: the rows of the codec vocabulary before the 1,024 control rows."""
+        return self.vocab_size - 1024
+
 
 class SpeakerEncoderConfig(msgspec.Struct, frozen=True, kw_only=True):
     enc_dim: int

@@ -1,19 +1,15 @@
 """The pre-norm Qwen3 decoder layer that talker and code predictor share, with fused projections."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.attention import Attend
 from engine.layers.linear import Linear
 from engine.layers.norm import RMSNorm
-from engine.layers.rotary import rotate
 from engine.models.config import DecoderConfig
 from engine.models.weights import Slot
-
-# attend(q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads * D]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Qwen3Layer(nn.Module):
@@ -37,17 +33,11 @@ class Qwen3Layer(nn.Module):
         self.gate_up = Linear(width, 2 * config.intermediate_size)
         self.down = Linear(config.intermediate_size, width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """x [T, H]; cos, sin [T, 1, head_dim]."""
-        x = x + self.o(self._attention(self.input_norm(x), cos, sin, attend))
-        gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
-
-    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)
-        num_qk = self.heads + self.kv_heads
-        qk = rotate(self.qk_norm(qkv[:, :num_qk]), cos, sin)
-        return attend(qk[:, : self.heads], qk[:, self.heads :], qkv[:, num_qk:])
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """x [T, H] -> [T, H]."""
+        qkv = self.qkv(x, norm=self.input_norm).view(x.shape[0], -1, self.head_dim)
+        x = self.o(attend(qkv, self.qk_norm), residual=x)
+        return self.down(self.gate_up(x, norm=self.post_norm, gated=True), residual=x)
 
     def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
         """Where each tensor of the checkpoint goes."""

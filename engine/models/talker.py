@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.attention import AttentionMetadata, paged_attention
+from engine.layers.attention import Attention
 from engine.layers.linear import Linear
 from engine.layers.norm import RMSNorm
-from engine.layers.rotary import RotaryTable
 from engine.models.config import TalkerConfig
 from engine.models.qwen3_layer import Qwen3Layer
 from engine.models.weights import Slot
@@ -40,17 +39,12 @@ class Talker(nn.Module):
         """Codec vocabulary ids (codes, control rows, speakers, languages) [T] -> [T, H]."""
         return F.embedding(ids, self.codec_embedding)
 
-    def forward(
-        self, x: Tensor, kv_cache: Tensor, rotary: RotaryTable, meta: AttentionMetadata
-    ) -> Tensor:
+    def forward(self, x: Tensor, kv_cache: Tensor, batch: Attention) -> Tensor:
         """x [T, H] -> normed hidden states [T, H]. kv_cache [layers, 2, num_blocks, block_size,
         kv_heads, D].
         """
-        cos, sin = (table[:, None] for table in rotary.at(meta.positions))
         for layer, cache in zip(self.layers, kv_cache, strict=True):
-            x = layer(
-                x, cos, sin, lambda q, k, v, cache=cache: paged_attention(q, k, v, cache, meta)
-            )
+            x = layer(x, lambda qkv, norm, cache=cache: batch.attend(qkv, norm, cache))
         return self.norm(x)
 
     def slots(self) -> Iterator[tuple[str, Slot]]:

@@ -17,7 +17,7 @@ def stream(pending: int, num_chunks: int = 0, lead_s: float | None = None) -> Se
     """A running stream at time 0; lead_s None: never heard."""
     seq = make(status=SequenceStatus.RUNNING)
     seq.codes = [[0] * 16 for _ in range(pending)]
-    seq.num_frames = pending
+    seq.num_frames = seq.num_scheduled = pending
     seq.num_chunks = num_chunks
     if lead_s is not None:
         seq.plays_since = lead_s

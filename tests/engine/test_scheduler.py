@@ -228,8 +228,9 @@ def test_one_that_waits_for_text_holds_its_place_and_burns_nothing() -> None:
     s.finish(other, FinishReason.STOP)
     assert s.schedule(0.0) is None and not s.has_work
     open_.num_trailing += 1
+    assert s.has_work
     batch = s.schedule(0.0)
-    assert s.has_work and batch is not None and batch.decode == [open_]
+    assert batch is not None and batch.decode == [open_]
     assert (open_.row, open_.block_table) == (row, blocks)
     run(batch)
     assert not s.has_work

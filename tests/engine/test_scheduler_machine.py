@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from engine.block_manager import BlockManager
 from engine.protocol import FinishReason
@@ -23,6 +23,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         shared = BlockManager(12, 4)
         self.pools = {"a": shared, "b": shared, "c": BlockManager(7, 4)}
         self.scheduler = Scheduler(self.pools, ROWS, BUDGET)
+        self.overlap, self.under_way = False, []
         self.alive: list[Sequence] = []
         self.ended: list[Sequence] = []
         self.now = 0.0
@@ -38,13 +39,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.alive.append(seq)
         self.scheduler.add(seq)
 
+    @initialize(overlap=st.booleans())
+    def choose(self, overlap: bool) -> None:
+        self.overlap = overlap
+
     @rule(elapsed=st.floats(0, 1))
     def step(self, elapsed: float) -> None:
         had_work = self.scheduler.has_work
         self.now += elapsed
         batch = self.scheduler.schedule(self.now)
         if batch is None:
-            assert not any(seq.is_prefilled and not seq.waits_for_text for seq in self.running)
+            assert not any(seq.is_prefilled and seq.may_speak for seq in self.running)
+            self.take([])
             return
         assert had_work and (batch.prefill or batch.decode)
         num_tokens = 0
@@ -57,10 +63,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         if num_tokens:
             self.scheduler.observe_prefill(batch.model, num_tokens, 0.01 * num_tokens)
         for seq in batch.decode:
-            self.decode(seq, batch.model)
+            assert seq.model == batch.model and seq.is_prefilled
+            assert seq.num_scheduled <= seq.max_frames
+            assert not seq.text_open or seq.num_scheduled <= seq.num_trailing + 1
+        self.take(batch.decode)
 
-    def decode(self, seq: Sequence, model: str) -> None:
-        assert seq.model == model and seq.is_prefilled and not seq.waits_for_text
+    def take(self, begun: list[Sequence]) -> None:
+        """Frames are taken when they are begun, or one step later."""
+        taken, self.under_way = (self.under_way, begun) if self.overlap else (begun, [])
+        for seq in taken:
+            if not seq.is_finished:
+                self.decode(seq)
+
+    def decode(self, seq: Sequence) -> None:
+        assert seq.num_scheduled - seq.num_frames in (1, 2)
         seq.num_frames += 1
         seq.hand_out(1, self.now)
         if seq.num_frames == seq.max_frames:

@@ -49,7 +49,7 @@ def test_equals_official(decoder: CodecDecoder, case: dict, official: bool) -> N
     data = golden.arrays("codec")
     codec = runner(decoder, official=official)
     codes = data[f"{case['id']}.codes"].tolist()
-    wave = as_float(codec.decode([0], [codes])[0])
+    wave = as_float(codec.decode([0], [codes]).result()[0])
     assert len(wave) == case["num_samples"]
     if case["num_frames"] <= 40:
         expected = data[f"{case['id']}.wave"].astype(np.float32) / 32767
@@ -62,7 +62,8 @@ def test_exact_differs_from_official_restarts(decoder: CodecDecoder) -> None:
     """The reason for the two modes: past 300 frames the official restart shows."""
     codes = golden.arrays("codec")["decode_330.codes"].tolist()
     exact, official = (
-        as_float(runner(decoder, official=mode).decode([0], [codes])[0]) for mode in (False, True)
+        as_float(runner(decoder, official=mode).decode([0], [codes]).result()[0])
+        for mode in (False, True)
     )
     border = 300 * 1920
     np.testing.assert_allclose(exact[:border], official[:border], atol=1e-4)
@@ -74,10 +75,10 @@ def test_exact_differs_from_official_restarts(decoder: CodecDecoder) -> None:
 def test_streaming_equals_whole(decoder: CodecDecoder, cuts: list[int], seed: int) -> None:
     codes = random_codes(sum(cuts), seed)
     codec = runner(decoder)
-    whole = as_float(codec.decode([0], [codes])[0])
+    whole = as_float(codec.decode([0], [codes]).result()[0])
     parts, start = [], 0
     for cut in cuts:
-        parts.append(as_float(codec.decode([1], [codes[start : start + cut]])[0]))
+        parts.append(as_float(codec.decode([1], [codes[start : start + cut]]).result()[0]))
         start += cut
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-4)
 
@@ -88,12 +89,12 @@ def test_rows_do_not_meet(decoder: CodecDecoder, steps: list[int], seed: int) ->
     """Streams decoded together, one of them joining late, equal the same streams alone."""
     total = sum(steps)
     streams = [random_codes(total, seed + i) for i in range(3)]
-    alone = [as_float(runner(decoder).decode([0], [codes])[0]) for codes in streams]
+    alone = [as_float(runner(decoder).decode([0], [codes]).result()[0]) for codes in streams]
     codec, taken, parts = runner(decoder), [0, 0, 0], [[], [], []]
     for i, step in enumerate(steps):
         rows = [r for r in range(3) if i >= r]
         frames = [streams[r][taken[r] : taken[r] + step] for r in rows]
-        for r, pcm in zip(rows, codec.decode(rows, frames), strict=True):
+        for r, pcm in zip(rows, codec.decode(rows, frames).result(), strict=True):
             parts[r].append(as_float(pcm))
             taken[r] += step
     for r in range(3):
@@ -109,18 +110,18 @@ def test_snapshot_continues_a_reference(
     """Starting from a snapshot equals decoding the reference first and dropping its audio."""
     codes = random_codes(num_primed + 10, 7)
     codec = runner(decoder, official=official)
-    whole = as_float(codec.decode([0], [codes])[0])
+    whole = as_float(codec.decode([0], [codes]).result()[0])
     codec.start(2, codec.snapshot(torch.tensor(codes[:num_primed])))
-    wave = as_float(codec.decode([2], [codes[num_primed:]])[0])
+    wave = as_float(codec.decode([2], [codes[num_primed:]]).result()[0])
     np.testing.assert_allclose(wave, whole[num_primed * 1920 :], atol=1e-4)
 
 
 def test_row_starts_silent_again(decoder: CodecDecoder) -> None:
     codec = runner(decoder)
     codes = random_codes(6, 3)
-    first = codec.decode([0], [codes])[0]
+    first = codec.decode([0], [codes]).result()[0]
     codec.start(0)
-    assert codec.decode([0], [codes])[0] == first
+    assert codec.decode([0], [codes]).result()[0] == first
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from engine.layers.rotary import RotaryTable, rotate
 
 HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 8, 4
 CPU = torch.device("cpu")
+NO_ROTARY = RotaryTable(DIM, 1e4, 1, torch.float32, CPU)  # q and k come rotated
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -79,6 +80,7 @@ def check_prefill(due: list[tuple[PagedSequence, int]], cache: Tensor) -> None:
     for _, length in due:
         cuts.append(cuts[-1] + length)
     meta = AttentionMetadata(
+        rotary=NO_ROTARY,
         positions=torch.zeros(0),
         slot_mapping=slots,
         block_tables=torch.stack([seq.table for seq, _ in due]),
@@ -96,6 +98,7 @@ def check_decode(seqs: list[PagedSequence], cache: Tensor) -> None:
     lengths = torch.tensor([len(seq.k) for seq in seqs])
     num_blocks = -(-int(lengths.max()) // BLOCK)
     meta = AttentionMetadata(
+        rotary=NO_ROTARY,
         positions=torch.zeros(0),
         slot_mapping=slots,
         block_tables=torch.stack([seq.table[:num_blocks] for seq in seqs]),
