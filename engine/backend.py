@@ -61,7 +61,7 @@ class TorchBackend:
         self.scratch = DensePass.scratch(
             inner, buffers.num_rows + 1, config.num_code_groups, dtype, device
         )
-        self.passes = cache(lambda batch: DensePass.all(inner_rotary, batch, num_residual))
+        self._passes = cache(lambda batch: DensePass.all(inner_rotary, batch, num_residual))
         self.allowed = torch.arange(config.vocab_size, device=device) < config.num_codes
         self.allowed[config.codec_eos_token_id] = True
         self._params: tuple[list[Sequence], BatchParams] | None = None
@@ -106,6 +106,9 @@ class TorchBackend:
             block_tables=self.buffers.block_tables[rows, :num_blocks],
             mask=decode_mask(positions + 1, num_blocks * block_size),
         )
+
+    def passes(self, batch: int) -> list[Attention]:
+        return self._passes(batch)
 
     def draw_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         assert self._params is not None, "begin comes first"

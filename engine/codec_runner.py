@@ -4,14 +4,17 @@ its row.
 A row's whole state is one flat vector, so a batch is one gather before and one scatter after.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from engine.graphs import CodecGraphs, Record
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_decoder import CodecDecoder
-from engine.transfer import Download
+from engine.transfer import Download, upload
 
 # The official package restarts its decoder every WINDOW frames and warms it with CONTEXT frames
 # whose audio it drops.
@@ -40,18 +43,22 @@ class Snapshot:
 
 
 class Pcm:
-    """int16 [B, samples] on its way to the host."""
+    """Samples on their way to the host: groups of rows, each cut into parts in time."""
 
-    def __init__(self, pcm: Tensor) -> None:
-        self._pcm = Download(pcm)
+    def __init__(self, groups: list[list[Download]]) -> None:
+        self._groups = groups
 
     @property
     def ready(self) -> bool:
-        return self._pcm.ready
+        return self._groups[-1][-1].ready
 
     def result(self) -> list[bytes]:
-        """Each row's samples, little-endian; waits for them."""
-        return [row.numpy().tobytes() for row in self._pcm.result()]
+        """Each row's samples, int16 little-endian; waits for them."""
+        pcm = []
+        for parts in self._groups:
+            whole = torch.cat([part.result() for part in parts], dim=1)
+            pcm += [row.numpy().tobytes() for row in whole]
+        return pcm
 
 
 class CodecRunner:
@@ -69,15 +76,33 @@ class CodecRunner:
             num_rows + 1, sum(self.sizes), dtype=self.dtype, device=self.device
         )
         self.rows = [RowState() for _ in range(num_rows + 1)]
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.graphs: CodecGraphs | None = None
         c = decoder.config
         self.rotary = RotaryTable(c.head_dim, c.rope_theta, max_frames, self.dtype, self.device)
 
+    def capture(self, record: Record, sizes: tuple[int, ...]) -> None:
+        """From now on decode chunks of these sizes as recorded graphs, on a stream of their own."""
+        with self._on_stream():
+            self.graphs = CodecGraphs(
+                self._run,
+                sizes,
+                len(self.rows) - 1,
+                self.decoder.config.num_quantizers,
+                self.device,
+                record,
+            )
+
+    def _on_stream(self) -> AbstractContextManager:
+        return torch.cuda.stream(self.stream)  # without one, nothing changes
+
     def start(self, row: int, snapshot: Snapshot | None = None) -> None:
         """Begin a stream in this row, silent or from a snapshot."""
-        if snapshot is None:
-            self._reset(row)
-            return
-        self.state[row] = snapshot.state
+        with self._on_stream():
+            if snapshot is None:
+                self._reset(row)
+                return
+            self.state[row] = snapshot.state
         self.rows[row] = replace(snapshot.row)
 
     def _reset(self, row: int) -> None:
@@ -87,36 +112,70 @@ class CodecRunner:
     def snapshot(self, codes: Tensor) -> Snapshot:
         """The state after `codes` [F, 16], without making their audio (in exact mode)."""
         row = len(self.rows) - 1  # a row of its own, behind the streams' rows
-        self._reset(row)
-        if self.official:
-            self._decode_official(row, codes.tolist())
-        else:
-            self._advance([row], codes[None], prime=True)
-        return Snapshot(self.state[row].clone(), replace(self.rows[row]))
+        with self._on_stream():
+            self._reset(row)
+            if self.official:
+                self._decode_official(row, codes.tolist())
+            else:
+                self._advance([row], codes[None], prime=True)
+            return Snapshot(self.state[row].clone(), replace(self.rows[row]))
 
     def decode(self, rows: list[int], frames: list[list[list[int]]]) -> Pcm:
         """The next frames of each row (all rows the same number) -> each row's PCM."""
-        if self.official:
-            pcm = [
-                self._decode_official(row, codes) for row, codes in zip(rows, frames, strict=True)
+        with self._on_stream():
+            if self.official:
+                pairs = zip(rows, frames, strict=True)
+                return Pcm(
+                    [[Download(self._decode_official(r, codes)[None])] for r, codes in pairs]
+                )
+            if self.graphs is None:
+                return Pcm([[Download(to_pcm(self._advance(rows, upload(frames, self.device))))]])
+            return self._replay(self.graphs, rows, frames)
+
+    def _replay(self, graphs: CodecGraphs, rows: list[int], frames: list) -> Pcm:
+        """Any number of rows and frames, in the captured sizes."""
+        cuts, most, left = [0], len(rows), len(frames[0])
+        while left:
+            size = max(size for size in graphs.sizes if size <= left)
+            cuts.append(cuts[-1] + size)
+            most, left = min(most, graphs.most_rows(size)), left - size
+        groups = []
+        for first in range(0, len(rows), most):
+            some, codes = rows[first : first + most], frames[first : first + most]
+            parts = [
+                Download(graphs(some, self._move(some, b - a), [row[a:b] for row in codes]))
+                for a, b in pairwise(cuts)
             ]
-            return Pcm(torch.stack(pcm))
-        return Pcm(to_pcm(self._advance(rows, torch.tensor(frames, device=self.device))))
+            groups.append(parts)
+        return Pcm(groups)
 
     def _advance(self, rows: list[int], codes: Tensor, *, prime: bool = False) -> Tensor:
         """codes [B, F, 16] -> wave [B, F * 1920] (empty when only priming); states move on."""
-        index = torch.tensor(rows, device=self.device)
-        parts = self.state[index].split(self.sizes, dim=1)
+        at = upload([rows, self._move(rows, codes.shape[1])], self.device)
+        return self._wave(at[0], at[1], codes, prime=prime)
+
+    def _move(self, rows: list[int], num_frames: int) -> list[int]:
+        """The rows' positions, which move on."""
+        positions = [self.rows[row].position for row in rows]
+        for row in rows:
+            self.rows[row].position += num_frames
+        return positions
+
+    def _run(self, rows: Tensor, positions: Tensor, codes: Tensor) -> Tensor:
+        return to_pcm(self._wave(rows, positions, codes))
+
+    def _wave(
+        self, rows: Tensor, positions: Tensor, codes: Tensor, *, prime: bool = False
+    ) -> Tensor:
+        """rows, positions [B], codes [B, F, 16] -> wave [B, F * 1920]; all on the device."""
+        parts = self.state[rows].split(self.sizes, dim=1)
         state = {
             name: part.view(len(rows), *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
-        positions = torch.tensor([self.rows[row].position for row in rows], device=self.device)
         run = self.decoder.prime if prime else self.decoder
         wave = run(codes, positions, state, self.rotary)
-        self.state[index] = torch.cat([state[name].flatten(1) for name in self.shapes], dim=1)
-        for row in rows:
-            self.rows[row].position += codes.shape[1]
+        self.state[rows] = torch.cat([state[name].flatten(1) for name in self.shapes], dim=1)
         return wave
 
     def _decode_official(self, row: int, frames: list[list[int]]) -> Tensor:

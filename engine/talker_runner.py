@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.backend import make_backend
 from engine.checkpoint import Checkpoint
 from engine.frame import FrameStep
+from engine.graphs import FrameGraphs, PrefillGraphs, Record
 from engine.layers.rotary import RotaryTable
 from engine.prompt import PromptBuilder, VoicePrompt
 from engine.rows import RowBuffers
@@ -60,6 +61,8 @@ class TalkerRunner:
         self.frame = FrameStep(
             self.talker, self.predictor, self.prompts, kv_cache, self.buffers, self.backend
         )
+        self.frames: FrameGraphs | None = None
+        self.prefills: PrefillGraphs | None = None
         self._prompt_embeds: dict[int, Tensor] = {}
 
     def start(self, seq: Sequence, voice: VoicePrompt | None) -> None:
@@ -86,19 +89,30 @@ class TalkerRunner:
         """Forget a sequence that ended; its row may be reused at once."""
         self._prompt_embeds.pop(seq.id, None)
 
+    def capture(self, record: Record, most_tokens: int) -> None:
+        """From now on run frames, and prefills of up to `most_tokens`, as recorded graphs."""
+        self.frames = FrameGraphs(self.frame, record)
+        self.prefills = PrefillGraphs(self._talk, self.buffers, most_tokens, record)
+
+    def _talk(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        return self.talker(x, self.kv_cache, self.backend.prefill([], rows, positions))
+
     def prefill(self, chunks: list[PrefillChunk]) -> None:
         """Run slices of prompts; the last position's state of a finished prompt becomes the row's
         `hidden`.
         """
         x = torch.cat([self._prompt_embeds[c.seq.id][c.start : c.end] for c in chunks])
-        spans = [(c.seq.row, range(c.start, c.end)) for c in chunks]
-        rows = upload([row for row, span in spans for _ in span], self.device)
-        positions = upload([at for _, span in spans for at in span], self.device)
-        out = self.talker(x, self.kv_cache, self.backend.prefill(chunks, rows, positions))
+        rows = [c.seq.row for c in chunks for _ in range(c.start, c.end)]
+        positions = [at for c in chunks for at in range(c.start, c.end)]
+        if self.prefills is not None and self.prefills.fits(len(x)):
+            out = self.prefills(x, rows, positions)
+        else:
+            at = upload([rows, positions], self.device)
+            out = self.talker(x, self.kv_cache, self.backend.prefill(chunks, at[0], at[1]))
         self._finish_prefill(chunks, out)
 
     def _finish_prefill(self, chunks: list[PrefillChunk], out: Tensor) -> None:
-        """out [T, H]: the chunks' states, laid end to end."""
+        """out [T or more, H]: the chunks' states, laid end to end."""
         ends, at = [], -1
         for chunk in chunks:
             at += chunk.end - chunk.start
@@ -112,7 +126,10 @@ class TalkerRunner:
 
     def decode(self, seqs: list[Sequence]) -> Frames:
         """Begin one frame for each sequence."""
+        rows, feed_back = [seq.row for seq in seqs], any(seq.num_scheduled > 1 for seq in seqs)
         self.backend.begin(seqs)
-        rows = upload([seq.row for seq in seqs], self.device)
-        codes = self.frame(rows, feed_back=any(seq.num_scheduled > 1 for seq in seqs))
-        return Frames(seqs, codes, self.config.codec_eos_token_id)
+        if self.frames is not None:
+            codes = self.frames(rows, feed_back)
+        else:
+            codes = self.frame(upload(rows, self.device), feed_back)
+        return Frames(seqs, codes[: len(seqs)], self.config.codec_eos_token_id)

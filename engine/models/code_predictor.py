@@ -109,7 +109,7 @@ class DensePass:
     end: int
 
     @staticmethod
-    def all(rotary: RotaryTable, batch: int, num_residual: int) -> list["DensePass"]:
+    def all(rotary: RotaryTable, batch: int, num_residual: int) -> list[Attention]:
         return [DensePass(rotary, batch, g + 1 if g else 0, g + 2) for g in range(num_residual)]
 
     @staticmethod
