@@ -1,7 +1,7 @@
 # ruff: noqa: E501
 """Text for training: WordNet examples and definitions, templates, single words.
 
-    python corpus.py            -> work/text/{examples,closed,glosses,words,long}.txt
+    python corpus.py            -> work/text/{examples,closed,glosses,words,long,numbers}.txt
 
 Nothing that stands in eval_sentences.txt is written (compared without case and punctuation).
 Sources: Debian package wordnet-base (WordNet licence) and this file.
@@ -36,6 +36,7 @@ PAST = LISTS["PAST"]
 BASE = LISTS["BASE"]
 TAILS = LISTS["TAILS"]
 PHRASES = LISTS["PHRASES"]
+UNITS = "minutes hours days weeks months years miles dollars meters pounds feet times".split()
 
 
 def normalise(text):
@@ -184,6 +185,38 @@ def closed_domain(rng):
     return text[0].upper() + text[1:] if rng.random() < 0.9 else text
 
 
+def counted(rng):
+    """A sentence with one or two numbers, times, dates or amounts in it."""
+    r, n = rng.choice, lambda: number(rng)
+    s, t, unit = r(SUBJECTS), r(THINGS), r(UNITS)
+    s = s[0].upper() + s[1:]
+    count, more = n(), n()
+    plural = lambda: r(THINGS) + "s"  # noqa: E731
+    day = f"{r(MONTHS)} {rng.randint(1, 31)}"
+    return r(
+        [
+            lambda: f"{s} {r(PAST)} {count} {plural()} {r(TAILS)}.",
+            lambda: f"{s} {r(PAST)} {count} {plural()} in {more} {unit}.",
+            lambda: f"The {t} had {count} {plural()} and {more} {plural()}.",
+            lambda: f"{count} {plural()} were {r(ADJECTIVES)}, and {more} were {r(ADJECTIVES)}.",
+            lambda: f"It took {count} {unit} to {r(BASE)} the {t}.",
+            lambda: f"{r(NAMES)} paid ${count} for the {r(ADJECTIVES)} {t}.",
+            lambda: f"The {t} is {count} {unit} from {r(PLACES)}.",
+            lambda: f"Only {rng.randint(1, 100)}% of the {plural()} came from {r(PLACES)}.",
+            lambda: f"We will {r(BASE)} the {t} at {clock(rng)}.",
+            lambda: f"From {clock(rng)} until {clock(rng)} the {t} was {r(ADJECTIVES)}.",
+            lambda: f"{r(NAMES)} was born in {r(PLACES)} on {day}, {year(rng)}.",
+            lambda: f"On {day} {s if s == 'I' else s[0].lower() + s[1:]} {r(PAST)} the {t}.",
+            lambda: f"In {year(rng)} there were {count} {plural()} in {r(PLACES)}.",
+            lambda: f"Since {year(rng)} the {t} has been {r(ADJECTIVES)}.",
+            lambda: f"Do you have {count} or {more} {plural()}?",
+            lambda: f"My {t} number is {count}, not {more}.",
+            lambda: f"Chapter {count} begins on page {more}.",
+            lambda: f"{count}, {more}, {n()}, {n()}.",
+        ]
+    )()
+
+
 def main():
     rng, held = random.Random(1), held_out()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -214,9 +247,16 @@ def main():
         step = rng.choice((2, 2, 2, 3, 3, 4, 6))
         long.append(" ".join(stops[at : at + step]))
         at += step
-    for name, bucket in dict(
-        examples=examples, closed=closed, glosses=definitions[:40000], words=single, long=long
-    ).items():
+    again = random.Random(2)
+    buckets = {
+        "examples": examples,
+        "closed": closed,
+        "glosses": definitions[:40000],
+        "words": single,
+        "long": long,
+        "numbers": unique(counted(again) for _ in range(24000)),
+    }
+    for name, bucket in buckets.items():
         (OUT / f"{name}.txt").write_text("\n".join(bucket) + "\n")
         print(f"{name:9} {len(bucket):6} lines {sum(len(t.split()) for t in bucket):8} words")
 

@@ -179,10 +179,11 @@ class Talker(nn.Module):
             * (text >= 0)[..., None]
         )
         x = x + self.model.codec_embedding(codec.clamp_min(0)) * (codec >= 0)[..., None]
-        frame = (codes[..., 0] >= 0)[..., None]
+        # the sum of a frame's rows as one product: many times faster to differentiate than a gather
         rows = torch.cat([e.weight for e in self.code_predictor.model.codec_embedding[:13]])
         index = codes.clamp_min(0) + CODES * torch.arange(13)
-        return x + F.embedding(index, rows).sum(-2) * frame
+        frame = (codes[..., :1] >= 0).to(rows.dtype).expand(codes.shape)
+        return x + torch.zeros(*codes.shape[:2], len(rows)).scatter_(-1, index, frame) @ rows
 
     def predict_codes(self, hidden, frames):
         """Teacher-forced logits of codes 1..13: hidden [N, H], frames [N, 14] -> 13 of [N, 64]."""

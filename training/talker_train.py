@@ -22,10 +22,11 @@ from torch import nn
 
 WORK = Path(__file__).parent / "work"
 MIX = {
-    "examples": 0.39,
-    "closed": 0.36,
-    "words": 0.13,
-    "glosses": 0.02,
+    "examples": 0.34,
+    "closed": 0.22,
+    "numbers": 0.16,
+    "words": 0.14,
+    "glosses": 0.04,
     "long": 0.07,
     "audio": 0.03,
 }

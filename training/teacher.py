@@ -76,6 +76,7 @@ def main():
         ("closed", 0),
         ("long", 0),
         ("words", 0),
+        ("numbers", 0),
         ("examples", BOTH),
         ("glosses", 0),
     ]
