@@ -1,0 +1,132 @@
+"""Which configuration a product runs with: the fastest of a handful, by measurement.
+
+What is fastest depends on the GPU, on the shape and on the batch, in ways that no rule here would
+foresee; a measurement takes milliseconds once the candidates are compiled (triton keeps those on
+disk). The plain path is always among the candidates, so the answer is never slower than that.
+"""
+
+import logging
+import statistics
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from triton.runtime.errors import OutOfResources
+
+from engine.kernels.linear import LinearConfig
+
+log = logging.getLogger(__name__)
+
+WARM_UPS = 3
+REPLAYS = 20
+STAGES = 4  # steps in flight, where shared memory has room for them
+
+# block_m: (block_n, block_k, num_warps). Small block_n for more programs than the GPU has
+# processors, large for less work per weight; the rest is what kept registers from spilling.
+SHAPES = {
+    16: ((8, 256, 4), (16, 256, 4), (16, 512, 8), (32, 128, 4), (32, 256, 8)),
+    32: ((8, 256, 8), (16, 256, 8), (32, 128, 4), (32, 256, 8)),
+    64: ((16, 128, 4), (16, 256, 8), (32, 128, 8)),
+}
+
+
+class Choice(NamedTuple):
+    config: LinearConfig | None  # None: the plain path
+    seconds: float  # of one run
+
+
+Run = Callable[[LinearConfig | None], None]
+Measure = Callable[[Callable[[], None], torch.device], float]
+
+
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory that one program may take."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def candidates(
+    M: int,
+    N: int,
+    K: int,
+    gated: bool,
+    dtype: torch.dtype,
+    shared: int,
+    weight_dtype: torch.dtype | None = None,
+) -> list[LinearConfig]:
+    """Configurations worth measuring for x [M, K] in `dtype` and N output channels (gated: N
+    pairs), on a device with `shared` bytes of shared memory per program.
+    """
+    block_m = next((b for b in SHAPES if b >= M), max(SHAPES))
+    shapes = [s for s in SHAPES[block_m] if s[0] > 8 or N <= 4096]  # enough programs as it is
+    # A step that does not divide K wastes loads, unless there is no other.
+    shapes = [s for s in shapes if K % s[1] == 0] or shapes
+    configs = []
+    for block_n, block_k, num_warps in shapes:
+        for stages in range(STAGES, 1, -1):
+            config = LinearConfig(block_m, block_n, block_k, num_warps, stages)
+            if footprint(config, gated, dtype, weight_dtype or dtype) <= shared:
+                configs.append(config)
+                break
+    return configs
+
+
+def footprint(
+    config: LinearConfig, gated: bool, dtype: torch.dtype, weight_dtype: torch.dtype
+) -> int:
+    """Upper bound of the shared memory of one program in bytes; what it needs after the loop lies
+    where the tiles were.
+    """
+    rows = config.block_m * config.block_k * dtype.itemsize
+    norm = config.block_k * dtype.itemsize
+    weights = config.block_n * config.block_k * weight_dtype.itemsize * (2 if gated else 1)
+    # One more tile of rows: normalised rows change hands through shared memory in triton 3.6.
+    tiles = (config.num_stages - 1) * (rows + norm + weights) + rows
+    sums = config.num_warps * config.block_m * config.block_n * 4
+    return max(tiles, sums) + 1024
+
+
+def graph_seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Median time of `work` replayed as a CUDA graph, as decoding runs it: no launch is waited
+    for. The warm-ups before compile what has to be compiled.
+    """
+    with torch.cuda.device(device):
+        for _ in range(WARM_UPS):
+            work()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        graph.replay()
+        return statistics.median(_replay_seconds(graph) for _ in range(REPLAYS))
+
+
+def _replay_seconds(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def choose(
+    run: Run,
+    configs: Iterable[LinearConfig],
+    device: torch.device,
+    measure: Measure = graph_seconds,
+) -> Choice:
+    """The fastest of the plain path and `configs`.
+
+    run(config) passes once over all the layers' products of one kind (None: the plain path), so
+    that weights come from memory as in decoding and not from the cache.
+    """
+    choices = []
+    for config in (None, *configs):
+        try:
+            choices.append(Choice(config, measure(partial(run, config), device)))
+        except OutOfResources as error:
+            log.debug("%s does not fit %s: %s", config, device, error)
+    best = min(choices, key=lambda choice: choice.seconds)
+    log.debug("%s: %s of %d choices", device, best, len(choices))
+    return best
