@@ -1,0 +1,264 @@
+"""Drawing codes: one program per row does all that engine/sampler.py does, by parameters that lie
+on the device.
+
+Nothing is sorted. Top-k and top-p are both thresholds, found by binary search over the bits of the
+floats, whose order as integers is that of the numbers. Two differences from the plain sampler, both
+in float32's last place: sums run in another order, and of equal probabilities on top-p's boundary
+all are kept, not as many as fit.
+"""
+
+import struct
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.sampler import NUM_CODEBOOKS
+from engine.sequence import Sampling
+
+# A row of SamplingTable: temperature, top_k and top_p of talker and predictor, penalty, ignore_eos
+# and the seed; in 32-bit words: 0, 2, 4, 6, 7 and 8.
+_ROW = struct.Struct("<2f 2i 2f f ?3x Q")
+_WORDS = tl.constexpr(_ROW.size // 4)
+_TALKER, _PREDICTOR = tl.constexpr(0), tl.constexpr(1)
+_CODEBOOKS = tl.constexpr(NUM_CODEBOOKS)
+
+
+class SamplingTable:
+    """Sampling parameters of R rows. Column 0 is the talker's, 1 the code predictor's.
+
+    temperature [R, 2] float32 (0: greedy), top_k [R, 2] int32 (<= 0: off), top_p [R, 2] float32,
+    penalty [R] float32, seeds [R] int64, ignore_eos [R] bool: views of one packed tensor. A row
+    never set is greedy.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device) -> None:
+        self.packed = torch.zeros(num_rows, _ROW.size // 8, dtype=torch.int64, device=device)
+        self.words, floats = self.packed.view(torch.int32), self.packed.view(torch.float32)
+        self.temperature, self.top_k, self.top_p = floats[:, :2], self.words[:, 2:4], floats[:, 4:6]
+        self.penalty, self.ignore_eos = floats[:, 6], self.packed.view(torch.bool)[:, 28]
+        self.seeds = self.packed[:, 4]
+        self.penalty.fill_(1)
+        self.top_p.fill_(1)
+
+    def set(self, row: int, s: Sampling) -> None:
+        """Fill one row: on a GPU a single copy, in the order of the device's work."""
+        packed = _ROW.pack(
+            *(s.temperature, s.subtalker_temperature),
+            *(max(0, min(k, 2**31 - 1)) for k in (s.top_k, s.subtalker_top_k)),
+            *(s.top_p, s.subtalker_top_p, s.repetition_penalty),
+            s.ignore_eos,
+            s.seed % 2**64,
+        )
+        host = torch.frombuffer(bytearray(packed), dtype=torch.int64)
+        if self.packed.is_cuda:
+            host = host.pin_memory()
+        self.packed[row].copy_(host, non_blocking=True)
+
+
+def draw_codes(
+    logits: Tensor, rows: Tensor, table: SamplingTable, num_frames: Tensor, codebook: int
+) -> Tensor:
+    """A code of codebook 1..15 for each row, as sampler.sample: logits [B, V], rows [B] int64,
+    num_frames [R] int64 -> codes [B] int64.
+    """
+    codes, vocab = _outputs(logits)
+    _draw_codes[(len(rows),)](
+        logits,
+        rows,
+        table.words,
+        table.seeds,
+        num_frames,
+        codes,
+        codebook,
+        VOCAB=vocab,
+        **_width(vocab),
+    )
+    return codes
+
+
+def draw_code0(
+    logits: Tensor,
+    rows: Tensor,
+    table: SamplingTable,
+    num_frames: Tensor,
+    seen: Tensor,
+    num_codes: int,
+    eos: int,
+) -> Tensor:
+    """Codebook 0 or `eos` for each row, as sampler.talker_logits and sample: logits [B, V], rows
+    [B] int64, num_frames [R] int64, seen [R, V] bool -> codes [B] int64.
+
+    Only ids below num_codes and `eos` are drawn. Afterwards seen[row, code] is True.
+    """
+    codes, vocab = _outputs(logits)
+    assert seen.is_contiguous() and seen.shape[1] == vocab
+    _draw_code0[(len(rows),)](
+        logits,
+        rows,
+        table.words,
+        table.seeds,
+        num_frames,
+        seen,
+        codes,
+        NUM_CODES=num_codes,
+        EOS=eos,
+        VOCAB=vocab,
+        **_width(vocab),
+    )
+    return codes
+
+
+def _outputs(logits: Tensor) -> tuple[Tensor, int]:
+    assert logits.is_contiguous()
+    batch, vocab = logits.shape
+    return torch.empty(batch, dtype=torch.int64, device=logits.device), vocab
+
+
+def _width(vocab: int) -> dict[str, int]:
+    """A row is held in registers, 16 numbers a thread."""
+    width = triton.next_power_of_2(vocab)
+    return {"WIDTH": width, "num_warps": max(1, min(8, width // 512))}
+
+
+@triton.jit(do_not_specialize=["codebook"])
+def _draw_codes(
+    logits,
+    rows,
+    words,
+    seeds,
+    num_frames,
+    codes,
+    codebook,
+    VOCAB: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    batch = tl.program_id(0)
+    row = tl.load(rows + batch)
+    x = _logits(logits, batch, VOCAB, WIDTH)
+    u = _uniform(
+        tl.load(seeds + row * (_WORDS // 2)), tl.load(num_frames + row) * _CODEBOOKS + codebook
+    )
+    tl.store(codes + batch, _choose(x, words + row * _WORDS + _PREDICTOR, u, VOCAB, WIDTH))
+
+
+@triton.jit
+def _draw_code0(
+    logits,
+    rows,
+    words,
+    seeds,
+    num_frames,
+    seen,
+    codes,
+    NUM_CODES: tl.constexpr,
+    EOS: tl.constexpr,
+    VOCAB: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    batch = tl.program_id(0)
+    row = tl.load(rows + batch)
+    frame = tl.load(num_frames + row)
+    param = words + row * _WORDS
+    x = _logits(logits, batch, VOCAB, WIDTH)
+
+    i = tl.arange(0, WIDTH)
+    penalty = _float(param + 6)
+    drawn = tl.load(seen + row * VOCAB + i, mask=i < VOCAB, other=0) != 0
+    penalised = tl.where(x < 0, x * penalty, tl.div_rn(x, penalty))
+    x = tl.where(drawn, penalised, x)
+    may_end = (frame >= 2) & (tl.load(param + 7) == 0)
+    allowed = tl.where(i == EOS, may_end, i < NUM_CODES)
+    x = tl.where(allowed, x, -float("inf"))
+
+    u = _uniform(tl.load(seeds + row * (_WORDS // 2)), frame * _CODEBOOKS)
+    code = _choose(x, param + _TALKER, u, VOCAB, WIDTH)
+    tl.store(codes + batch, code)
+    tl.store(seen + row * VOCAB + code, True)
+
+
+@triton.jit
+def _logits(logits, batch, VOCAB: tl.constexpr, WIDTH: tl.constexpr):
+    """The batch's row in float32, filled up with -inf."""
+    i = tl.arange(0, WIDTH)
+    x = tl.load(logits + batch.to(tl.int64) * VOCAB + i, mask=i < VOCAB, other=-float("inf"))
+    return x.to(tl.float32)
+
+
+@triton.jit
+def _float(word):
+    return tl.load(word).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _choose(x, param, uniform, VOCAB: tl.constexpr, WIDTH: tl.constexpr):
+    """sampler.sample of one row x [WIDTH] by the net's column of its parameters."""
+    temperature, top_k, top_p = _float(param), tl.load(param + 2), _float(param + 4)
+    if temperature == 0:
+        code = tl.argmax(x, 0).to(tl.int32)
+    else:
+        x = tl.div_rn(x, temperature)
+        if (top_k > 0) & (top_k < VOCAB):
+            x = _largest(x, top_k, WIDTH)
+        power = tl.exp(x - tl.max(x, 0))
+        probs = power / tl.sum(power, 0)
+        if top_p < 1:
+            probs = _nucleus(probs, top_p)
+        code = _invert(probs, uniform, WIDTH)
+    # Logits that are not numbers choose nothing: the code must still be one.
+    return tl.where(code < VOCAB, code, 0)
+
+
+@triton.jit
+def _largest(x, k, WIDTH: tl.constexpr):
+    """x with -inf below its k-th largest; what equals that stays."""
+    bits = tl.where(x == 0, 0.0, x).to(tl.uint32, bitcast=True)  # -0 is no less than 0
+    order = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000)
+    floor = tl.full((), 0, tl.uint32)  # grows to the largest that k or more reach
+    step = tl.full((), 1 << 31, tl.uint32)
+    reached = WIDTH
+    while (step > 0) & (reached != k):
+        count = tl.sum((order >= (floor | step)).to(tl.int32), 0)
+        enough = count >= k
+        floor = tl.where(enough, floor | step, floor)
+        reached = tl.where(enough, count, reached)
+        step = step >> 1
+    return tl.where(order >= floor, x, -float("inf"))
+
+
+@triton.jit
+def _nucleus(probs, top_p):
+    """probs with 0 for the smallest whose sum is at most 1 - top_p; the largest stay."""
+    bits = probs.to(tl.uint32, bitcast=True)
+    limit = tl.full((), 0, tl.uint32)  # grows to the largest below which little enough lies
+    step = tl.full((), 1 << 29, tl.uint32)  # the highest bit of 1.0
+    while step > 0:
+        tail = tl.sum(tl.where(bits <= (limit | step), probs, 0.0), 0)
+        limit = tl.where(tail <= 1 - top_p, limit | step, limit)
+        step = step >> 1
+    return tl.where((bits > limit) | (probs == tl.max(probs, 0)), probs, 0.0)
+
+
+@triton.jit
+def _invert(probs, uniform, WIDTH: tl.constexpr):
+    """sampler.draw. A parallel scan may lose monotony in the last place, so that a code of
+    probability 0 could be the first beyond the mark: those are left out.
+    """
+    i = tl.arange(0, WIDTH)
+    cdf = tl.where(probs > 0, tl.cumsum(probs, 0), 0.0)
+    return tl.min(tl.where(cdf > uniform * tl.max(cdf, 0), i, WIDTH), 0)
+
+
+@triton.jit
+def _uniform(seed, counter):
+    """sampler.uniforms: seed and frame * 16 + codebook, int64, to a float32 in [0, 1)."""
+    bits = _mix(_mix(seed.to(tl.uint64)) + counter.to(tl.uint64) * 0x9E3779B97F4A7C15)
+    return (bits >> 41).to(tl.float32) * 2.0**-23
+
+
+@triton.jit
+def _mix(x):
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    return x ^ (x >> 31)
