@@ -2,9 +2,9 @@
 on the device.
 
 Nothing is sorted. Top-k and top-p are both thresholds, found by binary search over the bits of the
-floats, whose order as integers is that of the numbers. Two differences from the plain sampler, both
-in float32's last place: sums run in another order, and of equal probabilities on top-p's boundary
-all are kept, not as many as fit.
+floats, whose order as integers is that of the numbers. Two differences from the plain sampler: sums
+run in another order, which shows in float32's last place, and of equal probabilities on top-p's
+boundary all are kept, not as many as fit.
 """
 
 import struct
