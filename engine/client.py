@@ -174,7 +174,7 @@ class EngineClient:
                 f"the engine is {self.status}", retry_after_s=self._retry_after_s()
             )
         worker = min(ready, key=lambda w: len(w.streams))
-        limit = self.config.max_num_seqs + self.config.max_queued
+        limit = worker.num_rows + self.config.max_queued
         if len(worker.streams) >= limit:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
         if params.seed is None:
@@ -206,6 +206,7 @@ class _Worker:
     def __init__(self, config: EngineConfig, models: list[ModelSpec], index: int) -> None:
         self.config, self.specs, self.index = config, models, index
         self.status = "starting"
+        self.num_rows = 0  # utterances it speaks at once, as it says itself
         self.streams: dict[int, SpeechStream] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
@@ -247,7 +248,7 @@ class _Worker:
         except (asyncio.IncompleteReadError, ConnectionError):
             fact = None
         if isinstance(fact, Ready):
-            self.status = "ready"
+            self.status, self.num_rows = "ready", fact.num_rows
             return fact, reader
         await self._reap()
         if isinstance(fact, Fatal):

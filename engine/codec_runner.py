@@ -4,6 +4,7 @@ its row.
 A row's whole state is one flat vector, so a batch is one gather before and one scatter after.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from engine.graphs import CodecGraphs, Record
+from engine.graphs import CodecGraphs, Record, Recorder
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_decoder import CodecDecoder
 from engine.transfer import Download, upload
@@ -81,16 +82,12 @@ class CodecRunner:
         c = decoder.config
         self.rotary = RotaryTable(c.head_dim, c.rope_theta, max_frames, self.dtype, self.device)
 
-    def capture(self, record: Record, sizes: tuple[int, ...]) -> None:
-        """From now on decode chunks of these sizes as recorded graphs, on a stream of their own."""
+    def capture(self, sizes: tuple[int, ...], recorder: Callable[[], Record] = Recorder) -> None:
+        """From now on decode chunks of these sizes as recorded graphs."""
+        num_rows, num_codes = len(self.rows) - 1, self.decoder.config.num_quantizers
         with self._on_stream():
             self.graphs = CodecGraphs(
-                self._run,
-                sizes,
-                len(self.rows) - 1,
-                self.decoder.config.num_quantizers,
-                self.device,
-                record,
+                self._run, sizes, num_rows, num_codes, self.device, recorder()
             )
 
     def _on_stream(self) -> AbstractContextManager:

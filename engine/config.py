@@ -22,11 +22,14 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    # Layer weights of talker and predictor on a CPU: full precision, or weight-only int8 or int4.
+    # Layer weights of talker and predictor: full precision, weight-only int8, or (CPU) int4.
     weights: Literal["full", "int8", "int4"] = "full"
     # Talker and predictor in plain torch, or in Triton's kernels; "auto": kernels on a GPU.
     kernels: Literal["auto", "torch", "triton"] = "auto"
-    max_num_seqs: int = 32
+    # On a GPU, record steps as CUDA graphs; off to look for faults.
+    cuda_graphs: bool = True
+    # Utterances spoken at once. "auto": 32 on a CPU, on a GPU by its free memory.
+    max_num_seqs: int | Literal["auto"] = "auto"
     max_queued: int = 64
     # "auto", or a size such as "512MB" or "4GiB"; all loaded checkpoints share it.
     kv_cache_memory: str = "auto"

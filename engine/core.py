@@ -41,11 +41,6 @@ from engine.voice_encoder import VoiceEncoder
 log = logging.getLogger(__name__)
 
 
-def use_kernels(config: EngineConfig, device: torch.device) -> bool:
-    """Whether talker and predictor run on Triton's kernels."""
-    return config.kernels == "triton" or (config.kernels == "auto" and device.type == "cuda")
-
-
 class EngineCore:
     """All loaded checkpoints, their shared KV pools, the codec and the scheduler.
 
@@ -62,8 +57,10 @@ class EngineCore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.checkpoints, self.codecs, self.clock = config, checkpoints, codecs, clock
-        device = next(iter(kv_caches.values())).device
-        self.overlap = device.type == "cuda"
+        assert isinstance(config.max_num_seqs, int), "startup decides it"
+        on_gpu = next(iter(kv_caches.values())).is_cuda
+        self.overlap = on_gpu
+        self.use_kernels = config.kernels == "triton" or (config.kernels == "auto" and on_gpu)
         pools = {  # a cache's last block is for padding
             id(cache): BlockManager(cache.shape[2] - 1, cache.shape[3])
             for cache in kv_caches.values()
@@ -75,7 +72,7 @@ class EngineCore:
                 kv_caches[model],
                 config.max_num_seqs,
                 config.max_tokens,
-                kernels=use_kernels(config, device),
+                kernels=self.use_kernels,
             )
             for model, c in checkpoints.items()
         }
@@ -348,7 +345,7 @@ class EngineCore:
             num_free_blocks=sum(len(pool.free_blocks) for pool in pools),
             num_blocks=sum(pool.num_blocks for pool in pools),
             num_free_rows=len(self.scheduler.free_rows),
-            num_rows=self.config.max_num_seqs,
+            num_rows=self.scheduler.max_num_seqs,
             num_steps=self.num_steps,
             num_frames=self.num_frames,
             num_runaways=self.num_runaways,

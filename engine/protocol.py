@@ -150,6 +150,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     models: list[ModelInfo]
     device: str
     dtype: str
+    num_rows: int
     num_blocks: int
     kv_cache_bytes: int
     load_s: float

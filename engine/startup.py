@@ -5,10 +5,10 @@ it chose.
 import hashlib
 import logging
 import os
-import re
 import time
 from pathlib import Path
 
+import msgspec
 import torch
 
 from engine.checkpoint import Checkpoint, load, load_codec, resolve
@@ -16,25 +16,15 @@ from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import CheckpointError
+from engine.graphs import Recorder
 from engine.layers.linear import Linear, WeightForm, can_pack
+from engine.memory import Fit, check_weights_fit, free_bytes, geometry, kv_caches, plan
+from engine.models.codec_decoder import CodecDecoder
 from engine.protocol import AudioChunk, Finished, Prompt, Ready, SamplingParams, Submit
 
 log = logging.getLogger(__name__)
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.8
-CPU_CACHE_MOST = 4 * 2**30
 SMALL_MODEL_BYTES = 100 * 10**6
-LEAST_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
-
-
-def parse_bytes(text: str) -> int:
-    """ "512MB", "4GiB", "1000000" -> bytes. ValueError says what is accepted."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)\s*", text)
-    unit = match.group(2).upper() if match else ""
-    if match is None or unit not in UNITS:
-        raise ValueError(f"{text!r} is not a size: write a number with KB, MB, GB, KiB, MiB or GiB")
-    return int(float(match.group(1)) * UNITS[unit])
 
 
 def choose_device(config: EngineConfig) -> torch.device:
@@ -68,15 +58,18 @@ def _cpu_has_bf16() -> bool:
 
 
 def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Ready]:
-    """Load everything, run one warm-up utterance per model. CheckpointError says what is wrong and
-    where.
+    """Load everything, choose what is left to choose, run one warm-up utterance per model.
+    CheckpointError says what is wrong and where.
     """
     started = time.monotonic()
     device = choose_device(config)
     paths = {spec.id: resolve(spec) for spec in models}
     dtype = choose_dtype(config, device, list(paths.values()))
+    check_weights_fit(list(paths.values()), dtype, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or measure_threads(dtype))
+    else:
+        _prepare_gpu(device)
     checkpoints = {}
     for spec in models:
         path = paths[spec.id]
@@ -85,17 +78,21 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
         if checkpoints[spec.id].info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
         transform_weights(checkpoints[spec.id], config, dtype, device)
-    codecs = _codecs(config, checkpoints, dtype, device)
-    caches = _kv_caches(config, checkpoints, dtype, device)
-    core = EngineCore(config, checkpoints, caches, codecs)
+    decoders = _codec_decoders(checkpoints, dtype, device)
+    fit = _plan(config, checkpoints, decoders, dtype, device)
+    config = msgspec.structs.replace(config, max_num_seqs=fit.num_rows)
+    caches = kv_caches(config, fit, checkpoints, dtype, device)
+    core = EngineCore(config, checkpoints, caches, _codec_runners(config, fit, decoders))
+    if core.use_kernels and device.type == "cuda":
+        _accelerate(core)
     _warm_up(core)
-    distinct = {id(cache): cache for cache in caches.values()}.values()
     ready = Ready(
         models=[c.info for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        num_blocks=sum(cache.shape[2] - 1 for cache in distinct),
-        kv_cache_bytes=sum(cache.nbytes for cache in distinct),
+        num_rows=fit.num_rows,
+        num_blocks=sum(fit.num_blocks.values()),
+        kv_cache_bytes=sum({id(cache): cache.nbytes for cache in caches.values()}.values()),
         load_s=time.monotonic() - started,
     )
     log.info(
@@ -106,9 +103,62 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
         torch.get_num_threads(),
         ready.kv_cache_bytes / 1e9,
         ready.num_blocks,
-        config.max_num_seqs,
+        ready.num_rows,
     )
     return core, ready
+
+
+def _prepare_gpu(device: torch.device) -> None:
+    """Full float32 products, and a stream that graphs can be captured on. Talker and predictor go
+    before the codec wherever both want the GPU.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
+
+
+def _plan(
+    config: EngineConfig,
+    checkpoints: dict[str, Checkpoint],
+    decoders: dict[str, CodecDecoder],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Fit:
+    shapes = {geometry(c.config.talker_config) for c in checkpoints.values()}
+    row_bytes = sum(
+        sum(torch.Size(shape).numel() for shape in decoder.state_shapes().values())
+        * decoder.output_proj.weight.dtype.itemsize
+        for decoder in {id(d): d for d in decoders.values()}.values()
+    )
+    gpu = device.type == "cuda"
+    return plan(config, shapes, dtype, row_bytes, free_bytes(device), gpu=gpu)
+
+
+def _accelerate(core: EngineCore) -> None:
+    """On a GPU: measure which kernels are fastest here, then record the steps as graphs."""
+    # Triton is there only with a GPU.
+    from engine.kernels.fused import fuse_
+    from engine.kernels.snake import snake
+
+    started, config = time.monotonic(), core.config
+    for runner in core.runners.values():
+        fuse_(
+            runner.talker, runner.predictor, runner.buffers.num_rows, int8=config.weights == "int8"
+        )
+    codecs = {id(codec): codec for codec in core.codecs.values()}.values()
+    for codec in codecs:
+        codec.decoder.use_kernels_(snake)
+    chosen = time.monotonic()
+    if config.cuda_graphs:
+        record = Recorder()
+        for runner in core.runners.values():
+            runner.capture(record, config.prefill_tokens)
+        for codec in codecs:
+            codec.capture(config.chunk_ramp)
+    log.info(
+        "kernels chosen in %.1f s, graphs recorded in %.1f s",
+        chosen - started,
+        time.monotonic() - chosen,
+    )
 
 
 def measure_threads(dtype: torch.dtype) -> int:
@@ -141,7 +191,11 @@ def _time_pass(threads: int, net: torch.nn.Module, x: torch.Tensor) -> float:
 def transform_weights(
     checkpoint: Checkpoint, config: EngineConfig, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """On a CPU, the decoder layers' weights into the configured form, everything else packed."""
+    """On a CPU, the decoder layers' weights into the configured form, everything else packed. On a
+    GPU the kernels bring their own forms (kernels/fused.py).
+    """
+    if device.type == "cuda" and config.weights == "int8" and config.kernels != "torch":
+        return
     if device.type != "cpu" or not can_pack(dtype):
         if config.weights != "full":
             raise CheckpointError(f"engine.weights {config.weights} needs a CPU with bfloat16")
@@ -155,73 +209,39 @@ def transform_weights(
                 module.transform_(layers if name.startswith("layers.") else "packed")
 
 
-def _codecs(
-    config: EngineConfig,
-    checkpoints: dict[str, Checkpoint],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> dict[str, CodecRunner]:
-    """One codec runner per distinct codec file; the published checkpoints share theirs."""
-    runners: dict[str, CodecRunner] = {}
-    codecs = {}
+def _codec_decoders(
+    checkpoints: dict[str, Checkpoint], dtype: torch.dtype, device: torch.device
+) -> dict[str, CodecDecoder]:
+    """One decoder per distinct codec file; the published checkpoints share theirs."""
+    by_file: dict[str, CodecDecoder] = {}
+    decoders = {}
     for model, checkpoint in checkpoints.items():
         path = Path(checkpoint.info.path)
-        key = (
-            _digest(path / "speech_tokenizer" / "model.safetensors") if len(checkpoints) > 1 else ""
-        )
-        if key not in runners:
+        file = path / "speech_tokenizer" / "model.safetensors"
+        key = _digest(file) if len(checkpoints) > 1 else ""
+        if key not in by_file:
             decoder = load_codec(path, torch.float32 if device.type == "cpu" else dtype, device)
             if device.type == "cpu" and can_pack(torch.float32):
                 decoder.pack_()
-            official = config.codec_mode == "official"
-            runners[key] = CodecRunner(
-                decoder, config.max_num_seqs, config.max_tokens, official=official
-            )
-        codecs[model] = runners[key]
-    return codecs
+            by_file[key] = decoder
+        decoders[model] = by_file[key]
+    return decoders
+
+
+def _codec_runners(
+    config: EngineConfig, fit: Fit, decoders: dict[str, CodecDecoder]
+) -> dict[str, CodecRunner]:
+    official = config.codec_mode == "official"
+    runners = {
+        id(decoder): CodecRunner(decoder, fit.num_rows, config.max_tokens, official=official)
+        for decoder in decoders.values()
+    }
+    return {model: runners[id(decoder)] for model, decoder in decoders.items()}
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _kv_caches(
-    config: EngineConfig,
-    checkpoints: dict[str, Checkpoint],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> dict[str, torch.Tensor]:
-    """One cache per distinct KV geometry, sharing the budget equally; models of one geometry share
-    a cache.
-    """
-    geometry = {}
-    for model, checkpoint in checkpoints.items():
-        c = checkpoint.config.talker_config
-        geometry[model] = (c.num_hidden_layers, c.num_key_value_heads, c.head_dim)
-    budget = _cache_budget(config, device) // len(set(geometry.values()))
-    caches = {}
-    for layers, heads, dim in sorted(set(geometry.values())):
-        block_bytes = 2 * layers * config.block_size * heads * dim * dtype.itemsize
-        most = config.max_num_seqs * -(-config.max_tokens // config.block_size)
-        num_blocks = min(budget // block_bytes, most)
-        if num_blocks < min(most, LEAST_TOKENS // config.block_size):
-            raise CheckpointError(
-                f"engine.kv_cache_memory leaves {budget} bytes for a KV cache, which needs "
-                f"at least {LEAST_TOKENS * block_bytes // config.block_size}: raise it"
-            )
-        shape = (layers, 2, num_blocks + 1, config.block_size, heads, dim)  # one for padding
-        caches[layers, heads, dim] = torch.zeros(shape, dtype=dtype, device=device)
-    return {model: caches[shape] for model, shape in geometry.items()}
-
-
-def _cache_budget(config: EngineConfig, device: torch.device) -> int:
-    if config.kv_cache_memory != "auto":
-        return parse_bytes(config.kv_cache_memory)
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * GPU_CACHE_SHARE)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(int(free * CPU_CACHE_SHARE), CPU_CACHE_MOST)
 
 
 def _warm_up(core: EngineCore) -> None:

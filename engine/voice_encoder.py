@@ -74,7 +74,10 @@ class VoiceEncoder:
         # A row that is not finite would outlive its sequence in the KV cache, and spoil others.
         if not embedding.isfinite().all():
             raise InvalidPromptError("the reference audio is broken", param="ref_audio")
-        return VoicePrompt(embedding, self.codec_encoder(wave) if with_codes else None)
+        voice = VoicePrompt(embedding, self.codec_encoder(wave) if with_codes else None)
+        if self.device.type == "cuda":  # other streams than this thread's will read it
+            torch.cuda.current_stream(self.device).synchronize()
+        return voice
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -2,7 +2,7 @@
 
 What is fastest depends on the GPU, on the shape and on the batch, in ways that no rule here would
 foresee; a measurement takes milliseconds once the candidates are compiled (triton keeps those on
-disk). The plain path is always among the candidates, so the answer is never slower than that.
+disk). The plain path, where there is one, competes too: the answer is never slower than that.
 """
 
 import logging
@@ -115,18 +115,22 @@ def choose(
     configs: Iterable[LinearConfig],
     device: torch.device,
     measure: Measure = graph_seconds,
+    *,
+    plain: bool = True,
 ) -> Choice:
-    """The fastest of the plain path and `configs`.
+    """The fastest of `configs` and, unless `plain` is false, the plain path. ValueError: none fits.
 
     run(config) passes once over all the layers' products of one kind (None: the plain path), so
     that weights come from memory as in decoding and not from the cache.
     """
     choices = []
-    for config in (None, *configs):
+    for config in (None, *configs) if plain else configs:
         try:
             choices.append(Choice(config, measure(partial(run, config), device)))
         except OutOfResources as error:
             log.debug("%s does not fit %s: %s", config, device, error)
+    if not choices:
+        raise ValueError(f"no configuration of the product fits {device}")
     best = min(choices, key=lambda choice: choice.seconds)
     log.debug("%s: %s of %d choices", device, best, len(choices))
     return best

@@ -1,4 +1,4 @@
-"""Dense projections, and the forms their weights may take on a CPU.
+"""Dense projections, and the forms their weights may take. On a CPU:
 
 plain    [out, in] in the model's dtype, torch's own kernel: the reference for the rest.
 packed   the same values laid out once for the CPU's matrix kernels (oneDNN). Without this every
@@ -6,6 +6,8 @@ packed   the same values laid out once for the CPU's matrix kernels (oneDNN). Wi
          result does not depend on how many rows there are, so a batch equals its sequences alone.
 int8     one scale per output channel; int4: one scale and offset per 64 inputs. Weight only:
          activations and accumulation stay as they were. bfloat16 models only.
+
+On a GPU a product of few rows may be fused with what stands around it (kernels/fused.py).
 """
 
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from engine.layers.norm import RMSNorm
 
 WeightForm = Literal["packed", "int8", "int4"]
 Product = Callable[[Tensor], Tensor]  # [n, in] -> [n, out], without bias
+# As Linear.forward in one kernel (kernels/fused.py); None: not for this many rows.
+Fused = Callable[[Tensor, RMSNorm | None, bool, Tensor | None], Tensor | None]
 
 # Smaller weights stay plain: laying them out anew costs less than the packed kernel's overhead.
 PACK_FROM = 1 << 18
@@ -33,6 +37,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self.product: Product | None = None
+        self.fused: Fused | None = None
 
     def forward(
         self,
@@ -46,6 +51,10 @@ class Linear(nn.Module):
         silu(gate) * up. What stands around the product is asked for here so that one kernel may do
         it all.
         """
+        if self.fused is not None:
+            y = self.fused(x, norm, gated, residual)
+            if y is not None:
+                return y
         y = self._multiply(x if norm is None else norm(x))
         if gated:
             gate, up = y.chunk(2, dim=-1)

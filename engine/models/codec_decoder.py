@@ -20,6 +20,7 @@ from engine.models.codec_layers import (
     CausalConv,
     CausalUpsample,
     ConvNeXt,
+    Snake,
     SnakeBeta,
     State,
     UpsampleBlock,
@@ -120,6 +121,12 @@ class CodecDecoder(nn.Module):
                 module.pack_()
             elif isinstance(module, Linear):
                 module.transform_("packed")
+
+    def use_kernels_(self, snake: Snake) -> None:
+        """Activations in one kernel each, on a GPU."""
+        for module in self.modules():
+            if isinstance(module, SnakeBeta):
+                module.kernel = snake
 
     @property
     def samples_per_frame(self) -> int:

@@ -11,7 +11,7 @@ A stage reads and replaces its own entry in `state`, a dict of tensors named by 
 row dimension. All states start at zero, which is the padding the model was trained with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from engine.models.weights import Slot
 State = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 Slots = Iterator[tuple[str, Slot]]
+# snake(x [B, C, T], a [C], 1 / b [C]) in one kernel (kernels/snake.py)
+Snake = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _parameter(*shape: int) -> nn.Parameter:
@@ -117,6 +119,7 @@ class SnakeBeta(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha, self.beta = _parameter(channels), _parameter(channels)
+        self.kernel: Snake | None = None
 
     def finish_loading(self) -> None:
         """From logarithms to the factors a and 1 / b."""
@@ -124,6 +127,8 @@ class SnakeBeta(nn.Module):
         self.beta.exp_().add_(1e-9).reciprocal_()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel is not None:
+            return self.kernel(x, self.alpha, self.beta)
         wave = torch.sin(x * self.alpha[:, None]).square_()
         return torch.addcmul(x, wave, self.beta[:, None])
 
