@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,6 +16,12 @@ from engine.layers import attention as plain
 from engine.layers.attention import AttentionMetadata
 from engine.layers.rotary import RotaryTable
 from tests.kernels.compiling import CAPABILITIES, Compiled, compile_apart, compile_kernel
+from tests.kernels.conftest import CUDA
+
+pytestmark = pytest.mark.skipif(
+    not CUDA and triton.__version__ < "3.7",
+    reason="this triton's interpreter cannot loop to a bound that it computed, with numpy 2",
+)
 
 
 class Case(NamedTuple):
