@@ -2,7 +2,7 @@
 
 What is fastest depends on the GPU, on the shape and on the batch, in ways that no rule here would
 foresee; a measurement takes milliseconds once the candidates are compiled (triton keeps those on
-disk). The plain path, where there is one, competes too: the answer is never slower than that.
+disk). With the plain path among the candidates, the answer is never slower than that.
 """
 
 import logging
@@ -112,19 +112,17 @@ def _replay_seconds(graph: torch.cuda.CUDAGraph) -> float:
 
 def choose(
     run: Run,
-    configs: Iterable[LinearConfig],
+    configs: Iterable[LinearConfig | None],
     device: torch.device,
     measure: Measure = graph_seconds,
-    *,
-    plain: bool = True,
 ) -> Choice:
-    """The fastest of `configs` and, unless `plain` is false, the plain path. ValueError: none fits.
+    """The fastest of `configs`, where None is the plain path. ValueError: none fits the device.
 
-    run(config) passes once over all the layers' products of one kind (None: the plain path), so
-    that weights come from memory as in decoding and not from the cache.
+    run(config) passes once over all the layers' products of one kind, so that weights come from
+    memory as in decoding and not from the cache.
     """
     choices = []
-    for config in (None, *configs) if plain else configs:
+    for config in configs:
         try:
             choices.append(Choice(config, measure(partial(run, config), device)))
         except OutOfResources as error:
