@@ -64,6 +64,7 @@ class TorchBackend:
         self._passes = cache(lambda batch: DensePass.all(inner_rotary, batch, num_residual))
         self.allowed = torch.arange(config.vocab_size, device=device) < config.num_codes
         self.allowed[config.codec_eos_token_id] = True
+        self.true = torch.ones((), dtype=torch.bool, device=device)
         self._params: tuple[list[Sequence], BatchParams] | None = None
 
     def start(self, seq: Sequence) -> None:
@@ -123,7 +124,7 @@ class TorchBackend:
             self.config.codec_eos_token_id,
         )
         code0 = sample(logits, params.talker, self._uniform[:, 0])
-        b.seen[rows, code0] = True
+        b.seen.index_put_((rows, code0), self.true)
         return code0
 
     def draw(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:

@@ -49,7 +49,7 @@ class FrameStep:
         codes = torch.cat([code0[:, None], residual], dim=1)
         b.codes[rows] = codes
         b.num_frames[rows] += 1
-        b.num_frames[b.padding] = 0  # for ever fresh, so it never moves on
+        b.num_frames[b.padding].zero_()  # for ever fresh, so it never moves on
         return codes
 
     def _feed_back(self, rows: Tensor) -> None:

@@ -142,7 +142,7 @@ def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
     """
     ascending, order = probs.sort(-1)
     drop = ascending.cumsum(-1) <= 1 - top_p
-    drop[:, -1] = False
+    drop[:, -1].zero_()
     return probs.masked_fill(drop.scatter(1, order, drop), 0.0)
 
 

@@ -24,7 +24,7 @@ class Download:
     def __init__(self, source: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
         if source.device.type == "cpu":
-            self._host = source
+            self._host = source.clone()
             return
         self._host = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
         self._host.copy_(source, non_blocking=True)

@@ -16,7 +16,6 @@ from engine.kernels.tuning import Choice, Measure, candidates, choose, graph_sec
 from engine.layers.linear import Linear
 from engine.layers.norm import RMSNorm
 from engine.models.code_predictor import CodePredictor
-from engine.models.qwen3_layer import Qwen3Layer
 from engine.models.talker import Talker
 
 log = logging.getLogger(__name__)
