@@ -29,3 +29,23 @@ def device() -> str:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Every dtype that this machine can run the kernels in."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every call from one kernel function to another the interpreter replaces all of triton's
+    language anew, two thirds of the time in some tests. Once for each module does.
+    """
+    if CUDA:
+        return
+    from triton.runtime.interpreter import InterpretedFunction
+
+    call, modules = InterpretedFunction.__call__, set()
+
+    def quick(self: InterpretedFunction, *args: object, **kwargs: object) -> object:
+        if self.fn.__module__ in modules:
+            return self.rewrite()(*args, **kwargs)
+        modules.add(self.fn.__module__)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(InterpretedFunction, "__call__", quick)

@@ -10,7 +10,6 @@ import triton.language as tl
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from triton.runtime.interpreter import InterpretedFunction
 
 from engine import sampler
 from engine.kernels import sampling
@@ -26,22 +25,6 @@ fast = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-@pytest.fixture(autouse=True)
-def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every call from one kernel function to another the interpreter replaces all of triton's
-    language anew, two thirds of the time here. Once for each module does.
-    """
-    call, modules = InterpretedFunction.__call__, set()
-
-    def quick(self: InterpretedFunction, *args: object, **kwargs: object) -> object:
-        if self.fn.__module__ in modules:
-            return self.rewrite()(*args, **kwargs)
-        modules.add(self.fn.__module__)
-        return call(self, *args, **kwargs)
-
-    monkeypatch.setattr(InterpretedFunction, "__call__", quick)
 
 
 def any_sampling(rng: random.Random) -> Sampling:

@@ -1,0 +1,98 @@
+"""A whole frame in kernels, and as recorded graphs, against plain torch: equal codes.
+
+One sequence speaks alone, another joins it and stays; padding fills the buckets.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.checkpoint import Checkpoint, load
+from engine.config import ModelSpec
+from engine.graphs import Replay
+from engine.prompt import prompt_shape
+from engine.protocol import Prompt
+from engine.random_checkpoint import write_random_checkpoint
+from engine.scheduler import PrefillChunk
+from engine.sequence import Sampling, Sequence
+from engine.talker_runner import TalkerRunner
+
+GREEDY = Sampling(0.0, 0, 1.0, 1.0, 0.0, 0, 1.0, seed=0)
+FREE = Sampling(0.9, 50, 0.8, 1.05, 0.9, 20, 0.9, seed=11, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, device: str) -> Checkpoint:
+    path: Path = tmp_path_factory.mktemp("step") / "tiny"
+    write_random_checkpoint(path, model_type="custom_voice", shape="tiny-0b6")
+    spec = ModelSpec(id="m", checkpoint=str(path))
+    return load(spec, path, torch.float32, torch.device(device))
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def make_runner(checkpoint: Checkpoint, device: str, *, kernels: bool) -> TalkerRunner:
+    c = checkpoint.config.talker_config
+    shape = (c.num_hidden_layers, 2, 5, 16, c.num_key_value_heads, c.head_dim)
+    return TalkerRunner(checkpoint, torch.zeros(shape, device=device), 2, 32, kernels=kernels)
+
+
+def sequences() -> list[Sequence]:
+    """An instructed one, and one of two speakers with its text frame by frame."""
+    both = ((3066, 0.5), (3010, 0.5))
+    prompts = [
+        Prompt(role=(1, 2, 3), text=(9, 8), speakers=((3066, 1.0),), instruct=(4, 5)),
+        Prompt(
+            role=(1, 2, 3), text=(5, 6, 7), speakers=both, language_id=2050, streaming_text=True
+        ),
+    ]
+    seqs = []
+    for i, (prompt, sampling) in enumerate(zip(prompts, (GREEDY, FREE), strict=True)):
+        length, trailing = prompt_shape(prompt, 0)
+        seq = Sequence(i, "m", prompt, sampling, length, 8, trailing)
+        seq.row, seq.block_table = i, [2 * i, 2 * i + 1]
+        seqs.append(seq)
+    return seqs
+
+
+def run(runner: TalkerRunner) -> list[list[list[int] | None]]:
+    """Codes of three steps; the second sequence's prompt is prefilled in two slices."""
+    first, second = sequences()
+    runner.start(first, None)
+    runner.prefill([PrefillChunk(first, 0, first.num_prompt_tokens)])
+    told = [step(runner, [first])]
+    runner.start(second, None)
+    runner.prefill([PrefillChunk(second, 0, 4)])
+    runner.prefill([PrefillChunk(second, 4, second.num_prompt_tokens)])
+    told.append(step(runner, [second, first]))
+    told.append(step(runner, [second]))
+    return told
+
+
+def step(runner: TalkerRunner, seqs: list[Sequence]) -> list[list[int] | None]:
+    for seq in seqs:
+        seq.num_scheduled += 1
+    return runner.decode(seqs).result()
+
+
+def stand_in(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+    """A recording is the same function again into the same memory."""
+    out = run()
+    return (lambda: out.copy_(run())), out
+
+
+def test_kernels_and_graphs_equal_plain_torch(checkpoint: Checkpoint, device: str) -> None:
+    plain = run(make_runner(checkpoint, device, kernels=False))
+    runner = make_runner(checkpoint, device, kernels=True)
+    assert run(runner) == plain
+    if device == "cuda":
+        return  # real graphs: tests/gpu
+    runner.capture(stand_in, most_tokens=16)
+    assert run(runner) == plain
