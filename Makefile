@@ -40,7 +40,7 @@ check: $(VENV)/.dev ## lint, formatting, types
 
 bench: ARGS ?= --shape tiny-0b6 --batch 1,8
 bench: $(VENV)/.serve ## time the engine alone (ARGS="--shape 0.6B --batch 1,8"; more in benchmarks/)
-	@$(BIN)/python -m benchmarks.bench_engine $(ARGS)
+	@$(BIN)/python -m qtts_openai bench $(ARGS)
 
 lock: $(VENV)/.serve ## refresh the constraints files (needs python3.11 and python3.12)
 	@$(BIN)/python scripts/lock.py python3.11 python3.12

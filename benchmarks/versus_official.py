@@ -37,7 +37,7 @@ def official(args: argparse.Namespace, path: Path, dtype: str) -> dict[str, Any]
 def ours(args: argparse.Namespace, path: Path, dtype: str) -> dict[str, Any]:
     options = ["--threads", args.threads, "--dtype", dtype, "--frames", args.frames]
     batches = f"1,{args.batch}"
-    module = [sys.executable, "-m", "benchmarks.bench_engine", "--checkpoint", str(path)]
+    module = [sys.executable, "-m", "engine.bench", "--checkpoint", str(path), "--json"]
     return run_json([*module, *map(str, options), "--batch", batches])
 
 

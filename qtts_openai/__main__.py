@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, say, models, voices."""
+"""The command `qtts`: serve, say, models, voices, bench."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import sys
 import httpx
 
 from engine import EngineError
-from qtts_openai.commands import run_models, run_say, run_serve, run_voices
+from qtts_openai.commands import run_bench, run_models, run_say, run_serve, run_voices
 from qtts_openai.errors import ApiError
 from qtts_openai.settings import SettingsError
 
@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(run=run_models)
     voices = commands.add_parser("voices", parents=[common, remote], help="list the voices")
     voices.set_defaults(run=run_voices)
+
+    bench = commands.add_parser(
+        "bench", parents=[common], help="time a frame on this machine, by batch and by part"
+    )
+    _add_bench_options(bench)
+    bench.set_defaults(run=run_bench)
     return parser
 
 
@@ -58,6 +64,20 @@ def _add_speech_options(say: argparse.ArgumentParser) -> None:
     say.add_argument("--instructions")
     say.add_argument("--language")
     say.add_argument("--seed", type=int)
+
+
+def _add_bench_options(bench: argparse.ArgumentParser) -> None:
+    """As engine.bench takes them; without one, the settings decide."""
+    what = bench.add_mutually_exclusive_group()
+    what.add_argument("--checkpoint", help="directory or Hugging Face id; else the first model's")
+    what.add_argument("--shape", help="random weights of 0.6B, 1.7B or tiny-0b6; no download")
+    bench.add_argument("--batch", help="streams at once, such as 1,8; else what fits")
+    bench.add_argument("--frames", type=int, help="timed frames for each stream")
+    bench.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    bench.add_argument("--dtype", choices=("auto", "float32", "bfloat16"))
+    bench.add_argument("--weights", choices=("full", "int8", "int4"))
+    bench.add_argument("--threads", type=int, help="0 measures")
+    bench.add_argument("--json", action="store_true", help="one JSON document on the last line")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -242,3 +244,26 @@ def run_voices(arguments: argparse.Namespace) -> None:
 
 def _voice_line(name: str, language: str, character: str) -> str:
     return f"{name:16} {language:12} {character}".rstrip()
+
+
+BENCH_OPTIONS = ("shape", "checkpoint", "batch", "frames", "device", "dtype", "weights", "threads")
+
+
+def run_bench(arguments: argparse.Namespace) -> None:
+    """`python -m engine.bench` with the settings' first model and engine, unless told otherwise."""
+    settings = load_settings(arguments.config)
+    given = {name: getattr(arguments, name) for name in BENCH_OPTIONS}
+    options = {name: getattr(settings.engine, name) for name in ("device", "dtype", "weights")}
+    options |= {"threads": settings.engine.threads, "kernels": settings.engine.kernels}
+    if not given["shape"]:
+        options["checkpoint"] = settings.models[0].checkpoint
+    options |= {name: value for name, value in given.items() if value is not None}
+    command = [sys.executable, "-m", "engine.bench"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    if arguments.json:
+        command.append("--json")
+    # As the engine's workers run (engine/client.py).
+    environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
+    status = subprocess.run(command, env=environment).returncode
+    if status:
+        sys.exit(status)
