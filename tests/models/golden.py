@@ -1,4 +1,4 @@
-"""The golden files and the tiny checkpoints they were made from."""
+"""The golden files, the tiny checkpoints they were made from, and how a core speaks their cases."""
 
 import json
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 
+from engine.core import EngineCore
+from engine.protocol import Failed, SamplingParams, Submit
 from engine.random_checkpoint import write_random_checkpoint
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -46,6 +47,42 @@ def reference_wave(reference: dict[str, int]) -> np.ndarray:
     rate = reference["sample_rate"]
     if rate == 24_000:
         return wave
+    import soxr  # only here, because a bare GPU machine lacks it
+
     resampled = soxr.resample(wave, rate, 24_000, quality="HQ")
     # The official package rounds the length up.
     return np.pad(resampled, (0, -(-len(wave) * 24_000 // rate) - len(resampled)))
+
+
+def params(sampling: dict[str, Any]) -> SamplingParams:
+    """The official keyword arguments in our terms; the rest is the checkpoint's default."""
+    given = {k: v for k, v in sampling.items() if k not in ("do_sample", "subtalker_dosample")}
+    if not sampling.get("do_sample", True):
+        given["temperature"] = 0.0
+    if not sampling.get("subtalker_dosample", True):
+        given["subtalker_temperature"] = 0.0
+    elif given.get("temperature") == 0:
+        given.setdefault("subtalker_temperature", 0.9)
+    return SamplingParams(**given)
+
+
+def speak(core: EngineCore, submits: list[Submit]) -> dict[int, list[list[int]]]:
+    """Codes by sequence id, and nothing may fail."""
+    codes: dict[int, list[list[int]]] = {submit.id: [] for submit in submits}
+    for submit in submits:
+        core.add(submit)
+    take = core._postprocess
+
+    def tapped(seq, frame):
+        if frame is not None:
+            codes[seq.id].append(frame)
+        take(seq, frame)
+
+    core._postprocess = tapped  # type: ignore[method-assign]
+    try:
+        while core.has_work:
+            assert not [fact for fact in core.step() if isinstance(fact, Failed)]
+    finally:
+        core._postprocess = take  # type: ignore[method-assign]
+    core.scheduler.check_integrity()
+    return codes

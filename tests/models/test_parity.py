@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine import SamplingParams, sampler
+from engine import sampler
 from engine.checkpoint import load, load_codec
 from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.layers import linear
 from engine.layers.linear import can_pack
-from engine.protocol import Failed, ReferenceAudio, Submit
+from engine.protocol import ReferenceAudio, Submit
 from engine.startup import transform_weights
 from qtts_openai.prompting import PromptBuilder, find_language
 from tests.models import golden
@@ -68,41 +68,7 @@ def submission(core: EngineCore, case: dict[str, Any], id_: int = 1) -> Submit:
         reference_text=None if case["x_vector_only"] else case["ref_text"],
         streaming_text=case["streaming_text"],
     )
-    return Submit(id_, "m", prompt, params(case["sampling"]))
-
-
-def params(sampling: dict[str, Any]) -> SamplingParams:
-    """The official keyword arguments in our terms; the rest is the checkpoint's default."""
-    given = {k: v for k, v in sampling.items() if k not in ("do_sample", "subtalker_dosample")}
-    if not sampling.get("do_sample", True):
-        given["temperature"] = 0.0
-    if not sampling.get("subtalker_dosample", True):
-        given["subtalker_temperature"] = 0.0
-    elif given.get("temperature") == 0:
-        given.setdefault("subtalker_temperature", 0.9)
-    return SamplingParams(**given)
-
-
-def speak(core: EngineCore, submits: list[Submit]) -> dict[int, list[list[int]]]:
-    """Codes by sequence id, and nothing may fail."""
-    codes: dict[int, list[list[int]]] = {submit.id: [] for submit in submits}
-    for submit in submits:
-        core.add(submit)
-    take = core._postprocess
-
-    def tapped(seq, frame):
-        if frame is not None:
-            codes[seq.id].append(frame)
-        take(seq, frame)
-
-    core._postprocess = tapped  # type: ignore[method-assign]
-    try:
-        while core.has_work:
-            assert not [fact for fact in core.step() if isinstance(fact, Failed)]
-    finally:
-        core._postprocess = take  # type: ignore[method-assign]
-    core.scheduler.check_integrity()
-    return codes
+    return Submit(id_, "m", prompt, golden.params(case["sampling"]))
 
 
 @pytest.fixture
@@ -164,7 +130,7 @@ def test_prompt(cores: dict[str, EngineCore], case: dict[str, Any]) -> None:
 def test_greedy_codes(cores: dict[str, EngineCore], case: dict[str, Any], end_row) -> None:
     end_row(case)
     core = cores[case["checkpoint"]]
-    codes = speak(core, [submission(core, case)])[1]
+    codes = golden.speak(core, [submission(core, case)])[1]
     np.testing.assert_array_equal(codes, golden.arrays("speech")[f"{case['id']}.codes"])
 
 
@@ -177,7 +143,7 @@ def test_sampled_codes(
     core = cores[case["checkpoint"]]
     submit = submission(core, case)
     torch.manual_seed(case["seed"])
-    codes = speak(core, [submit])[1]
+    codes = golden.speak(core, [submit])[1]
     np.testing.assert_array_equal(codes, golden.arrays("speech")[f"{case['id']}.codes"])
 
 
@@ -186,7 +152,7 @@ def test_greedy_codes_in_one_batch(cores: dict[str, EngineCore], name: str) -> N
     """All greedy cases of a checkpoint at once, rows reused: each equals the official codes."""
     core = cores[name]
     cases = [c for c in GREEDY if c["checkpoint"] == name and c["eos_row_from"] is None]
-    codes = speak(core, [submission(core, case, i) for i, case in enumerate(cases)])
+    codes = golden.speak(core, [submission(core, case, i) for i, case in enumerate(cases)])
     for i, case in enumerate(cases):
         np.testing.assert_array_equal(
             codes[i], golden.arrays("speech")[f"{case['id']}.codes"], err_msg=case["id"]
