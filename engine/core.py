@@ -33,7 +33,7 @@ from engine.protocol import (
     Submit,
     Usage,
 )
-from engine.scheduler import Batch, Scheduler
+from engine.scheduler import Batch, PrefillChunk, Scheduler
 from engine.sequence import Sequence
 from engine.talker_runner import Frames, TalkerRunner
 from engine.voice_encoder import VoiceEncoder
@@ -226,25 +226,29 @@ class EngineCore:
         self.decode_s += self.clock() - started
 
     def _prefill(self, batch: Batch) -> None:
-        for chunk in batch.prefill:
-            if chunk.start == 0:
-                self._start(chunk.seq)
+        chunks = [chunk for chunk in map(self._started, batch.prefill) if chunk.start < chunk.end]
         started = self.clock()
-        self.runners[batch.model].prefill(batch.prefill)
+        if chunks:
+            self.runners[batch.model].prefill(chunks)
         for chunk in batch.prefill:
-            chunk.seq.num_prefilled = chunk.end
+            chunk.seq.num_prefilled = max(chunk.seq.num_prefilled, chunk.end)
         elapsed = self.clock() - started
-        num_tokens = sum(chunk.end - chunk.start for chunk in batch.prefill)
-        self.scheduler.observe_prefill(batch.model, num_tokens, elapsed)
+        num_tokens = sum(chunk.end - chunk.start for chunk in chunks)
+        if num_tokens:
+            self.scheduler.observe_prefill(batch.model, num_tokens, elapsed)
         self.prefill_s += elapsed
 
-    def _start(self, seq: Sequence) -> None:
-        voice = self.voice_prompts.get(seq.id)
-        self.runners[seq.model].start(seq, voice)
-        snapshot = None
-        if voice is not None and voice.ref_codes is not None and seq.prompt.reference_text:
-            snapshot = self._snapshot(seq, voice.ref_codes)
-        self.codecs[seq.model].start(seq.row, snapshot)
+    def _started(self, chunk: PrefillChunk) -> PrefillChunk:
+        """What is left to do of a slice; the first one of a sequence starts it."""
+        seq = chunk.seq
+        if chunk.start == 0:
+            voice = self.voice_prompts.get(seq.id)
+            seq.num_prefilled = self.runners[seq.model].start(seq, voice)
+            snapshot = None
+            if voice is not None and voice.ref_codes is not None and seq.prompt.reference_text:
+                snapshot = self._snapshot(seq, voice.ref_codes)
+            self.codecs[seq.model].start(seq.row, snapshot)
+        return PrefillChunk(seq, max(chunk.start, seq.num_prefilled), chunk.end)
 
     def _snapshot(self, seq: Sequence, ref_codes: torch.Tensor) -> Snapshot:
         """The codec's state after a reference, kept for as long as the reference itself."""

@@ -34,11 +34,16 @@ class VoicePrompt:
     ref_codes: Tensor | None
 
 
-def prompt_shape(prompt: Prompt, num_ref_frames: int) -> tuple[int, int]:
-    """(prompt tokens, trailing text rows) without touching a tensor."""
+def prefix_length(prompt: Prompt) -> int:
+    """Tokens before the text: instruction, role and head."""
     has_speaker = bool(prompt.speakers) or prompt.reference is not None
     head = (4 if prompt.language_id is not None else 3) + has_speaker + 1
-    fixed = len(prompt.instruct) + len(prompt.role) + head
+    return len(prompt.instruct) + len(prompt.role) + head
+
+
+def prompt_shape(prompt: Prompt, num_ref_frames: int) -> tuple[int, int]:
+    """(prompt tokens, trailing text rows) without touching a tensor."""
+    fixed = prefix_length(prompt)
     num_text = len(prompt.reference_text) + len(prompt.text) + (0 if prompt.text_open else 1)
     codec = 1 + num_ref_frames
     if prompt.streaming_text:

@@ -70,6 +70,10 @@ class RowBuffers:
         blocks = self.block_tables[rows, positions // self.block_size]
         return blocks * self.block_size + positions % self.block_size
 
+    def first_slots(self, row: int, length: int) -> Tensor:
+        """KV slots of a row's positions 0 .. length - 1."""
+        return self.slots(upload([row], self.device), torch.arange(length, device=self.device))
+
     def text_at(self, rows: Tensor, slots: Tensor) -> Tensor:
         """[B, H]: the text that joins the rows' last frames, padding after the text's end."""
         has_text = self.num_frames[rows] <= self.num_trailing[rows]

@@ -16,7 +16,8 @@ from engine.checkpoint import Checkpoint
 from engine.frame import FrameStep
 from engine.graphs import FrameGraphs, PrefillGraphs, Record
 from engine.layers.rotary import RotaryTable
-from engine.prompt import PromptBuilder, VoicePrompt
+from engine.prefix_cache import PrefixCache
+from engine.prompt import PromptBuilder, VoicePrompt, prefix_length
 from engine.rows import RowBuffers
 from engine.scheduler import PrefillChunk
 from engine.sequence import Sequence
@@ -63,11 +64,13 @@ class TalkerRunner:
         )
         self.frames: FrameGraphs | None = None
         self.prefills: PrefillGraphs | None = None
+        self.prefixes = PrefixCache(kv_cache)
         self._prompt_embeds: dict[int, Tensor] = {}
 
-    def start(self, seq: Sequence, voice: VoicePrompt | None) -> None:
+    def start(self, seq: Sequence, voice: VoicePrompt | None) -> int:
         """Give an admitted sequence its row: prompt embeddings, block table, trailing text, clean
-        counters.
+        counters. Returns how many prompt tokens need no prefill, because a prompt began like this
+        before.
         """
         embeds, trailing = self.prompts.build(seq.prompt, voice)
         assert len(embeds) == seq.num_prompt_tokens and len(trailing) >= seq.num_trailing, (
@@ -77,6 +80,9 @@ class TalkerRunner:
         self.buffers.start(seq)
         self.buffers.add_text(seq, 0, trailing[: seq.num_trailing])
         self.backend.start(seq)
+        return self.prefixes.restore(
+            seq.prompt, self.buffers.first_slots(seq.row, prefix_length(seq.prompt))
+        )
 
     def append_text(self, seq: Sequence, ids: Seq[int], final: bool) -> None:
         """More trailing text for a running sequence; `final` adds the end-of-text row."""
@@ -120,9 +126,10 @@ class TalkerRunner:
         rows = upload([chunk.seq.row for chunk in chunks], self.device)
         self.buffers.hidden[rows] = out[upload(ends, self.device)]
         self.buffers.num_tokens[rows] = upload([chunk.end for chunk in chunks], self.device)
-        for chunk in chunks:
-            if chunk.end == chunk.seq.num_prompt_tokens:
-                del self._prompt_embeds[chunk.seq.id]
+        for seq in (chunk.seq for chunk in chunks if chunk.end == chunk.seq.num_prompt_tokens):
+            del self._prompt_embeds[seq.id]
+            length = prefix_length(seq.prompt)
+            self.prefixes.keep(seq.prompt, self.buffers.first_slots(seq.row, length))
 
     def decode(self, seqs: list[Sequence]) -> Frames:
         """Begin one frame for each sequence."""

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import codec_runner, random_checkpoint
+from engine import codec_runner, prefix_cache, random_checkpoint
 from engine.config import ModelSpec
 from engine.core import EngineCore
 from engine.protocol import FinishReason, SamplingParams, Submit
 from engine.random_shapes import random_checkpoint_config
 from tests.engine.conftest import build_core
 from tests.engine.speaking import (
+    LANGUAGES,
     MODELS,
     SPEAKERS,
     Speaker,
@@ -237,3 +239,41 @@ def test_official_codec_mode_restarts(
     assert apart[: 30 * 1920].max() <= 2 < apart[30 * 1920 :].max()
     exact.close()
     official.close()
+
+
+# ---- prompts that begin alike ----
+
+
+def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> None:
+    """Same voice, language and instruction, other words: only those are prefilled, and the codes
+    are those of an engine that knows nothing.
+    """
+
+    def says(i: int, num_text: int) -> Submit:
+        beginning = {"speakers": ((SPEAKERS[0], 1.0),), "instruct": tuple(range(20, 31))}
+        return submit(i, prompt=prompt(num_text, language_id=LANGUAGES[1], **beginning))
+
+    core = build_core(models[:1], prefill_tokens=16)
+    fresh = [say(build_core(models[:1]), says(i, 5 + i)) for i in range(3)]
+    prefilled: list[int] = []
+    core.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore
+    for i in range(3):
+        prefilled.clear()
+        assert say(core, says(i, 5 + i)).codes == fresh[i].codes
+        whole = 11 + 3 + 6 + (5 + i) + 2  # instruction, role, head; text, its end, the start
+        assert sum(prefilled) == (whole - 20 if i else whole)
+
+
+def test_beginnings_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_cache, "MOST_TOKENS", 30)
+    cache = prefix_cache.PrefixCache(torch.randn(2, 2, 5, 16, 1, 4))
+    slots = torch.arange(16)
+    a, b, c = (prompt(speakers=((i, 1.0),)) for i in range(3))  # 8 tokens each before the text
+    for one in (a, b, c):
+        cache.keep(one, slots)
+    assert cache.restore(a, slots) == 8
+    cache.keep(prompt(instruct=(1, 2, 3), speakers=((9, 1.0),)), slots)
+    assert [cache.restore(one, slots) for one in (a, b, c)] == [8, 0, 8]
+    long = prompt(instruct=tuple(range(30)))
+    cache.keep(long, slots)
+    assert cache.restore(long, slots) == 0

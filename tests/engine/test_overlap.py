@@ -1,4 +1,4 @@
-"""A core that begins the next frame before it has taken the last one, as on a GPU, tells the same."""
+"""A core that begins the next frame before it has taken the last, as on a GPU, tells the same."""
 
 import random
 from collections.abc import Iterator
