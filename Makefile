@@ -1,5 +1,5 @@
 # Everything lives in .venv; a stage runs again only when the files that decide it change.
-# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); ARGS (test, bench).
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); ARGS (test, bench, gpu-check, gpu-bench).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,15 +7,16 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c c
 FIND_PYTHON := for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND_PYTHON))
+GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 TEST_MARKS := not gpu and not clients and not listen
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
-.PHONY: help install serve test clients listen check bench lock clean
+.PHONY: help install serve test clients listen check bench gpu-check gpu-bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.serve ## set up .venv with what the server needs
 
@@ -41,6 +42,13 @@ check: $(VENV)/.dev ## lint, formatting, types
 bench: ARGS ?= --shape tiny-0b6 --batch 1,8
 bench: $(VENV)/.serve ## time the engine alone (ARGS="--shape 0.6B --batch 1,8"; more in benchmarks/)
 	@$(BIN)/python -m qtts_openai bench $(ARGS)
+
+# These need no installation, only a Python with torch and pytest: .venv's where there is one, else PYTHON.
+gpu-check: ## parity on a GPU, entered in benchmarks/RESULTS.md (PYTHON=, ARGS="--out FOLDER")
+	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
+
+gpu-bench: ## speed on a GPU beside the floor and rivals, likewise (PYTHON=, ARGS="--quick")
+	@$(GPU_PYTHON) -m benchmarks.bare benchmarks.gpu_bench $(ARGS)
 
 lock: $(VENV)/.serve ## refresh the constraints files (needs python3.11 and python3.12)
 	@$(BIN)/python scripts/lock.py python3.11 python3.12
