@@ -43,9 +43,9 @@ def main() -> None:
         for mode, read in readers(options, reader, speaker).items():
             tallies = measure(items, truth, read, judge, options.show)
             report[f"{speaker} {mode}"] = summarise(tallies)
-            totals.append(tallies["all"])
+            totals.append(tallies)
             print(table(f"{speaker} {mode}", report[f"{speaker} {mode}"]), flush=True)
-    report["all"] = summarise({"all": sum_up(totals)})
+    report["all"] = summarise({name: sum_up(t[name] for t in totals) for name in totals[0]})
     print(table("all", report["all"]))
     print(json.dumps({"options": vars(options), "results": report}))
 
