@@ -133,6 +133,7 @@ def _plan(
     return plan(config, shapes, dtype, row_bytes, free_bytes(device), gpu=gpu)
 
 
+@torch.inference_mode()
 def _accelerate(core: EngineCore) -> None:
     """On a GPU: measure which kernels are fastest here, then record the steps as graphs."""
     # Triton is there only with a GPU.

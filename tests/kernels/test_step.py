@@ -3,6 +3,7 @@
 One sequence speaks alone, another joins it and stays; padding fills the buckets.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from engine.checkpoint import Checkpoint, load
 from engine.config import ModelSpec
 from engine.graphs import Replay
+from engine.kernels import fused
+from engine.kernels.tuning import candidates
 from engine.prompt import prompt_shape
 from engine.protocol import Prompt
 from engine.random_checkpoint import write_random_checkpoint
@@ -96,3 +99,34 @@ def test_kernels_and_graphs_equal_plain_torch(checkpoint: Checkpoint, device: st
         return  # real graphs: tests/gpu
     runner.capture(stand_in, most_tokens=16)
     assert run(runner) == plain
+
+
+def test_a_frame_with_fused_products(
+    checkpoint: Checkpoint, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One frame is enough: its shapes and strides are those of every frame. The last candidate has
+    the fewest programs to interpret.
+    """
+    seconds = itertools.count()
+    monkeypatch.setattr(fused, "candidates", lambda *args: candidates(*args)[-1:])
+    (first, _), (again, _) = sequences(), sequences()
+    plain = one_frame(make_runner(checkpoint, device, kernels=False), first)
+    fused.fuse_(
+        checkpoint.talker,
+        checkpoint.predictor,
+        max_rows=2,
+        shared=99 << 10,
+        measure=lambda *_: float(next(seconds)),
+    )
+    try:
+        assert one_frame(make_runner(checkpoint, device, kernels=True), again) == plain
+    finally:
+        for kind in fused.kinds(checkpoint.talker, checkpoint.predictor).values():
+            for linear, *_ in kind:
+                linear.fused = None
+
+
+def one_frame(runner: TalkerRunner, seq: Sequence) -> list[list[int] | None]:
+    runner.start(seq, None)
+    runner.prefill([PrefillChunk(seq, 0, seq.num_prompt_tokens)])
+    return step(runner, [seq])
