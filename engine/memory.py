@@ -112,6 +112,10 @@ def plan(
 
 def _num_rows(config: EngineConfig, bytes_per_row: int, free: int, *, gpu: bool) -> int:
     if config.max_num_seqs != "auto":
+        if config.max_num_seqs < 1:
+            raise CheckpointError(
+                f"engine.max_num_seqs is {config.max_num_seqs}: make it 1 or more"
+            )
         return config.max_num_seqs
     if not gpu:
         return CPU_ROWS

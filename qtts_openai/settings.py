@@ -190,7 +190,10 @@ def _explain(message: str) -> str:
         known = [field.encode_name for field in _type_at(where).fields]
         return f"{key} is not a known key; known here: {', '.join(known)}"
     if "enum value" in what:
-        what += f"; use one of {', '.join(map(repr, _type_at(where).values))}"
+        kinds = getattr(_type_at(where), "types", [_type_at(where)])
+        values = [repr(value) for kind in kinds for value in getattr(kind, "values", ())]
+        also = " or a whole number" if len(kinds) > 1 else ""
+        what += f"; use one of {', '.join(values)}{also}"
     return f"{where or 'top level'}: {what}"
 
 

@@ -42,7 +42,11 @@ def test_path_and_environment_choose_the_file(tmp_path, monkeypatch):
         ("server: {prt: 1}", r"server\.prt is not a known key; known here: host, port"),
         ("models: [{id: a, checkpoint: b, x: 1}]", r"models\[0\]\.x is not a known key"),
         ("engine: {device: gpu}", r"engine\.device: .*use one of 'auto', 'cpu', 'cuda'"),
-        ("engine: {max_num_seqs: many}", r"engine\.max_num_seqs: Expected `int`, got `str`"),
+        (
+            "engine: {max_num_seqs: many}",
+            r"engine\.max_num_seqs: .*'many'; use one of 'auto' or a wh",
+        ),
+        ("engine: {max_queued: many}", r"engine\.max_queued: Expected `int`, got `str`"),
         ("server: {port: 99999}", r"server\.port: Expected `int` <= 65535"),
         ("nonsense: 1", "nonsense is not a known key; known here: server, engine, models"),
         ("voices: {extra: [{name: a, sex: b}]}", r"voices\.extra\[0\]\.sex is not a known key"),

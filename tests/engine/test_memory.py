@@ -74,6 +74,11 @@ def test_what_does_not_fit_is_said(free_gb: float) -> None:
         fit(free_gb * GB)
 
 
+def test_no_rows_at_all_is_an_error() -> None:
+    with pytest.raises(CheckpointError, match="max_num_seqs is 0"):
+        fit(4 * GB, max_num_seqs=0)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("1000", 1000), ("2 kB", 2000), ("4GiB", 4 * 2**30), ("0.5mb", 500_000)]
 )
