@@ -17,13 +17,12 @@ import torch
 from engine.admission import build_sequence, check_text
 from engine.block_manager import BlockManager
 from engine.checkpoint import Checkpoint
-from engine.codec_runner import CodecRunner, Pcm, Snapshot
-from engine.codec_schedule import CodecSchedule
+from engine.codec_runner import CodecRunner
+from engine.codec_stage import CodecStage
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
 from engine.prompt import VoicePrompt
 from engine.protocol import (
-    AudioChunk,
     Failed,
     Finished,
     FinishReason,
@@ -82,17 +81,14 @@ class EngineCore:
             if c.speaker_encoder is not None
         }
         self.scheduler = Scheduler(self.pools, config.max_num_seqs, config.prefill_tokens)
-        self.codec_schedule = CodecSchedule(config.chunk_ramp)
+        self.sound = CodecStage(codecs, config.chunk_ramp, clock)
         self.sequences: dict[int, Sequence] = {}
         self.encoding: dict[
             int, Future[VoicePrompt]
         ] = {}  # not yet in the scheduler: their voice is being encoded
         self.voice_prompts: dict[int, VoicePrompt] = {}
-        self.snapshots: dict[tuple[str, str], Snapshot] = {}
         self.ending: dict[int, FinishReason] = {}
         self.speaking: deque[Frames] = deque()  # frames whose codes have not been taken
-        # Chunks the codec is making, and the ends that come behind them.
-        self.sounding: deque[tuple[list[Sequence], Pcm] | Finished] = deque()
         self.outbox: list[Outbound] = []
         self.num_steps = self.num_frames = self.num_runaways = 0
         self.prefill_s = self.decode_s = self.codec_s = 0.0
@@ -161,12 +157,13 @@ class EngineCore:
         """Keep a recording; for a model that cannot clone, its first use is refused instead."""
         if model in self.voices:
             self.voices[model].register(reference)
+            self.sound.forget(lambda model, key: key in self.voices[model].samples)
 
     @property
     def has_work(self) -> bool:
         """Whether step() has something to do: also audio of a sequence that waits for text."""
         unheard = any(seq.codes for seq in self.scheduler.running)
-        under_way = self.speaking or self.sounding or self.outbox
+        under_way = self.speaking or self.sound.queue or self.outbox
         return bool(self.scheduler.has_work or self.encoding or under_way or unheard)
 
     # ---- the step ----
@@ -186,8 +183,7 @@ class EngineCore:
         under_way = int(self.overlap and batch is not None and bool(batch.decode))
         self._take_frames(leave=under_way)
         self._decode_audio()
-        self._take_sound(wait=not under_way)
-        outbox, self.outbox = self.outbox, []
+        outbox, self.outbox = self.outbox + self.sound.take(wait=not under_way), []
         return outbox
 
     def _collect_voices(self) -> None:
@@ -244,21 +240,8 @@ class EngineCore:
         if chunk.start == 0:
             voice = self.voice_prompts.get(seq.id)
             seq.num_prefilled = self.runners[seq.model].start(seq, voice)
-            snapshot = None
-            if voice is not None and voice.ref_codes is not None and seq.prompt.reference_text:
-                snapshot = self._snapshot(seq, voice.ref_codes)
-            self.codecs[seq.model].start(seq.row, snapshot)
+            self.sound.start(seq, voice.ref_codes if voice is not None else None)
         return PrefillChunk(seq, max(chunk.start, seq.num_prefilled), chunk.end)
-
-    def _snapshot(self, seq: Sequence, ref_codes: torch.Tensor) -> Snapshot:
-        """The codec's state after a reference, kept for as long as the reference itself."""
-        key = (seq.model, seq.prompt.reference or "")
-        if key not in self.snapshots:
-            self.snapshots = {
-                k: s for k, s in self.snapshots.items() if k[1] in self.voices[k[0]].samples
-            }
-            self.snapshots[key] = self.codecs[seq.model].snapshot(ref_codes)
-        return self.snapshots[key]
 
     def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:
         """Take a frame, or learn that the sequence has ended."""
@@ -279,48 +262,19 @@ class EngineCore:
                 )
 
     def _decode_audio(self) -> None:
-        """The codec post-stage: due chunks to PCM, then the end of what has ended."""
+        """Due chunks to the codec, then the end of what has ended."""
         started = self.clock()
         ending = [self.sequences[seq_id] for seq_id in self.ending]
         running = [seq for seq in self.scheduler.running if seq.id not in self.ending and seq.codes]
-        for batch in self.codec_schedule.batches(running, ending, started):
-            by_codec: dict[int, list[Sequence]] = {}
-            for seq in batch.seqs:
-                by_codec.setdefault(id(self.codecs[seq.model]), []).append(seq)
-            for seqs in by_codec.values():
-                self._decode_chunk(seqs, batch.num_frames)
+        self.sound.decode(running, ending)
         for seq in ending:
             self._end(seq, self.ending[seq.id])
         self.codec_s += self.clock() - started
 
-    def _decode_chunk(self, seqs: list[Sequence], num_frames: int) -> None:
-        codec = self.codecs[seqs[0].model]
-        frames = [seq.codes[:num_frames] for seq in seqs]
-        pcm = codec.decode([seq.row for seq in seqs], frames)
-        for seq in seqs:
-            del seq.codes[:num_frames]
-            seq.hand_out(num_frames, self.clock())
-        self.sounding.append((seqs, pcm))
-
-    def _take_sound(self, wait: bool) -> None:
-        """Hand out what the codec has made, in order, and the ends behind it; with `wait`, all."""
-        while self.sounding:
-            head = self.sounding[0]
-            if isinstance(head, Finished):
-                self.outbox.append(head)
-            else:
-                seqs, pcm = head
-                if not (wait or pcm.ready):
-                    return
-                for seq, chunk in zip(seqs, pcm.result(), strict=True):
-                    if seq.finish_reason is not FinishReason.ABORT:
-                        self.outbox.append(AudioChunk(seq.id, chunk))
-            self.sounding.popleft()
-
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._release(seq, reason)
         usage = Usage(seq.num_prompt_tokens, seq.num_frames)
-        self.sounding.append(Finished(seq.id, reason, usage))
+        self.sound.end(Finished(seq.id, reason, usage))
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)

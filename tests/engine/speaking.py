@@ -191,7 +191,15 @@ def assert_idle(core: EngineCore) -> None:
     assert (stats.num_waiting, stats.num_running) == (0, 0)
     assert stats.num_free_rows == stats.num_rows
     assert stats.num_free_blocks == stats.num_blocks
-    for kept in (core.sequences, core.encoding, core.voice_prompts, core.ending, core.outbox):
+    for kept in (
+        core.sequences,
+        core.encoding,
+        core.voice_prompts,
+        core.ending,
+        core.outbox,
+        core.speaking,
+        core.sound.queue,
+    ):
         assert not kept
     assert all(not runner._prompt_embeds for runner in core.runners.values())
     assert not core.has_work
