@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import talker_runner
+from engine import backend
 from engine.config import EngineConfig, ModelSpec
 from engine.protocol import Prompt, SamplingParams, Submit
 from engine.random_checkpoint import write_random_checkpoint
@@ -52,14 +52,14 @@ def speak(path: Path, dtype: str, weights: str, frames: int, guide: Guide) -> No
         device="cpu", dtype=dtype, weights=weights, max_num_seqs=1, max_tokens=1024
     )
     core, _ = build(config, [ModelSpec(id="m", checkpoint=str(path))])
-    plain, talker_runner.sample = talker_runner.sample, guide
+    plain, backend.sample = backend.sample, guide
     speaker = next(iter(core.checkpoints["m"].info.speakers.values()), 0)
     prompt = Prompt(role=(0, 1, 2), text=tuple(range(10, 40)), speakers=((speaker, 1.0),))
     params = SamplingParams(max_new_tokens=frames + 1, temperature=0.0, ignore_eos=True)
     core.add(Submit(1, "m", prompt, params))
     while core.has_work:
         core.step()
-    talker_runner.sample = plain
+    backend.sample = plain
     core.close()
 
 
