@@ -22,6 +22,7 @@ from engine.models.code_predictor import CodePredictor
 from engine.models.config import ModelConfig
 from engine.models.talker import Talker
 from engine.protocol import Prompt
+from engine.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PromptBuilder:
 
     def text(self, ids: list[int] | tuple[int, ...]) -> Tensor:
         """Text ids -> [n, H]."""
-        return self.talker.embed_text(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        return self.talker.embed_text(upload(ids, self.device))
 
     def build(self, prompt: Prompt, voice: VoicePrompt | None) -> tuple[Tensor, Tensor]:
         """(prompt_embeds [num_tokens, H], trailing text rows [n, H])."""
@@ -103,10 +104,10 @@ class PromptBuilder:
         rows = self._codec(list(ids))
         if len(ids) == 1:
             return [rows]
-        return [(torch.tensor(weights, dtype=rows.dtype, device=self.device) @ rows)[None]]
+        return [(upload(weights, self.device, rows.dtype) @ rows)[None]]
 
     def _codec(self, ids: list[int]) -> Tensor:
-        return self.talker.embed_codec(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        return self.talker.embed_codec(upload(ids, self.device))
 
     def _spoken(self, ref_codes: Tensor | None) -> Tensor:
         """C(bos), then one row per reference frame."""
