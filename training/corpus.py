@@ -36,7 +36,8 @@ PAST = LISTS["PAST"]
 BASE = LISTS["BASE"]
 TAILS = LISTS["TAILS"]
 PHRASES = LISTS["PHRASES"]
-UNITS = "minutes hours days weeks months years miles dollars meters pounds feet times".split()
+UNITS = ["minutes", "hours", "days", "weeks", "months", "years"]
+UNITS += ["miles", "dollars", "meters", "pounds", "feet", "times"]
 
 
 def normalise(text):

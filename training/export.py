@@ -230,7 +230,8 @@ def main():
     states = {name: torch.load(WORK / f"{name}.pt") for name in ("talker", "codec")}
     talker.load_state_dict(states["talker"]["model"])
     codec.load_state_dict(states["codec"]["model"])
-    write_json(Path(__file__).parent / "state.json", {n: s["step"] for n, s in states.items()})
+    if len(sys.argv) == 1:  # what is shipped, for restore.py
+        write_json(WORK.parent / "state.json", {n: s["step"] for n, s in states.items()})
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copy(WORK / "tokenizer" / name, out / name)
     write_json(out / "config.json", main_config(tok))

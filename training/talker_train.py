@@ -96,7 +96,7 @@ class Corpus:
                 for t in self.foreign[rng.integers(len(self.foreign))]
             ]
             codes, spoken = silence(codes[0, 13]), np.zeros(3, np.int16)
-        streaming = rng.random() < 0.3
+        streaming = rng.random() < 0.4
         if streaming:
             codes, spoken = with_longer_lead(codes, spoken)
         text, codec, trailing, start = build(self.tok, ids, speaker, rng.random() < 0.5, streaming)
