@@ -38,14 +38,18 @@ class _StructMeta(type):
         cls = super().__new__(mcls, name, bases, namespace)
         if not bases:
             return cls
-        made: Any = dataclasses.dataclass(frozen=frozen, kw_only=kw_only)(cls)
+        made: Any = dataclasses.dataclass(frozen=frozen, kw_only=kw_only, repr=False)(cls)
         made.__struct_fields__ = tuple(field.name for field in dataclasses.fields(made))
         made._forbids_unknown = forbid_unknown_fields or getattr(made, "_forbids_unknown", False)
         return made
 
 
 class Struct(metaclass=_StructMeta):
-    pass
+    __struct_fields__: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        values = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(values)})"
 
 
 structs = SimpleNamespace(replace=dataclasses.replace)

@@ -64,7 +64,9 @@ def run_part(
             out, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             end(process)
-            return Part(name, "timed out", f"after {limit:.0f} s", time.monotonic() - started)
+            said = last_line(process.communicate()[0])
+            note = f"after {limit:.0f} s; it said last: {said}"
+            return Part(name, "timed out", note, time.monotonic() - started)
     seconds = time.monotonic() - started
     if process.returncode:
         return Part(name, "failed", last_line(errors or out), seconds)

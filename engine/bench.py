@@ -36,6 +36,7 @@ from typing import Any
 import torch
 
 from engine import floor
+from engine.checkpoint import resolve
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import EngineError
@@ -84,8 +85,9 @@ class Stopwatch:
 @torch.inference_mode()
 def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     """Seconds per step of a full batch, and where they went."""
-    submit_all(core, batch, WARM_UP + frames + 3 * ALONE)
+    submit_all(core, batch, spoken(frames))
     while len(core.scheduler.running) < batch or core.num_frames < batch:
+        assert len(core.sequences) == batch, "a sequence ended before the last one began"
         core.step()
     for _ in range(WARM_UP):
         core.step()
@@ -98,6 +100,16 @@ def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     core.scheduler.check_integrity()
     core.num_frames = 0
     return {"batch": batch, "real_time": batch * FRAME_S / row["step_s"], **row}
+
+
+def spoken(frames: int) -> int:
+    """Frames that a sequence may speak: timed and untimed ones, and those of parts run alone."""
+    return WARM_UP + frames + 3 * ALONE
+
+
+def fits(ready: Ready, config: EngineConfig, batch: int, frames: int) -> bool:
+    blocks = -(-(PROMPT_TOKENS + spoken(frames)) // config.block_size)
+    return batch <= ready.num_rows and batch * blocks <= ready.num_blocks
 
 
 def submit_all(core: EngineCore, batch: int, frames: int) -> None:
@@ -154,9 +166,7 @@ def _on_gpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
 
 
 def frame_alone(runner: TalkerRunner, seqs: list, feed_back: bool) -> Callable[[], Any]:
-    """What the runner does on the device for one frame of `seqs`; without `feed_back` only what
-    follows the talker.
-    """
+    """The runner's work for a frame of `seqs`; without `feed_back` what follows the talker."""
     rows, graphs = [seq.row for seq in seqs], runner.frames
     runner.backend.begin(seqs)
     if graphs is not None:
@@ -225,15 +235,19 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
         prefill_tokens=max(512, PROMPT_TOKENS * max(batches)),
         max_tokens=1024 + frames,
     )
+    resolve(spec)  # a wrong name is said before anything is measured
     machine = floor.measure_machine(device)  # before the KV cache takes the memory
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     print(describe(machine, device))
     core, ready = build(config, [spec])
     source = args.shape or args.checkpoint
     print(f"{source}, {ready.dtype}, weights {args.weights}\n\n{COLUMNS}", flush=True)
     rows = []
     for batch in batches:
-        if batch > ready.num_rows:
-            print(f"{batch:5d}  does not fit: {ready.num_rows} rows")
+        if not fits(ready, config, batch, frames):
+            print(f"{batch:5d}  does not fit: {ready.num_rows} rows, {ready.num_blocks} KV blocks")
             continue
         row = measure(core, batch, frames)
         rows.append(row | {"floor_s": floors(core, machine, batch, frames)})

@@ -21,7 +21,7 @@ from engine.memory import geometry, token_bytes
 from engine.models.codec_decoder import CodecDecoder
 from engine.models.config import CodecDecoderConfig, DecoderConfig, TalkerConfig
 
-READ_BYTES = 1 << 30
+READ_BYTES = 1 << 29
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices that are multiplied
 REPEATS = {"cpu": 1, "cuda": 20}  # a GPU is told of many before the first one is waited for
 # Bytes of one weight of the decoder layers, where they are not in the model's dtype.
@@ -51,7 +51,7 @@ class Work:
 
 
 def measure_machine(device: torch.device) -> Machine:
-    """Bandwidth of summing and of copying a gigabyte, the better one; rates in both dtypes."""
+    """Bandwidth of summing and of copying half a gigabyte, the better one; rates in both dtypes."""
     numbers = torch.ones(READ_BYTES // 4, device=device)
     target = torch.empty_like(numbers)
     read = READ_BYTES / seconds(numbers.sum, device)
