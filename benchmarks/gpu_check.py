@@ -38,8 +38,8 @@ def main() -> int:
     about = machine.describe("torch", "triton", "numpy", "pytest")
     result = read_junit(junit.read_text("utf-8")) if junit.exists() else None
     document = {"benchmark": "gpu_check", **about, "on_gpu": on_gpu, "pytest_status": status}
-    logbook.write_json(junit.with_suffix(".json"), document | {"result": result})
     line = entry(about, result) if result else "pytest ended without results"
+    logbook.write_json(junit.with_suffix(".json"), document | {"result": result, "entry": line})
     print(line)
     if proves_parity(result, on_gpu, status):
         logbook.append(line)

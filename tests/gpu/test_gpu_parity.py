@@ -1,7 +1,7 @@
 """The whole GPU path, kernels and graphs, says the official package's codes in float32."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,25 @@ PATHS = {"graphs": True, "kernels": False}  # recorded, and launched one by one
 
 
 @pytest.fixture(scope="module", params=PATHS)
-def cores(
+def core_of(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, EngineCore]]:
+) -> Iterator[Callable[[str], EngineCore]]:
+    """A checkpoint's core, made when it is first asked for: its kernels may have to be compiled."""
     folders = golden.write_all(tmp_path_factory.mktemp("checkpoints"))
-    graphs = PATHS[request.param]
-    made = {
-        name: make_core(path, device="cuda", kernels="triton", cuda_graphs=graphs)
-        for name, path in folders.items()
-    }
-    for core in made.values():
-        assert core.use_kernels and (core.runners["m"].frames is not None) == graphs
-    yield made
-    for core in made.values():
-        core.close()
+    graphs, made = PATHS[request.param], {}
+
+    def core(name: str) -> EngineCore:
+        if name not in made:
+            made[name] = make_core(
+                folders[name], device="cuda", kernels="triton", cuda_graphs=graphs
+            )
+            assert made[name].use_kernels
+            assert (made[name].runners["m"].frames is not None) == graphs
+        return made[name]
+
+    yield core
+    for one in made.values():
+        one.close()
 
 
 def expected(case: dict[str, Any]) -> np.ndarray:
@@ -36,20 +41,20 @@ def expected(case: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", GREEDY, ids=[case["id"] for case in GREEDY])
-def test_greedy_codes(cores: dict[str, EngineCore], case: dict[str, Any]) -> None:
+def test_greedy_codes(core_of: Callable[[str], EngineCore], case: dict[str, Any]) -> None:
     reference = case["reference"]
     if reference and reference["sample_rate"] != 24_000 and not importlib.util.find_spec("soxr"):
         pytest.skip("soxr is missing: this recording must be resampled")
-    core = cores[case["checkpoint"]]
+    core = core_of(case["checkpoint"])
     with end_row(core, case):
         codes = golden.speak(core, [submission(core, case)])[1]
     np.testing.assert_array_equal(codes, expected(case))
 
 
 @pytest.mark.parametrize("name", golden.CASES["checkpoints"])
-def test_greedy_codes_in_one_batch(cores: dict[str, EngineCore], name: str) -> None:
+def test_greedy_codes_in_one_batch(core_of: Callable[[str], EngineCore], name: str) -> None:
     """More cases than rows, so batches of every bucket come and go."""
-    core = cores[name]
+    core = core_of(name)
     cases = [
         case
         for case in GREEDY
