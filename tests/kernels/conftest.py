@@ -1,17 +1,11 @@
-"""Without a GPU the kernels run in triton's interpreter, which the environment chooses once: triton
-reads TRITON_INTERPRET when a kernel is decorated, so it is set before any test imports one. What
-has to see the compiler runs in a process of its own (compiling.py).
-"""
+"""Without a GPU the kernels run in triton's interpreter (../conftest.py)."""
 
 import importlib.util
-import os
 
 import pytest
 import torch
 
 CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 # A skip raised in here would end the whole run, so without triton the files are not collected.
 collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py"]
