@@ -117,17 +117,32 @@ def shape_loss(model, heads, codes, sound, keep):
     return a + b, {"mel": a, "cycle": b}
 
 
-def wave_loss(wave, sound, codes, keep):
-    """keep: [B, 4T] marks of the 20 ms stretches that count."""
+def jitter(codes, rng):
+    """The pitch cycle advances a little unevenly, as a talker's does: codes [B, T, 16] with a
+    random walk of up to two steps a tick in it.
+    """
+    ticks = codes[:, :, 9:13].flatten(1)
+    walk = rng.standard_normal(ticks.shape) * rng.uniform(0.5, 2.0, (len(ticks), 1))
+    moved = (ticks - 1 + torch.from_numpy(np.rint(walk.cumsum(1)).astype(np.int64))) % 32 + 1
+    codes = codes.clone()
+    codes[:, :, 9:13] = torch.where(ticks > 0, moved, 0).unflatten(1, (-1, 4))
+    return codes
+
+
+def wave_loss(wave, sound, codes, keep, moved):
+    """keep: [B, 4T] marks of the 20 ms stretches that count. moved [B] marks examples with jitter:
+    they have another phase than the teacher, so only their short-time spectrum is compared.
+    """
     parts = {}
-    voiced = (codes[:, :, 9:13].flatten(1) > 0) & keep
+    voiced = (codes[:, :, 9:13].flatten(1) > 0) & keep & ~moved[:, None]
     total = 0
     for n, hop in ((256, 60), (512, 120), (1024, 240), (2048, 480)):
         a, b = stft(wave, n, hop)[..., :-1], stft(sound, n, hop)[..., :-1]
         a, b = a[:, : 1 + n // 3], b[:, : 1 + n // 3]  # the teacher has nothing above 8 kHz
         scale = 16 / n
         ma, mb = (a.abs() + 1e-5) * scale, (b.abs() + 1e-5) * scale
-        weight = keep.float().repeat_interleave(480 // hop, 1)[:, None]
+        counted = keep if n <= 512 else keep & ~moved[:, None]
+        weight = counted.float().repeat_interleave(480 // hop, 1)[:, None]
         total = total + ((torch.log(ma + 2e-3) - torch.log(mb + 2e-3)).abs() * weight).mean()
         if n in (512, 1024):
             low = slice(0, n // 6)  # up to 4 kHz
@@ -151,6 +166,9 @@ def main():
     )
     args.add_argument("--batch", type=int, default=8)
     args.add_argument("--frames", type=int, default=20)
+    args.add_argument(
+        "--jitter", type=float, default=0.5, help="share of examples with an uneven pitch cycle"
+    )
     args.add_argument("--lr", type=float, default=1.0, help="multiplies the schedule")
     args = args.parse_args()
     torch.manual_seed(0)
@@ -198,9 +216,11 @@ def main():
             with torch.autocast("cpu", torch.bfloat16):
                 loss, parts = shape_loss(model, heads, codes, sound, keep)
         else:
+            moved = torch.from_numpy(rng.random(len(codes)) < args.jitter)
+            codes = torch.where(moved[:, None, None], jitter(codes, rng), codes)
             with torch.no_grad():
                 x = model.latents(codes)
-            loss, parts = wave_loss(model.wave(x), sound, codes, keep)
+            loss, parts = wave_loss(model.wave(x), sound, codes, keep, moved)
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 5.0)
