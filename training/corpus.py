@@ -1,7 +1,7 @@
 # ruff: noqa: E501
 """Text for training: WordNet examples and definitions, templates, single words.
 
-    python corpus.py            -> work/text/{examples,closed,glosses,words,long,numbers}.txt
+    python corpus.py            -> work/text/{examples,closed,glosses,words,long,numbers,paragraphs}.txt
 
 Nothing that stands in eval_sentences.txt is written (compared without case and punctuation).
 Sources: Debian package wordnet-base (WordNet licence) and this file.
@@ -248,7 +248,13 @@ def main():
         step = rng.choice((2, 2, 2, 3, 3, 4, 6))
         long.append(" ".join(stops[at : at + step]))
         at += step
-    again = random.Random(2)
+    again, third = random.Random(2), random.Random(3)
+    paragraphs = []
+    while len(paragraphs) < 1400:
+        words, most = [], third.randint(45, 110)
+        while len(words) < most:
+            words += third.choice(stops).split()
+        paragraphs.append(" ".join(words))
     buckets = {
         "examples": examples,
         "closed": closed,
@@ -256,6 +262,7 @@ def main():
         "words": single,
         "long": long,
         "numbers": unique(counted(again) for _ in range(24000)),
+        "paragraphs": paragraphs,
     }
     for name, bucket in buckets.items():
         (OUT / f"{name}.txt").write_text("\n".join(bucket) + "\n")

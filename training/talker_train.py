@@ -22,12 +22,13 @@ from torch import nn
 
 WORK = Path(__file__).parent / "work"
 MIX = {
-    "examples": 0.34,
+    "examples": 0.28,
     "closed": 0.22,
     "numbers": 0.16,
     "words": 0.14,
     "glosses": 0.04,
     "long": 0.07,
+    "paragraphs": 0.06,
     "audio": 0.03,
 }
 EOS = CONTROL["codec_eos_token_id"]
@@ -193,6 +194,7 @@ def main():
     args.add_argument("--steps", type=int, default=7000)
     args.add_argument("--tokens", type=int, default=3000)
     args.add_argument("--rate", type=float, default=2e-3)
+    args.add_argument("--restart", type=int, default=0, help="step at which the schedule begins")
     args.add_argument(
         "--share", type=float, default=0.5, help="of the frames that train the predictor"
     )
@@ -218,10 +220,11 @@ def main():
     rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
     stream, average = batches(corpus, rng, args.tokens), {}
     while step < args.steps:
+        at = step - args.restart
         rate = (
             args.rate
-            * min(1, (step + 1) / 200)
-            * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+            * min(1, (at + 1) / 200)
+            * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * at / (args.steps - args.restart))))
         )
         for group in optimiser.param_groups:
             group["lr"] = rate

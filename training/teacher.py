@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 WORK = HERE / "work"
 VOICES = ("slt", "rms")
-SHARD = 2000
+SHARD, SHARDS = 2000, {"paragraphs": 700}  # lines
 BOTH = 10  # this many shards of examples get both voices
 
 
@@ -77,12 +77,14 @@ def main():
         ("long", 0),
         ("words", 0),
         ("numbers", 0),
+        ("paragraphs", 0),
         ("examples", BOTH),
         ("glosses", 0),
     ]
     jobs = []
     for bucket, begin in order:
-        shards = [text[bucket][at : at + SHARD] for at in range(0, len(text[bucket]), SHARD)]
+        size = SHARDS.get(bucket, SHARD)
+        shards = [text[bucket][at : at + size] for at in range(0, len(text[bucket]), size)]
         for n in range(begin, BOTH if (bucket, begin) == ("examples", 0) else len(shards)):
             both = bucket == "audio" or (bucket == "examples" and n < BOTH)
             jobs += [
