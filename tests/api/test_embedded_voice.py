@@ -30,6 +30,7 @@ SPEAKERS = ("ava", "max")  # in the order of the golden file
 SLACK_FRAMES = 4
 # With nothing to say the voice may hesitate; letters of other scripts may become a few sounds.
 SILENCE_FRAMES, SOON_FRAMES = 25, 63
+SPELT_FRAMES = 100  # the teacher itself takes up to 79 for these
 PITCH = 8  # the codebook that holds it; 0 is unvoiced
 FOREIGN = [
     "Привет, как дела? Меня зовут Анна.",
@@ -167,4 +168,5 @@ def test_short_inputs_end_soon(voice: Voice, speaker: str):
 @pytest.mark.parametrize("speaker", SPEAKERS)
 def test_what_it_does_not_know_ends_too(voice: Voice, speaker: str, streaming: bool):
     said = read_all(voice, FOREIGN + UNKNOWN, speaker, streaming_text=streaming)
-    assert too_long(said, dict.fromkeys(said, SOON_FRAMES)) == {}
+    most = dict.fromkeys(FOREIGN, SOON_FRAMES) | dict.fromkeys(UNKNOWN, SPELT_FRAMES)
+    assert too_long(said, most) == {}
