@@ -33,7 +33,7 @@ CATEGORIES = {
     "numbers": (0.5, slice(None, None, 3)),
     "oneword": (0.7, slice(None)),
     "longer": (0.35, slice(None, None, 2)),
-    "paragraph": (0.6, slice(None)),
+    "paragraph": (0.8, slice(None)),
 }
 
 
