@@ -5,6 +5,7 @@ before the text is prefilled once and copied from then on.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from engine.protocol import Prompt
 MOST_TOKENS = 1024
 
 Key = tuple
+# slots(n): a sequence's KV slots of positions 0 .. n - 1; asked for only when something is copied.
+Slots = Callable[[int], Tensor]
 
 
 def prefix_key(prompt: Prompt) -> Key:
@@ -30,21 +33,21 @@ class PrefixCache:
         self.slots_of = kv_cache.flatten(2, 3)  # [layers, 2, slots, kv_heads, D], a view
         self.kept: OrderedDict[Key, Tensor] = OrderedDict()
 
-    def restore(self, prompt: Prompt, slots: Tensor) -> int:
-        """Write a known beginning to `slots` (of positions 0, 1, ...); its length, or 0."""
+    def restore(self, prompt: Prompt, slots: Slots) -> int:
+        """Write a known beginning to the sequence's slots; its length, or 0."""
         known = self.kept.get(prefix_key(prompt))
         if known is None:
             return 0
         self.kept.move_to_end(prefix_key(prompt))
         length = known.shape[2]
-        self.slots_of[:, :, slots[:length]] = known
+        self.slots_of[:, :, slots(length)] = known
         return length
 
-    def keep(self, prompt: Prompt, slots: Tensor) -> None:
-        """Remember the beginning of a prompt that has just been prefilled into `slots`."""
+    def keep(self, prompt: Prompt, slots: Slots) -> None:
+        """Remember the beginning of a prompt that has just been prefilled into its slots."""
         key, length = prefix_key(prompt), prefix_length(prompt)
         if key in self.kept or length > MOST_TOKENS:
             return
-        self.kept[key] = self.slots_of[:, :, slots[:length]].clone()
+        self.kept[key] = self.slots_of[:, :, slots(length)].clone()
         while sum(kept.shape[2] for kept in self.kept.values()) > MOST_TOKENS:
             self.kept.popitem(last=False)

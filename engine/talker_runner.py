@@ -7,6 +7,7 @@ prefill: a freshly prefilled sequence joins the same frame.
 """
 
 from collections.abc import Sequence as Seq
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from engine.frame import FrameStep
 from engine.graphs import FrameGraphs, PrefillGraphs, Record
 from engine.layers.rotary import RotaryTable
 from engine.prefix_cache import PrefixCache
-from engine.prompt import PromptBuilder, VoicePrompt, prefix_length
+from engine.prompt import PromptBuilder, VoicePrompt
 from engine.rows import RowBuffers
 from engine.scheduler import PrefillChunk
 from engine.sequence import Sequence
@@ -80,9 +81,7 @@ class TalkerRunner:
         self.buffers.start(seq)
         self.buffers.add_text(seq, 0, trailing[: seq.num_trailing])
         self.backend.start(seq)
-        return self.prefixes.restore(
-            seq.prompt, self.buffers.first_slots(seq.row, prefix_length(seq.prompt))
-        )
+        return self.prefixes.restore(seq.prompt, partial(self.buffers.first_slots, seq.row))
 
     def append_text(self, seq: Sequence, ids: Seq[int], final: bool) -> None:
         """More trailing text for a running sequence; `final` adds the end-of-text row."""
@@ -128,8 +127,7 @@ class TalkerRunner:
         self.buffers.num_tokens[rows] = upload([chunk.end for chunk in chunks], self.device)
         for seq in (chunk.seq for chunk in chunks if chunk.end == chunk.seq.num_prompt_tokens):
             del self._prompt_embeds[seq.id]
-            length = prefix_length(seq.prompt)
-            self.prefixes.keep(seq.prompt, self.buffers.first_slots(seq.row, length))
+            self.prefixes.keep(seq.prompt, partial(self.buffers.first_slots, seq.row))
 
     def decode(self, seqs: list[Sequence]) -> Frames:
         """Begin one frame for each sequence."""

@@ -30,10 +30,13 @@ SHAPES = ("tiny-0b6", "tiny-1b7")
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+def write_models(folder: Path) -> list[ModelSpec]:
     """ "base-0b6" and so on, of different weights and one codec."""
     from engine.random_checkpoint import write_random_checkpoint
 
-    folder = tmp_path_factory.mktemp("models")
     specs = []
     for family in FAMILIES:
         for shape in SHAPES:

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +9,12 @@ import torch
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.protocol import FinishReason, Submit
-from engine.random_checkpoint import write_random_checkpoint
 from engine.startup import build
+from tests.engine.conftest import write_models
 from tests.engine.speaking import REFERENCES, Utterance, assert_idle, random_submit, speak
 
 pytestmark = pytest.mark.gpu
 
-FAMILIES = ("custom_voice", "voice_design", "base")
-SHAPES = ("tiny-0b6", "tiny-1b7")
 SUBMITS = [random_submit(random.Random(i), i, 4 + i) for i in range(32)]
 WAYS = {
     "cpu": {"device": "cpu"},
@@ -29,14 +26,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
-    folder: Path = tmp_path_factory.mktemp("models")
-    specs = []
-    for family in FAMILIES:
-        for shape in SHAPES:
-            name = f"{family}-{shape.removeprefix('tiny-')}"
-            write_random_checkpoint(folder / name, model_type=family, shape=shape)
-            specs.append(ModelSpec(id=name, checkpoint=str(folder / name)))
-    return specs
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 def make_core(models: list[ModelSpec], **changes: object) -> EngineCore:
