@@ -53,7 +53,9 @@ class CodecStage:
 
     def _decode_chunk(self, seqs: list[Sequence], num_frames: int) -> None:
         frames = [seq.codes[:num_frames] for seq in seqs]
+        started = self.clock()
         pcm = self.codecs[seqs[0].model].decode([seq.row for seq in seqs], frames)
+        self.schedule.observe(num_frames * len(seqs), self.clock() - started)
         for seq in seqs:
             del seq.codes[:num_frames]
             seq.hand_out(num_frames, self.clock())

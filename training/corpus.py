@@ -250,7 +250,7 @@ def main():
         at += step
     again, third = random.Random(2), random.Random(3)
     paragraphs = []
-    while len(paragraphs) < 1400:
+    while len(paragraphs) < 4200:
         words, most = [], third.randint(45, 110)
         while len(words) < most:
             words += third.choice(stops).split()

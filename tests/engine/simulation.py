@@ -114,12 +114,17 @@ class Simulation:
 
     def _codec(self, ending: list[Sequence]) -> None:
         running = [s for s in self.scheduler.running if s.codes and s not in ending]
-        for batch in self.codec.batches(running, ending, self.now):
+        batches = self.codec.batches(running, ending, self.now)
+        for batch in batches:
             num_frames = batch.num_frames * len(batch.seqs)
-            self.now += self.costs.codec_s + num_frames * self.costs.codec_s_per_frame
+            elapsed = self.costs.codec_s + num_frames * self.costs.codec_s_per_frame
+            self.now += elapsed
+            self.codec.observe(num_frames, elapsed)
             for seq in batch.seqs:
                 del seq.codes[: batch.num_frames]
                 seq.hand_out(batch.num_frames, self.now)
+        for batch in batches:  # told at the end of the step
+            for seq in batch.seqs:
                 self.listeners[seq].hear(batch.num_frames, self.now)
 
 

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.codec_schedule import CATCH_UP, DRY_CHUNK, CodecBatch, CodecSchedule
+from engine.codec_schedule import (
+    CATCH_UP,
+    DRY_CHUNK,
+    LONG_LEAD_S,
+    SHORT_LEAD_S,
+    CodecBatch,
+    CodecSchedule,
+)
 from engine.protocol import FRAME_S
 from engine.sequence import Sequence, SequenceStatus
 from tests.engine.sequences import make
@@ -50,15 +57,52 @@ def test_a_stream_about_to_run_dry_does_not_wait_for_its_chunk() -> None:
     assert sizes(SCHEDULE.batches([a := stream(1, 4, lead_s=0.1)], [], 0.0)) == {a: 1}
 
 
-def test_a_dry_stream_waits_for_a_few_frames_only() -> None:
-    assert sizes(SCHEDULE.batches([stream(DRY_CHUNK - 1, 4, lead_s=-0.1)], [], 0.0)) == {}
+def test_a_dry_stream_takes_what_there_is() -> None:
+    dry = stream(DRY_CHUNK - 1, 4, lead_s=-0.1)
+    assert sizes(SCHEDULE.batches([dry], [], 0.0)) == {dry: 2}
+
+
+def test_in_an_engine_slower_than_speech_a_dry_stream_waits_for_a_few_frames() -> None:
+    slow = CodecSchedule(RAMP, step_s=FRAME_S)
+    assert sizes(slow.batches([stream(DRY_CHUNK - 1, 4, lead_s=-0.1)], [], 0.0)) == {}
     dry = stream(DRY_CHUNK, 4, lead_s=-0.1)
-    assert sizes(SCHEDULE.batches([dry], [], 0.0)) == {dry: DRY_CHUNK}
+    assert sizes(slow.batches([dry], [], 0.0)) == {dry: DRY_CHUNK}
+
+
+def test_a_stream_whose_turn_comes_late_does_not_wait_for_its_chunk() -> None:
+    """Eight that began together: 48 frames take the codec 0.24 s, and all have 0.3 s in hand."""
+    together = [stream(6, 3, lead_s=0.3) for _ in range(8)]
+    assert SCHEDULE.batches(together, [], 0.0) == []
+    slow = CodecSchedule(RAMP, frame_s=0.005)
+    assert sizes(slow.batches(together, [], 0.0)) == dict.fromkeys(together[4:], 4)
+    assert slow.batches(together[:4], [], 0.0) == [], "four would be done in time"
+
+
+def test_those_with_plenty_wait_while_others_are_short() -> None:
+    plenty, short = stream(12, 4, LONG_LEAD_S + 0.01), stream(1, 2, SHORT_LEAD_S - 0.01)
+    assert sizes(SCHEDULE.batches([plenty, short], [], 0.0)) == {short: 1}
+    assert sizes(SCHEDULE.batches([plenty], [], 0.0)) == {plenty: 12}
+    new = stream(1)
+    assert sizes(SCHEDULE.batches([plenty, short, new], [], 0.0)) == {short: 1, new: 1}
+
+
+@pytest.mark.parametrize(("step_s", "first"), [(0.02, 1), (0.04, 2), (0.1, 1)])
+def test_a_first_chunk_lasts_some_steps_if_any_chunk_can(step_s: float, first: int) -> None:
+    schedule, playing = CodecSchedule(RAMP), stream(1, 4, lead_s=1e9)
+    for i in range(100):
+        schedule.batches([playing], [], i * step_s)
+    schedule.batches([], [], 99 * step_s)
+    now = 1000.0  # nobody spoke meanwhile: not a step
+    new = stream(0)
+    new.codes.append([0] * 16)
+    assert bool(sizes(schedule.batches([new], [], now))) == (first == 1)
+    new.codes.append([0] * 16)
+    assert sizes(schedule.batches([new], [], now)) == {new: 2}
 
 
 def test_the_driest_goes_first_and_the_unheard_before_all() -> None:
     """Budget: 12 frames."""
-    dry, wet, new = stream(8, 3, -0.2), stream(12, 4, 2.0), stream(1)
+    dry, wet, new = stream(8, 3, 0.2), stream(12, 4, 0.4), stream(1)
     assert sizes(SCHEDULE.batches([wet, dry, new], [], 0.0)) == {new: 1, dry: 8}
 
 
@@ -101,13 +145,13 @@ STREAMS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(running=STREAMS, ending=STREAMS)
 def test_never_more_than_there_is(running, ending) -> None:
-    alive, last = [stream(*args) for args in running], [stream(*args) for args in ending]
+    alive, last = [stream(*args) for args in running if args[0]], [stream(*a) for a in ending]
     chosen = sizes(SCHEDULE.batches(alive, last, 0.0))
     assert all(0 < size <= len(seq.codes) for seq, size in chosen.items())
     assert all(chosen.get(seq, 0) == len(seq.codes) for seq in last)
     spent = sum(chosen.get(seq, 0) for seq in alive)
     assert spent <= max(CATCH_UP * len(alive), RAMP[-1])
-    due = [seq for seq in alive if SCHEDULE.next_chunk(seq, 0.0)]
+    due = [seq for seq in alive if SCHEDULE.next_chunk(seq, seq.lead_s(0.0))]
     assert not due or spent, "whatever the order, somebody gets on"
 
 
