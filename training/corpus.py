@@ -1,7 +1,7 @@
 # ruff: noqa: E501
 """Text for training: WordNet examples and definitions, templates, single words.
 
-    python corpus.py            -> work/text/{examples,closed,glosses,words,long,numbers,paragraphs}.txt
+    python corpus.py            -> work/text/{examples,closed,glosses,words,long,numbers,paragraphs,formats}.txt
 
 Nothing that stands in eval_sentences.txt is written (compared without case and punctuation).
 Sources: Debian package wordnet-base (WordNet licence) and this file.
@@ -218,6 +218,54 @@ def counted(rng):
     )()
 
 
+def formatted(rng):
+    """A sentence with something in it that is not written as it is read."""
+    r = rng.choice
+    t, a, name, place = r(THINGS), r(ADJECTIVES), r(NAMES), r(PLACES)
+    cents = f"{rng.randint(0, 200)}.{r((50, 99, 95, 25, 75, rng.randint(1, 99))):02d}"
+    point = f"{rng.randint(0, 99)}.{rng.randint(0, 9)}{r(('', '', rng.randint(0, 9)))}"
+    noon = r(("am", "pm", "a.m.", "p.m.", "AM", "PM"))
+    nth = rng.choice((rng.randint(1, 31), rng.randint(1, 100)))
+    ending = "th" if nth % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(nth % 10, "th")
+    text = r(
+        [
+            lambda: f"The {t} costs ${cents}.",
+            lambda: f"That is ${cents} for the {a} {t}.",
+            lambda: f"It is {clock(rng)} {noon} in {place}.",
+            lambda: f"{name} {r(PAST)} the {t} at {rng.randint(1, 12)} {noon}.",
+            lambda: f"{r(LISTS['TITLES'])} {name} {r(PAST)} the {t} {r(TAILS)}.",
+            lambda: (
+                f"{r(LISTS['TITLES'])} {name} and {r(LISTS['TITLES'])} {r(NAMES)} are from {place}."
+            ),
+            lambda: f"Version {point} of the {t} is {a}.",
+            lambda: f"The number is {point}.",
+            lambda: f"The {t} weighs {rng.randint(1, 99)}kg.",
+            lambda: (
+                f"{place} is {rng.randint(2, 900)} {r(('km', 'miles', 'hours'))} from {r(PLACES)}."
+            ),
+            lambda: f"The {r(LISTS['SHORT'])} and the {t} are {a}.",
+            lambda: f"{name} works for {r(('the ', ''))}{r(LISTS['SHORT'])} in {place}.",
+            lambda: f"{name} {r(PAST)} the {r(LISTS['SHORT'])} {r(TAILS)}.",
+            lambda: f"It was the {nth}{ending} {t}.",
+            lambda: (
+                f"{r(('See you', 'They met', 'It began'))} on the {nth}{ending} of {r(MONTHS)}."
+            ),
+            lambda: (
+                f"{rng.randint(1, 99)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d} people live in {place}."
+            ),
+            lambda: f"Call {name} at {rng.randint(200, 999)}-{rng.randint(1000, 9999)}.",
+            lambda: f"Write to {name.lower()}@{t.replace(' ', '')}.com.",
+            lambda: f"Look at www.{t.replace(' ', '')}.com for a {a} {r(THINGS)}.",
+            lambda: f"Bring some {t}s, {r(THINGS)}s, etc.",
+            lambda: f"A well-known {t} from {place}.",
+            lambda: f"The {a}-{r(ADJECTIVES)} {t} {r(TAILS)}.",
+            lambda: f"{name} said, the {t} is {a}.",
+            lambda: f"The {t}, {r(('e.g.', 'i.e.'))} the {a} one, is in {place}.",
+        ]
+    )()
+    return text
+
+
 def main():
     rng, held = random.Random(1), held_out()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -248,7 +296,7 @@ def main():
         step = rng.choice((2, 2, 2, 3, 3, 4, 6))
         long.append(" ".join(stops[at : at + step]))
         at += step
-    again, third = random.Random(2), random.Random(3)
+    again, third, fourth = random.Random(2), random.Random(3), random.Random(4)
     paragraphs = []
     while len(paragraphs) < 4200:
         words, most = [], third.randint(45, 110)
@@ -263,6 +311,7 @@ def main():
         "long": long,
         "numbers": unique(counted(again) for _ in range(24000)),
         "paragraphs": paragraphs,
+        "formats": unique(formatted(fourth) for _ in range(8000)),
     }
     for name, bucket in buckets.items():
         (OUT / f"{name}.txt").write_text("\n".join(bucket) + "\n")

@@ -39,7 +39,7 @@ def main() -> None:
     reader = None if options.teacher else Reader(options.checkpoint)
     report, totals = {}, []
     for speaker in options.speakers.split(","):
-        truth = teach([item.text for item in items], speaker) if has_teacher() else None
+        truth = teach([item.plain for item in items], speaker) if has_teacher() else None
         for mode, read in readers(options, reader, speaker).items():
             tallies = measure(items, truth, read, judge, options.show)
             report[f"{speaker} {mode}"] = summarise(tallies)
@@ -74,16 +74,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def readers(
     options: argparse.Namespace, reader: Reader | None, speaker: str
-) -> dict[str, Callable[[str], Reading]]:
-    """What is measured, by name: text -> Reading."""
+) -> dict[str, Callable[[Sentence], Reading]]:
+    """What is measured, by name: sentence -> Reading."""
     if reader is None:
-        return {"teacher": lambda text: _taught(text, speaker)}
+        return {"teacher": lambda item: _taught(item, speaker)}
     if options.codec:
-        return {"codec": lambda text: reader.render(_taught(text, speaker).codes)}
+        return {"codec": lambda item: reader.render(_taught(item, speaker).codes)}
 
-    def by_mode(mode: str) -> Callable[[str], Reading]:
-        return lambda text: reader.read(
-            text,
+    def by_mode(mode: str) -> Callable[[Sentence], Reading]:
+        return lambda item: reader.read(
+            item.text,
             speaker,
             streaming=mode == "streaming",
             language="auto" if options.auto else "english",
@@ -93,23 +93,23 @@ def readers(
     return {mode: by_mode(mode) for mode in options.modes.split(",")}
 
 
-def _taught(text: str, speaker: str) -> Reading:
-    (reading,) = teach([text], speaker)
-    assert reading is not None, f"the teacher does not say {text!r}"
+def _taught(item: Sentence, speaker: str) -> Reading:
+    (reading,) = teach([item.plain], speaker)
+    assert reading is not None, f"the teacher does not say {item.plain!r}"
     return reading
 
 
 def measure(
     items: list[Sentence],
     truth: list[Reading | None] | None,
-    read: Callable[[str], Reading],
+    read: Callable[[Sentence], Reading],
     judge: Judge | None,
     show: bool,
 ) -> dict[str, Counter]:
     """Sums by category, and over "all"."""
     tallies: dict[str, Counter] = defaultdict(Counter)
     for i, item in enumerate(items):
-        reading = read(item.text)
+        reading = read(item)
         counts = lengths(reading, truth and truth[i])
         if judge is not None:
             heard = judge.hear(reading.samples, reading.rate_hz) if len(reading.codes) else ""

@@ -36,6 +36,11 @@ class Sentence(NamedTuple):
     text: str  # as written
     spoken: str  # as read aloud
 
+    @property
+    def plain(self) -> str:
+        """What the teacher is given, who cannot read the typography of the category `written`."""
+        return self.spoken if self.category == "written" else self.text
+
 
 def sentences(only: str | None = None) -> list[Sentence]:
     """The held-out sentences, of one category or of all."""

@@ -85,7 +85,7 @@ class Reader:
         """Codes of another reader, through this checkpoint's decoder."""
         codec = self.core.codecs[MODEL]
         codec.start(0)
-        pcm = b"".join(codec.decode([0], [[frame]])[0] for frame in codes.tolist())
+        pcm = b"".join(codec.decode([0], [[frame]]).result()[0] for frame in codes.tolist())
         return Reading(codes, _floats(pcm), SAMPLE_RATE_HZ)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import typography
 from codes import END, LEAD, SIZE, with_longer_lead
 from prompt import build
 from talker_model import CONTROL, Talker
@@ -26,6 +27,7 @@ MIX = {
     "closed": 0.22,
     "numbers": 0.16,
     "words": 0.14,
+    "formats": 0.06,
     "glosses": 0.04,
     "long": 0.07,
     "paragraphs": 0.06,
@@ -35,7 +37,7 @@ EOS = CONTROL["codec_eos_token_id"]
 
 
 class Corpus:
-    """Sentences of all finished code shards: token ids, codes, and the token each frame speaks."""
+    """Sentences of all finished code shards: text, codes, and the byte of it each frame speaks."""
 
     def __init__(self, tok):
         self.tok, self.items, self.loaded = tok, {b: [] for b in MIX}, set()
@@ -75,19 +77,19 @@ class Corpus:
                 np.split(z["place"], cuts),
                 strict=True,
             ):
-                ids, widths = self.tok.encode(text)
-                ends = np.cumsum(widths)
-                spoken = np.minimum(np.searchsorted(ends, place, side="right"), len(ids) - 1)
-                self.items[path.name.split("-")[0]].append(
-                    (np.array(ids, np.int16), codes, spoken.astype(np.int16), speaker)
-                )
+                self.items[path.name.split("-")[0]].append((text, codes, place, speaker))
 
     def draw(self, rng):
         names = [b for b in MIX if self.items[b]]
         weights = np.array([MIX[b] for b in names])
         bucket = self.items[names[rng.choice(len(names), p=weights / weights.sum())]]
-        ids, codes, spoken, speaker = bucket[rng.integers(len(bucket))]
-        ids = ids.tolist()
+        text, codes, place, speaker = bucket[rng.integers(len(bucket))]
+        if rng.random() < typography.SHARE:
+            text, moved = typography.dress(text, rng)
+            place = moved[np.minimum(place, len(moved) - 1)]
+        ids, widths = self.tok.encode(text)
+        spoken = np.searchsorted(np.cumsum(widths), place, side="right")
+        spoken = np.minimum(spoken, len(ids) - 1)
         if rng.random() < 0.02:
             ids, spoken = self.insert_foreign(ids, spoken, rng)
         if rng.random() < 0.003:
@@ -96,7 +98,7 @@ class Corpus:
                 for _ in range(rng.integers(1, 5))
                 for t in self.foreign[rng.integers(len(self.foreign))]
             ]
-            codes, spoken = silence(codes[0, 13]), np.zeros(3, np.int16)
+            codes, spoken = silence(codes[0, 13]), np.zeros(3, np.int64)
         streaming = rng.random() < 0.4
         if streaming:
             codes, spoken = with_longer_lead(codes, spoken)

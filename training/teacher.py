@@ -78,6 +78,7 @@ def main():
         ("words", 0),
         ("numbers", 0),
         ("paragraphs", 0),
+        ("formats", 0),
         ("examples", BOTH),
         ("glosses", 0),
     ]
