@@ -36,6 +36,8 @@ PAST = LISTS["PAST"]
 BASE = LISTS["BASE"]
 TAILS = LISTS["TAILS"]
 PHRASES = LISTS["PHRASES"]
+TITLES = LISTS["TITLES"]
+SHORT = LISTS["SHORT"]
 UNITS = ["minutes", "hours", "days", "weeks", "months", "years"]
 UNITS += ["miles", "dollars", "meters", "pounds", "feet", "times"]
 
