@@ -166,8 +166,11 @@ class EngineClient:
         prompt: Prompt,
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
+        lead_s: float = 0.0,
     ) -> SpeechStream:
-        """Queue one utterance. QueueFullError or EngineDeadError at once, before any work."""
+        """Queue one utterance. QueueFullError or EngineDeadError at once, before any work. With
+        `lead_s` it follows another one, of which that much is still to be heard: it need not hurry.
+        """
         ready = [worker for worker in self._workers if worker.status == "ready"]
         if self._draining or not ready:
             raise EngineDeadError(
@@ -179,7 +182,8 @@ class EngineClient:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
         if params.seed is None:
             params = msgspec.structs.replace(params, seed=random.getrandbits(63))
-        return worker.submit(next(self._ids), model, prompt, params, reference)
+        submit = Submit(next(self._ids), model, prompt, params, lead_s)
+        return worker.submit(submit, reference)
 
     def _retry_after_s(self) -> float:
         return max(1.0, min(worker.restart_in_s for worker in self._workers))
@@ -312,19 +316,12 @@ class _Worker:
         except msgspec.DecodeError as error:
             return f"it sent what cannot be read ({error})"
 
-    def submit(
-        self,
-        id_: int,
-        model: str,
-        prompt: Prompt,
-        params: SamplingParams,
-        reference: ReferenceAudio | None,
-    ) -> SpeechStream:
-        assert reference is None or reference.key == prompt.reference
+    def submit(self, submit: Submit, reference: ReferenceAudio | None) -> SpeechStream:
+        assert reference is None or reference.key == submit.prompt.reference
         if reference is not None:
-            self._register(model, reference)
-        self.send(Submit(id_, model, prompt, params))
-        stream = self.streams[id_] = SpeechStream(id_, self)
+            self._register(submit.model, reference)
+        self.send(submit)
+        stream = self.streams[submit.id] = SpeechStream(submit.id, self)
         return stream
 
     def _register(self, model: str, reference: ReferenceAudio) -> None:

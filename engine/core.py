@@ -118,6 +118,9 @@ class EngineCore:
         seq = build_sequence(
             submit, checkpoint, self.config, self.pools[submit.model], num_ref_frames
         )
+        if submit.lead_s > 0:
+            seq.plays_since = self.clock() + submit.lead_s
+            seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
         if prompt.reference is not None:
             self.encoding[seq.id] = future

@@ -99,7 +99,6 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     languages: dict[str, int]  # lower-case name -> codec row
     supports_instruct: bool
     random_weights: bool = False  # a made-up checkpoint: it makes noise
-    license_note: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -120,6 +119,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     model: str
     prompt: Prompt
     params: SamplingParams
+    lead_s: float = 0.0  # what its listener still has to hear of an utterance before this one
 
 
 class Append(msgspec.Struct, frozen=True, tag=True):

@@ -6,7 +6,7 @@ which loaded model would do. An alias such as tts-1 only asks for speech, so any
 of the right family answers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -29,12 +29,13 @@ class NamedModel(msgspec.Struct, frozen=True):
 class Catalog:
     def __init__(
         self,
-        configured: Iterable[ModelSettings],
+        configured: Sequence[ModelSettings],
         loaded: Mapping[str, ModelInfo],
         pretokenizer: Pretokenizer,
     ) -> None:
         self.models = dict(loaded)
         self.builders = {name: PromptBuilder(info, pretokenizer) for name, info in loaded.items()}
+        self.segment_chars = {model.id: model.segment_chars for model in configured}
         self._named = {name: NamedModel(name, info, False) for name, info in loaded.items()}
         for model in configured:
             for alias in model.aliases:

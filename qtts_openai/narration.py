@@ -1,7 +1,8 @@
 """Several prompts and pauses as one stream of PCM, in order and without clicks.
 
-The next prompt is submitted while the one before it speaks, so its audio is there in time. Each
-part fades in and out over 5 ms.
+The next prompt is submitted as soon as the one before it is made, which is before it has been
+heard: its audio is there in time, and one answer never has two places in a batch. The engine is
+told how much is still to be heard, so that others come first. Each part fades in and out over 5 ms.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from engine import (
     Usage,
 )
 
+BYTES_PER_S = SAMPLE_RATE_HZ * 2
 FADE_BYTES = SAMPLE_RATE_HZ // 200 * 2
 # How long a part in the middle may wait for a place in a full queue.
 MAX_WAIT_S = 30.0
@@ -41,10 +43,14 @@ class PcmStream(Protocol):
 
 
 class Narration:
-    """`submit` raises the engine's errors at once for the first prompt, as for a single one."""
+    """`submit` takes a prompt and the listener's lead in seconds. It raises the engine's errors at
+    once for the first prompt, as for a single one.
+    """
 
     def __init__(
-        self, submit: Callable[[Prompt], SpeechStream], parts: tuple[Prompt | float, ...]
+        self,
+        submit: Callable[[Prompt, float], SpeechStream],
+        parts: tuple[Prompt | float, ...],
     ) -> None:
         self.finished: Finished | None = None
         self._submit = submit
@@ -52,6 +58,7 @@ class Narration:
         self._open: deque[tuple[bytes, SpeechStream]] = deque()
         self._reason = FinishReason.STOP
         self._usage = Usage(0, 0)
+        self._plays_until = 0.0  # by the clock, for one who plays from the first sound on
         self._submit_next()
         self._pcm = self._speak()
 
@@ -69,11 +76,16 @@ class Narration:
     async def _speak(self) -> AsyncGenerator[bytes]:
         while self._open:
             silence, stream = self._open[0]
-            with suppress(QueueFullError):
-                self._submit_next()
-            async for pcm in _faded(stream):
-                yield silence + pcm
-                silence = b""
+            next_one = asyncio.create_task(self._submit_after(stream))
+            try:
+                async for pcm in _faded(stream):
+                    heard_at = max(self._plays_until, time.monotonic())
+                    self._plays_until = heard_at + len(silence + pcm) / BYTES_PER_S
+                    yield silence + pcm
+                    silence = b""
+                await next_one
+            finally:
+                next_one.cancel()
             self._open.popleft()
             if not self._count(stream):
                 break
@@ -86,8 +98,15 @@ class Narration:
     def _submit_next(self) -> None:
         if self._waiting:
             silence, prompt = self._waiting[0]
-            self._open.append((silence, self._submit(prompt)))
+            lead_s = max(0.0, self._plays_until - time.monotonic())
+            self._open.append((silence, self._submit(prompt, lead_s)))
             self._waiting.popleft()
+
+    async def _submit_after(self, stream: SpeechStream) -> None:
+        await stream.ended.wait()
+        if stream.finished is not None:
+            with suppress(QueueFullError):
+                self._submit_next()
 
     async def _submit_patiently(self) -> None:
         """In the middle of an answer a full queue is no reason to break off at once."""

@@ -37,6 +37,7 @@ class Planner:
         script = self._script(request)
         check_rate(request.response_format, request.sample_rate)
         cast = await self.casting.cast(request)
+        script = self._cut(request, cast.model, script)
         instruct = _instruct(request, cast)
         parts = self._prompts(request, cast, instruct, script)
         params = _sampling(request, cast, len(parts) > 1)
@@ -57,9 +58,19 @@ class Planner:
         parts: list[Part] = split_pauses(text, options.max_pause_s) if use_tags else [text]
         if not any(isinstance(part, str) and part.strip() for part in parts):
             raise invalid("input: there is no text to speak.", "input", "empty_string")
-        if len(request.input) > limits.max_input_chars:
-            parts = split_sentences(parts, options.segment_chars)
         return parts
+
+    def _cut(self, request: SpeechRequest, model: ModelInfo, script: list[Part]) -> list[Part]:
+        """Long texts at sentences: those beyond the limit for one text, and those that are long for
+        this model, unless the request says how long its one utterance may be.
+        """
+        sizes = []
+        if len(request.input) > self.settings.limits.max_input_chars:
+            sizes.append(self.settings.text.segment_chars)
+        for_model = self.casting.catalog.segment_chars.get(model.id)
+        if for_model is not None and request.max_new_tokens is None:
+            sizes.append(for_model)
+        return split_sentences(script, min(sizes)) if sizes else script
 
     def _prompts(
         self, request: SpeechRequest, cast: Cast, instruct: str | None, script: list[Part]

@@ -39,12 +39,13 @@ def split_pauses(text: str, max_pause_s: float) -> list[Part]:
 
 
 def split_sentences(parts: list[Part], max_chars: int) -> list[Part]:
-    """Every text in pieces of whole sentences, at most `max_chars` long each."""
+    """Every longer text in pieces of whole sentences, at most `max_chars` long each."""
     pieces: list[Part] = []
     for part in parts:
-        pieces += (
-            [part] if isinstance(part, float) else _pack(_sentences(part, max_chars), max_chars)
-        )
+        if isinstance(part, float) or len(part) <= max_chars:
+            pieces.append(part)
+        else:
+            pieces += _pack(_sentences(part, max_chars), max_chars)
     return pieces
 
 

@@ -51,11 +51,13 @@ class Service:
         submit = partial(self._submit_prompt, utterance)
         first = utterance.parts[0]
         if len(utterance.parts) == 1 and isinstance(first, Prompt):
-            return submit(first)
+            return submit(first, 0.0)
         return Narration(submit, utterance.parts)
 
-    def _submit_prompt(self, utterance: Utterance, prompt: Prompt) -> SpeechStream:
-        return self.engine.submit(utterance.model.id, prompt, utterance.params, utterance.reference)
+    def _submit_prompt(self, utterance: Utterance, prompt: Prompt, lead_s: float) -> SpeechStream:
+        return self.engine.submit(
+            utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
+        )
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

@@ -20,6 +20,7 @@ MIB = 1 << 20
 
 PositiveInt = Annotated[int, Meta(gt=0)]
 Seconds = Annotated[float, Meta(ge=0)]
+SegmentChars = Annotated[int, Meta(ge=50)]
 
 
 class SettingsError(Exception):
@@ -47,6 +48,8 @@ class ModelSettings(Section, frozen=True):
     checkpoint: str
     revision: str | None = None
     aliases: tuple[str, ...] = ()
+    # Longer texts are spoken in pieces of whole sentences; null: in one.
+    segment_chars: SegmentChars | None = None
 
     def spec(self) -> ModelSpec:
         return ModelSpec(id=self.id, checkpoint=self.checkpoint, revision=self.revision)
@@ -106,7 +109,7 @@ class TextSettings(Section, frozen=True):
     # Input beyond limits.max_input_chars is accepted up to here and cut at sentences; 0: off.
     max_long_chars: Annotated[int, Meta(ge=0)] = 0
     # Such input is spoken in pieces of whole sentences, at most this long.
-    segment_chars: Annotated[int, Meta(ge=50)] = 400
+    segment_chars: SegmentChars = 400
     # Read `[pause:500ms]` as silence in every request, not only in those with pause_tags: true.
     pause_tags: bool = False
     max_pause_s: Seconds = 10.0
@@ -126,6 +129,7 @@ EMBEDDED = ModelSettings(
         "gpt-4o-mini-tts-2025-03-20",
         "gpt-4o-mini-tts-2025-12-15",
     ),
+    segment_chars=150,
 )
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 
 from engine.checkpoint import EMBEDDED
 from engine.protocol import FRAME_S, SamplingParams
+from qtts_openai.settings import EMBEDDED as SHIPPED
 from training.judge import Judge, Sentence, distance, errors, normalise, sentences
 from training.readers import SPEAKERS, Reader, Reading, has_teacher, teach
 
@@ -60,6 +61,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--auto", action="store_true", help="name no language")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
+        "--segment-chars",
+        type=int,
+        default=SHIPPED.segment_chars,
+        help="longest text in one piece, by default as the server has it; 0: any",
+    )
+    parser.add_argument(
         "--temperature", type=float, help="default: the checkpoint's own; 0: greedy"
     )
     parser.add_argument(
@@ -88,6 +95,7 @@ def readers(
             streaming=mode == "streaming",
             language="auto" if options.auto else "english",
             params=SamplingParams(seed=options.seed, temperature=options.temperature),
+            segment_chars=options.segment_chars,
         )
 
     return {mode: by_mode(mode) for mode in options.modes.split(",")}

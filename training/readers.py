@@ -20,6 +20,7 @@ from engine.protocol import (
 )
 from engine.startup import build
 from qtts_openai.prompting import PromptBuilder
+from qtts_openai.script import split_sentences
 from training.codes import PHONES, VOICES, encode
 
 TEACHER = Path(__file__).parent / "work" / "teacher_dump"
@@ -60,7 +61,32 @@ class Reader:
         self._postprocess(seq, codes)
 
     def read(
-        self, text: str, speaker: str, *, streaming: bool, language: str, params: SamplingParams
+        self,
+        text: str,
+        speaker: str,
+        *,
+        streaming: bool,
+        language: str,
+        params: SamplingParams,
+        segment_chars: int | None = None,
+    ) -> Reading:
+        """With `segment_chars`, longer texts are cut at sentences as the server does."""
+        pieces = split_sentences([text], segment_chars) if segment_chars else [text]
+        readings = [
+            self._read(piece, speaker, streaming, language, params)
+            for piece in pieces
+            if isinstance(piece, str)
+        ]
+        return Reading(
+            np.concatenate([reading.codes for reading in readings]),
+            np.concatenate([reading.samples for reading in readings]),
+            SAMPLE_RATE_HZ,
+            all(reading.by_itself for reading in readings),
+            sum(reading.cpu_s for reading in readings),
+        )
+
+    def _read(
+        self, text: str, speaker: str, streaming: bool, language: str, params: SamplingParams
     ) -> Reading:
         row = self.prompts.model.speakers[speaker]
         prompt = self.prompts.build(

@@ -43,7 +43,6 @@ def _model(service: Service, named: NamedModel) -> dict[str, Any]:
         "voices": service.voices_of(info),
         "sample_rate": 24000,
         "random_weights": info.random_weights,
-        "license_note": info.license_note,
     }
 
 

@@ -68,6 +68,7 @@ class FakeEngine:
     def behave(self) -> None:
         """As new."""
         self.submitted: list[tuple[str, Prompt, SamplingParams, ReferenceAudio | None]] = []
+        self.leads_s: list[float] = []  # of what was submitted
         self.live: set[FakeStream] = set()
         self.start_error: Exception | None = None  # raised by start()
         self.submit_error: Exception | None = None  # raised by submit()
@@ -95,6 +96,7 @@ class FakeEngine:
         prompt: Prompt,
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
+        lead_s: float = 0.0,
     ) -> "FakeStream":
         if self.submit_error is not None:
             raise self.submit_error
@@ -103,6 +105,7 @@ class FakeEngine:
         assert model in self.models
         assert prompt.reference is None or (reference and reference.key == prompt.reference)
         self.submitted.append((model, prompt, params, reference))
+        self.leads_s.append(lead_s)
         stream = FakeStream(self, prompt, params)
         self.live.add(stream)
         return stream
@@ -125,6 +128,7 @@ class FakeStream:
         self.prompt = prompt
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
+        self.ended = asyncio.Event()
         self.aborted = False
         self._chunks = self._cut(tone(prompt, self.num_frames))
         self._num_chunks = 0
@@ -148,6 +152,7 @@ class FakeStream:
         await asyncio.sleep(self.engine.chunk_delay_s)
         if self._num_chunks == self.engine.fail_after:
             self.engine.live.discard(self)
+            self.ended.set()
             raise self.engine.stream_error
         self._num_chunks += 1
         for chunk in self._chunks:
@@ -155,10 +160,12 @@ class FakeStream:
         usage = Usage(num_prompt_tokens=len(self.prompt.text) + 8, num_frames=self.num_frames)
         self.finished = Finished(id=0, reason=self.engine.end_reason, usage=usage)
         self.engine.live.discard(self)
+        self.ended.set()
         raise StopAsyncIteration
 
     def abort(self) -> None:
         self.aborted = True
+        self.ended.set()
         self.engine.live.discard(self)
 
 

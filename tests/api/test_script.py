@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from engine import FinishReason, QueueFullError
 from qtts_openai.script import pronounce, split_pauses, split_sentences
 from qtts_openai.settings import Limits, TextSettings
 from tests.api.audio import decode
+from tests.api.conftest import CUSTOM
 from tests.api.test_speech import assert_envelope, read_events
 
 LONG = "Dr. Smith paid $3.50 to Mr. Jones. Was it late? Nobody knew, e.g. the old man! " * 4
@@ -67,6 +69,8 @@ def test_long_text_is_spoken_in_order_with_one_seed(patient):
     prompts = [prompt for _, prompt, _, _ in patient.engine.submitted]
     seeds = {params.seed for _, _, params, _ in patient.engine.submitted}
     assert len(prompts) > 3 and len(seeds) == 1 and None not in seeds
+    first, *others = patient.engine.leads_s
+    assert first == 0 and min(others) > 0.5, "a fake engine is much faster than speech"
     pieces = [piece for piece in split_sentences([LONG], 60) if isinstance(piece, str)]
     alone = [pcm(patient.speak(input=piece, response_format="pcm")) for piece in pieces]
     assert len(long) == sum(map(len, alone))
@@ -76,6 +80,24 @@ def test_long_text_is_spoken_in_order_with_one_seed(patient):
         assert np.array_equal(here[200:-200], part[200:-200])
         assert abs(int(here[0])) < 100 and abs(int(here[-1])) < 300
         at += len(part)
+
+
+def test_a_part_is_submitted_when_the_one_before_it_is_made(patient):
+    patient.engine.max_live = 1
+    assert patient.speak(input=LONG, stream=False).status_code == 200
+    assert len(patient.engine.submitted) > 3
+
+
+def test_a_model_may_want_its_texts_in_pieces(start):
+    server = start(models=(msgspec.structs.replace(CUSTOM, segment_chars=60),))
+    prompts = server.engine.submitted
+    whole = len(pcm(server.speak(input=LONG, response_format="pcm")))
+    assert len(prompts) == len(split_sentences([LONG], 60)) > 3
+    assert whole > 3 * len(pcm(server.speak(input="One. Two.", response_format="pcm")))
+    num = len(prompts)
+    server.speak(input=" Short, as it was sent. ")
+    server.speak(input=LONG, max_new_tokens=50)
+    assert len(prompts) == num + 2, "a limit of frames is for one utterance"
 
 
 def test_long_text_in_other_formats_and_shapes(patient):

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,17 @@ def test_64_at_once(core: EngineCore, alone: dict[int, Utterance], arrival: str)
     for one in SUBMITS:
         assert_same(together[one.id], alone[one.id], one)
     assert_idle(core)
+
+
+def test_one_that_follows_another_does_not_hurry(core: EngineCore) -> None:
+    """Its audio comes in the largest chunks from the start, and is the same."""
+    hurried, calm = submit(1, num_frames=30), submit(1, num_frames=30)
+    calm = msgspec.structs.replace(calm, id=2, lead_s=60.0)
+    with Speaker(core) as speaker:
+        first, second = speaker.run([hurried])[1], speaker.run([calm])[2]
+    assert np.array_equal(first.codes, second.codes)
+    assert len(first.samples) == len(second.samples)
+    assert second.num_chunks == 3 < first.num_chunks, "12 + 12 + 7 frames"
 
 
 def test_the_queue_changes_nothing(small_core: EngineCore, alone: dict[int, Utterance]) -> None:
