@@ -24,7 +24,6 @@ from engine import EngineClient, EngineError
 from qtts_openai import schemas as s
 from qtts_openai.app import create_app
 from qtts_openai.auth import load_keys
-from qtts_openai.encoders import with_exact_sizes
 from qtts_openai.errors import ApiError
 from qtts_openai.service import Service
 from qtts_openai.settings import ServerSettings, Settings, SettingsError, load_settings
@@ -209,7 +208,7 @@ async def _spoken(speech: Speech) -> bytes:
         parts.append(part)
         _progress(f"{speech.audio_s:.1f} s of speech")
     _progress(f"{speech.audio_s:.1f} s of speech in {time.perf_counter() - started:.1f} s\n")
-    return with_exact_sizes(speech.request.response_format, b"".join(parts))
+    return speech.encoder.with_exact_sizes(b"".join(parts))
 
 
 def _progress(text: str) -> None:

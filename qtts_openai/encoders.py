@@ -38,11 +38,14 @@ _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
 class Stage(Protocol):
-    """Bytes in, bytes out, and what was held back at the end."""
+    """Bytes in, bytes out, and what was held back at the end. The last one knows its file."""
 
     def encode(self, pcm: bytes) -> bytes: ...
 
     def flush(self) -> bytes: ...
+
+    def with_exact_sizes(self, body: bytes) -> bytes:
+        return body
 
 
 class AudioEncoder:
@@ -68,6 +71,10 @@ class AudioEncoder:
             tail = stage.encode(tail) + stage.flush()
         return tail
 
+    def with_exact_sizes(self, body: bytes) -> bytes:
+        """The whole file that came out: sizes that a stream has to leave open are filled in."""
+        return self._stages[-1].with_exact_sizes(body)
+
 
 def check_rate(audio_format: AudioFormat, sample_rate: int) -> None:
     rates = _RATES.get(audio_format)
@@ -76,19 +83,6 @@ def check_rate(audio_format: AudioFormat, sample_rate: int) -> None:
         raise invalid(
             f"sample_rate: {audio_format} carries one of {known}, not {sample_rate}.", "sample_rate"
         )
-
-
-def with_exact_sizes(audio_format: AudioFormat, body: bytes) -> bytes:
-    """A whole file: sizes that a stream has to leave open are filled in."""
-    if audio_format == "wav":
-        return (
-            body[:4]
-            + struct.pack("<I", len(body) - 8)
-            + body[8:40]
-            + struct.pack("<I", len(body) - 44)
-            + body[44:]
-        )
-    return body
 
 
 def _stages(audio_format: AudioFormat, rate: int, speed: float) -> Iterator[Stage]:
@@ -111,10 +105,10 @@ def _stages(audio_format: AudioFormat, rate: int, speed: float) -> Iterator[Stag
         case "aac":
             yield _Muxed("adts", "aac", rate, 96_000, {}, {"aac_coder": "fast"})
         case "flac":
-            yield _Muxed("flac", "flac", rate, None, {}, {"frame_size": "1920"})
+            yield _Flac("flac", "flac", rate, None, {}, {"frame_size": "1920"})
 
 
-class _Pcm:
+class _Pcm(Stage):
     def encode(self, pcm: bytes) -> bytes:
         return pcm
 
@@ -151,8 +145,12 @@ class _Wav(_Pcm):
         header, self._header = self._header, b""
         return header + pcm
 
+    def with_exact_sizes(self, body: bytes) -> bytes:
+        riff, data = (struct.pack("<I", len(body) - before) for before in (8, 44))
+        return body[:4] + riff + body[8:40] + data + body[44:]
 
-class _Mp3:
+
+class _Mp3(Stage):
     """Constant bit rate without Xing header or ID3: the frames of several answers may be
     concatenated.
     """
@@ -173,7 +171,7 @@ class _Mp3:
         return bytes(self._lame.flush())
 
 
-class _Resampler:
+class _Resampler(Stage):
     """In float32: soxr dithers int16, which would make the bytes depend on the cuts."""
 
     def __init__(self, rate: int) -> None:
@@ -190,7 +188,7 @@ class _Resampler:
         return np.rint(wave).clip(-32768, 32767).astype("<i2").tobytes()
 
 
-class _Tempo:
+class _Tempo(Stage):
     """FFmpeg's atempo; each link of the chain stays within 0.5-2, where it blends and does not
     skip. What comes out depends on the frames that go in, so they are all of one size.
     """
@@ -275,7 +273,7 @@ class _Sink:
         return taken
 
 
-class _Muxed:
+class _Muxed(Stage):
     """An FFmpeg encoder and muxer that write every packet at once."""
 
     def __init__(
@@ -307,3 +305,12 @@ class _Muxed:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._sink.take()
+
+
+class _Flac(_Muxed):
+    def with_exact_sizes(self, body: bytes) -> bytes:
+        """The number of samples: the last 36 of the 64 bits that begin at byte 18. libsndfile does
+        not read a file without it.
+        """
+        (bits,) = struct.unpack(">Q", body[18:26])
+        return body[:18] + struct.pack(">Q", bits | self._samples) + body[26:]

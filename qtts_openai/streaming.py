@@ -21,7 +21,7 @@ from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
-from qtts_openai.encoders import AudioEncoder, with_exact_sizes
+from qtts_openai.encoders import AudioEncoder
 from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.limiter import Lease
 from qtts_openai.metrics import Metrics
@@ -139,7 +139,7 @@ class Speech:
 
     async def whole(self) -> bytes:
         body = b"".join([chunk async for chunk in self.chunks()])
-        return with_exact_sizes(self.request.response_format, body)
+        return self.encoder.with_exact_sizes(body)
 
     async def collect(self) -> bytes:
         """Start to end, for callers that hold nothing open to a listener meanwhile."""

@@ -1,13 +1,15 @@
+import io
 import itertools
 import math
 from array import array
 from typing import get_args
 
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtts_openai.encoders import AudioEncoder, check_rate, with_exact_sizes
+from qtts_openai.encoders import AudioEncoder, check_rate
 from qtts_openai.errors import ApiError
 from qtts_openai.schemas import AudioFormat
 from tests.api.audio import decode, loudness, seconds
@@ -76,10 +78,26 @@ def test_speed_keeps_the_pitch():
 def test_wav_sizes_are_open_in_a_stream_and_exact_in_a_whole_file():
     stream = encode("wav", [])
     assert stream[4:8] == stream[40:44] == b"\xff" * 4
-    whole = with_exact_sizes("wav", stream)
+    whole = AudioEncoder("wav").with_exact_sizes(stream)
     assert int.from_bytes(whole[4:8], "little") == len(whole) - 8
     assert int.from_bytes(whole[40:44], "little") == len(PCM)
     assert whole[44:] == PCM
+
+
+@pytest.mark.parametrize("audio_format", FORMATS)
+@pytest.mark.parametrize("changes", [{}, {"speed": 2.0, "sample_rate": 48000}], ids=["", "changed"])
+def test_a_whole_file_says_how_long_it_is(audio_format, changes):
+    """Also to libsndfile, which needs the number of samples of a flac file."""
+    encoder = AudioEncoder(audio_format, **changes)
+    stream = b"".join([encoder.encode(PCM[:10000]), encoder.encode(PCM[10000:]), encoder.flush()])
+    whole = encoder.with_exact_sizes(stream)
+    assert len(whole) == len(stream)
+    if audio_format in ("pcm", "aac"):  # raw, or unknown to libsndfile
+        assert whole == stream
+        return
+    samples, rate = soundfile.read(io.BytesIO(whole))
+    expected_s = len(PCM) / 2 / RATE / changes.get("speed", 1.0)
+    assert len(samples) / rate == pytest.approx(expected_s, abs=0.08)
 
 
 def test_ogg_ends_with_an_end_of_stream_page():
