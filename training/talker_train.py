@@ -186,6 +186,7 @@ def losses(model, batch, share, generator):
         "times": each[3:7].sum(),
         "pitch": each[7],
         "cycle": each[8:12].sum(),
+        "voice": each[12],
     }
     parts["guide"] = guide_loss(q, k, guide)
     return parts
@@ -239,6 +240,7 @@ def main():
             + 0.4 * (parts["phones"] + parts["times"])
             + 0.1 * parts["pitch"]
             + 0.1 * parts["cycle"]
+            + 0.1 * parts["voice"]
         )
         (loss + guided * parts["guide"]).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
