@@ -26,14 +26,15 @@ pytestmark = [
 VOICES = ["nova", "onyx"]  # ava and max
 # A word error rate, and which sentences of the category are read.
 CATEGORIES = {
-    "everyday": (0.25, slice(None, None, 6)),
-    "assistant": (0.45, slice(None, None, 2)),
-    "names": (0.5, slice(None, None, 2)),
-    "questions": (0.4, slice(None, None, 2)),
-    "numbers": (0.5, slice(None, None, 3)),
-    "oneword": (0.7, slice(None)),
-    "longer": (0.35, slice(None, None, 2)),
-    "paragraph": (0.8, slice(None)),
+    "everyday": (0.2, slice(None, None, 6)),
+    "assistant": (0.25, slice(None, None, 2)),
+    "names": (0.35, slice(None, None, 2)),
+    "questions": (0.3, slice(None, None, 2)),
+    "numbers": (0.35, slice(None, None, 3)),
+    "oneword": (0.6, slice(None)),
+    "longer": (0.25, slice(None, None, 2)),
+    "paragraph": (0.25, slice(None)),
+    "written": (0.6, slice(None, None, 2)),
 }
 
 
