@@ -255,7 +255,6 @@ def formatted(rng):
             lambda: (
                 f"{rng.randint(1, 99)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d} people live in {place}."
             ),
-            lambda: f"Call {name} at {rng.randint(200, 999)}-{rng.randint(1000, 9999)}.",
             lambda: f"Write to {name.lower()}@{t.replace(' ', '')}.com.",
             lambda: f"Look at www.{t.replace(' ', '')}.com for a {a} {r(THINGS)}.",
             lambda: f"Bring some {t}s, {r(THINGS)}s, etc.",
