@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_speech_options(say: argparse.ArgumentParser) -> None:
     say.add_argument("text", help="what to say; - reads it from stdin")
     say.add_argument("--voice", default="alloy")
-    say.add_argument("--out", required=True, help="the file to write; - is stdout")
+    say.add_argument(
+        "--out", help="the file to write, else speech.mp3 or what --format ends in; - is stdout"
+    )
     say.add_argument("--model", help="id or alias; else the first model of the settings")
     say.add_argument("--format", help="mp3, opus, aac, flac, wav or pcm; else as --out ends")
     say.add_argument("--speed", type=float)

@@ -104,12 +104,15 @@ def _exit_status_zero(number: signal.Signals) -> Iterator[None]:
 
 
 def run_say(arguments: argparse.Namespace) -> None:
+    arguments.out = arguments.out or f"speech.{arguments.format or 'mp3'}"
     body = _body(arguments)
     with _output(arguments.out) as file:
         if arguments.url:
             _say_remote(arguments.url, body, file)
         else:
             asyncio.run(_say_here(load_settings(arguments.config), body, file))
+    if arguments.out != "-":
+        _progress(f"{arguments.out}\n")
 
 
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -30,6 +30,13 @@ def test_say_writes_a_file(engine, tmp_path, capsys, name):
     assert "noise" in error and "s of speech" in error
 
 
+def test_say_names_the_file_itself(engine, tmp_path, capsys):
+    assert main(["say", "Hello there."]) == 0
+    assert main(["say", "Hello there.", "--format", "wav"]) == 0
+    assert {path.name for path in tmp_path.glob("speech.*")} == {"speech.mp3", "speech.wav"}
+    assert "speech.wav" in capsys.readouterr().err
+
+
 def test_say_takes_options_and_stdin(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("From a pipe."))
     options = ["--seed", "5", "--speed", "2", "--language", "en", "--instructions", "Calm."]
