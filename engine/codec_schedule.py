@@ -44,7 +44,7 @@ class CodecBatch:
 @dataclass
 class CodecSchedule:
     ramp: tuple[int, ...]
-    frame_s: float = 0.0  # what a frame costs the codec, as measured
+    frame_s: float = 0.0  # what a frame costs the host, as measured: on a GPU only its launch
     step_s: float = 0.0  # from one step to the next, as measured
     _stepped_at: float | None = None  # None: nobody was speaking
 

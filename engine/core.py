@@ -118,7 +118,7 @@ class EngineCore:
         seq = build_sequence(
             submit, checkpoint, self.config, self.pools[submit.model], num_ref_frames
         )
-        if submit.lead_s > 0:
+        if submit.lead_s > 0:  # nobody waits for it: full chunks from the start
             seq.plays_since = self.clock() + submit.lead_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq

@@ -237,7 +237,8 @@ def main():
         if step == args.shape_steps:
             average = {}
             optimiser.state.clear()
-        if step % 200 == 0 or step == args.shape_steps:
+        last = min(args.steps, args.shape_steps + args.wave_steps)
+        if step % 200 == 0 or step in (args.shape_steps, last):
             torch.save(
                 {
                     "model": model.state_dict(),

@@ -22,6 +22,7 @@ AROUND = (
     ("_", "_"),
 )
 DASHES = (" —", "—", " –", " -", ";", ":", " --")
+STOPS = {".": ("...", "…", "!", "!!", ""), "?": ("??", "?!", "")}
 BEFORE = ("- ", "* ", "> ", "# ", "## ", "• ", " ", "\n")
 
 
@@ -71,22 +72,22 @@ def dash(parts, text, rng):
 
 
 def stop(parts, text, rng):
-    if text[-1] == ".":
-        parts[-1] = parts[-1].replace(".", pick(rng, ("...", "…", "!", "!!", "")))
-    elif text[-1] == "?":
-        parts[-1] = parts[-1].replace("?", pick(rng, ("??", "?!", "")))
+    if text[-1] in STOPS:
+        parts[-1] = parts[-1].replace(text[-1], pick(rng, STOPS[text[-1]]))
 
 
 def capitals(parts, text, rng):
-    """All of it, or some words, in capitals, or all in small letters."""
+    """All of it or some words in capitals, all words with a capital, or all in small letters."""
     kind = rng.random()
     for word in re.finditer(r"[A-Za-z']+", text):
         some = len(word[0]) > 3 and rng.random() < 0.25
-        for i in range(*word.span()):
-            if kind < 0.4 or (kind < 0.7 and some):
-                parts[i] = parts[i].upper()
-            elif kind > 0.85 or (kind > 0.7 and i == word.start()):
-                parts[i] = parts[i].lower() if kind > 0.85 else parts[i].upper()
+        start, end = word.span()
+        if kind > 0.85:
+            parts[start:end] = [part.lower() for part in parts[start:end]]
+        elif kind > 0.7:
+            parts[start] = parts[start].upper()
+        elif kind < 0.4 or some:
+            parts[start:end] = [part.upper() for part in parts[start:end]]
 
 
 def lines(parts, text, rng):
