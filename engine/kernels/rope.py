@@ -48,6 +48,8 @@ def norm_rope_write(
         KV_HEADS=kv_heads,
         HALF=head_dim // 2,
         num_warps=1,
+        # Fused, product and sum would be rounded once where the layers round twice.
+        enable_fp_fusion=False,
     )
     return q
 
