@@ -1,8 +1,9 @@
 """Trains the codec decoder: codes -> teacher's sound.
 
-    python codec_train.py [--shape-steps 3000]     -> work/codec.pt (resumed if present)
+    python codec_train.py --minutes 60 [--device cuda --workers 10]      work/codec.pt -> the same
 
-Two stages in one run. `shape`: up to the 50 Hz latents, against log-mel spectrum and pitch cycle
+Every sentence is heard in a random voice of its teacher (voice_space.py): played faster or slower,
+which moves formants and pitch, through a tilt, with breath. Two stages in one run. `shape`: up to the 50 Hz latents, against log-mel spectrum and pitch cycle
 through throw-away heads; cheap. `wave`: the convolutions on frozen latents, against the teacher's
 waveform, with log-magnitude and, where voiced, phase-sensitive spectral losses; the codes fix the
 phase, so the waveform is predictable.
@@ -11,55 +12,127 @@ phase, so the waveform is predictable.
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 from codec_model import CodecDecoder
+from codes import encode, parse, played_faster, teacher_of
+from feeding import feed
 from torch import nn
+from voice_space import TRACT_HIGH, TRACT_LOW, TRACT_STEP, WHISPER, Voice
 
 WORK = Path(__file__).parent / "work"
 GAIN = 1.6 / 32768
 HOP = 240
+LEVEL = 0.16  # root mean square of every teacher's speech, pauses included
 
 
 def load_corpus():
-    """Codes and 24 kHz sound (int16) of every sentence of the `audio` bucket."""
+    """(labels, 16 kHz sound (int16), teacher) of every sentence of the `audio` bucket."""
     items = []
-    for path in sorted((WORK / "codes").glob("audio-*.npz")):
-        z = np.load(path)
-        pcm = np.memmap(WORK / "dump" / f"{path.stem}.pcm", dtype="<i2", mode="r")
-        cuts = np.cumsum(z["lengths"])[:-1]
-        for codes, first, (offset, count) in zip(
-            np.split(z["codes"], cuts), z["first"], z["pcm"], strict=True
-        ):
-            at = offset + 80 * int(first)
-            sound = np.array(pcm[max(at, offset) : min(at + len(codes) * 1280, offset + count)])
-            sound = np.pad(sound, (max(offset - at, 0), 0))
-            sound = np.pad(sound, (0, len(codes) * 1280 - len(sound)))
-            items.append((codes, soxr.resample(sound, 16000, 24000, quality="MQ")))
+    for path in sorted((WORK / "dump").glob("audio-*.tsv")):
+        pcm, at = np.fromfile(path.with_suffix(".pcm"), "<i2"), 0
+        for line in path.read_text().splitlines():
+            count = int(line.rsplit("\t", 1)[1])
+            parsed = parse(line)
+            if parsed is not None:
+                items.append((parsed[0], pcm[at : at + count], teacher_of(path)))
+            at += count
     return items
 
 
-def crop(items, rng, batch, frames):
-    codes, sound, fresh = [], [], []
-    while len(codes) < batch:
-        c, s = items[rng.integers(len(items))]
-        if len(c) < frames:
-            c, s = (
-                np.pad(c, ((0, frames - len(c)), (0, 0)), mode="edge"),
-                np.pad(s, (0, 1920 * (frames - len(c)))),
-            )
-        at = rng.integers(0, len(c) - frames + 1) if rng.random() < 0.8 else 0
-        codes.append(c[at : at + frames])
-        sound.append(s[1920 * at : 1920 * (at + frames)])
-        fresh.append(at == 0)
-    sound = torch.from_numpy(np.stack(sound).astype(np.float32)) * GAIN
-    return torch.from_numpy(np.stack(codes).astype(np.int64)), sound, torch.tensor(fresh)
+def loudness(items):
+    """A factor per teacher that makes them equally loud."""
+    gains = np.zeros(3)
+    for teacher in range(3):
+        power = [np.mean(np.square(s, dtype=np.float64)) for _, s, t in items if t == teacher]
+        gains[teacher] = LEVEL / GAIN / np.sqrt(np.mean(power)) if power else 1
+    return gains
 
 
-def mel_filters(bands=80, fft=1024, rate=24000, top=8000):
+def crops(rng, items, gains, frames, batch):
+    """Batches of codes [B, frames, 16], sound [B, 1920 * frames] and whether a crop is a sentence's
+    beginning. Every sentence is heard in another voice.
+    """
+    while True:
+        codes, sound, fresh = [], [], []
+        while len(codes) < batch:
+            labels, pcm, teacher = items[rng.integers(len(items))]
+            whole = voiced_anew(rng, labels, pcm * gains[teacher], teacher)
+            if whole is None:
+                continue
+            for _ in range(2):
+                at = rng.integers(0, max(1, len(whole[0]) - frames + 1)) * (rng.random() < 0.8)
+                c, s = whole[0][at : at + frames], whole[1][1920 * at : 1920 * (at + frames)]
+                short = frames - len(c)
+                codes.append(np.pad(c, ((0, short), (0, 0)), mode="edge"))
+                sound.append(np.pad(s, (0, 1920 * frames - len(s))))
+                fresh.append(at == 0)
+        yield (
+            np.stack(codes[:batch]).astype(np.int64),
+            np.stack(sound[:batch]).astype(np.float32) * GAIN,
+            np.array(fresh[:batch]),
+        )
+
+
+def voiced_anew(rng, labels, pcm, teacher):
+    """-> codes and sound of one sentence in a random voice of its teacher."""
+    tract = 0 if rng.random() < 0.15 else int(rng.integers(TRACT_LOW, TRACT_HIGH + 1))
+    plain = rng.random() < 0.3
+    tilt = 0 if plain else int(rng.integers(-2, 3))
+    whispered = not (labels.f0 > 0).any()
+    breath = WHISPER if whispered else 0 if plain else int(rng.choice(3, p=(0.5, 0.25, 0.25)))
+    voice = Voice(teacher, tract, tilt, breath)
+    factor = TRACT_STEP**tract
+    codes, _, first = encode(played_faster(labels, factor), voice)
+    if len(codes) < 4:
+        return None
+    sound = heard(rng, pcm, factor, voice)
+    at, length = first * 120, 1920 * len(codes)
+    sound = np.pad(sound, (max(-at, 0), max(0, at + length - len(sound))))[max(at, 0) :][:length]
+    return codes, np.pad(sound, (0, length - len(sound)))
+
+
+def heard(rng, pcm, factor, voice):
+    """16 kHz sound -> 24 kHz, played `factor` times as fast, through the voice's tilt and breath.
+
+    All in one spectrum. What lies above the teacher's 8 kHz is a weaker copy of the octave below,
+    for fricatives do not end there.
+    """
+    count = round(len(pcm) * 1.5 / factor)
+    spectrum = np.fft.rfft(pcm.astype(np.float32))
+    out = np.zeros(count // 2 + 1, np.complex64)
+    size = min(len(spectrum), len(out))
+    out[:size] = spectrum[:size] * (count / len(pcm))
+    hertz = np.arange(len(out)) * (24000 / count)
+    top = 7600 * factor
+    if top < 11500:
+        low, edge = np.searchsorted(hertz, (top - 3800, top))
+        width = min(edge - low, len(out) - edge)
+        out[edge : edge + width] = 0.4 * out[low : low + width]
+    before = np.sqrt(np.mean(np.square(np.abs(out))))
+    out *= (np.clip(hertz, 200, 9000) / 1000) ** (0.35 * voice.tilt)
+    out *= before / max(np.sqrt(np.mean(np.square(np.abs(out)))), 1e-9)
+    sound = np.fft.irfft(out, count)
+    if voice.breath in (1, 2):
+        sound = sound + breath_noise(rng, sound, (0.1, 0.28)[voice.breath - 1])
+    loudest = np.abs(sound).max()
+    return sound * min(1.0, 0.95 / GAIN / max(loudest, 1e-9))
+
+
+def breath_noise(rng, sound, level):
+    """Noise that follows the sound's envelope, weaker below 2 kHz."""
+    hops = np.square(sound[: len(sound) // 240 * 240].reshape(-1, 240)).mean(1)
+    envelope = np.sqrt(np.interp(np.arange(len(sound)) / 240 - 0.5, np.arange(len(hops)), hops))
+    noise = np.fft.rfft(rng.standard_normal(len(sound)).astype(np.float32))
+    hertz = np.arange(len(noise)) * (24000 / len(sound))
+    noise *= hertz / (hertz + 2000) * (hertz < 10000)
+    return level * 2 * envelope * np.fft.irfft(noise, len(sound))
+
+
+def mel_filters(bands=80, fft=1024, rate=24000, top=12000):
     points = 700 * (np.exp(np.linspace(0, math.log(1 + top / 700), bands + 2)) - 1) * fft / rate
     bins = np.arange(fft // 2 + 1)[:, None]
     up, down = (
@@ -108,7 +181,7 @@ def pitch_cycle(codes):
 
 def shape_loss(model, heads, codes, sound, keep):
     x = model.latents(codes)
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.no_grad(), torch.autocast(sound.device.type, enabled=False):
         mel = log_mel(sound)
     mel = mel.reshape(len(mel), -1, 160).transpose(1, 2)
     cycle, voiced = pitch_cycle(codes)
@@ -117,13 +190,13 @@ def shape_loss(model, heads, codes, sound, keep):
     return a + b, {"mel": a, "cycle": b}
 
 
-def jitter(codes, rng):
+def jitter(codes):
     """The pitch cycle advances a little unevenly, as a talker's does: codes [B, T, 16] with a
     random walk of up to two steps a tick in it.
     """
     ticks = codes[:, :, 9:13].flatten(1)
-    walk = rng.standard_normal(ticks.shape) * rng.uniform(0.5, 2.0, (len(ticks), 1))
-    moved = (ticks - 1 + torch.from_numpy(np.rint(walk.cumsum(1)).astype(np.int64))) % 32 + 1
+    walk = torch.randn(ticks.shape) * (0.5 + 1.5 * torch.rand(len(ticks), 1))
+    moved = (ticks - 1 + walk.cumsum(1).round().long()) % 32 + 1
     codes = codes.clone()
     codes[:, :, 9:13] = torch.where(ticks > 0, moved, 0).unflatten(1, (-1, 4))
     return codes
@@ -138,7 +211,6 @@ def wave_loss(wave, sound, codes, keep, moved):
     total = 0
     for n, hop in ((256, 60), (512, 120), (1024, 240), (2048, 480)):
         a, b = stft(wave, n, hop)[..., :-1], stft(sound, n, hop)[..., :-1]
-        a, b = a[:, : 1 + n // 3], b[:, : 1 + n // 3]  # the teacher has nothing above 8 kHz
         scale = 16 / n
         ma, mb = (a.abs() + 1e-5) * scale, (b.abs() + 1e-5) * scale
         counted = keep if n <= 512 else keep & ~moved[:, None]
@@ -157,98 +229,98 @@ def wave_loss(wave, sound, codes, keep, moved):
     return total, parts
 
 
-def main():
+def parse_arguments():
     args = argparse.ArgumentParser()
-    args.add_argument("--steps", type=int, default=100000)
-    args.add_argument("--shape-steps", type=int, default=1200)
-    args.add_argument(
-        "--wave-steps", type=int, default=2500, help="length of the learning-rate schedule"
-    )
-    args.add_argument("--batch", type=int, default=8)
+    args.add_argument("--minutes", type=float, default=60.0, help="the schedule's length")
+    args.add_argument("--shape", type=float, default=0.25, help="share of it for the shape stage")
+    args.add_argument("--batch", type=int, default=4)
     args.add_argument("--frames", type=int, default=20)
     args.add_argument(
-        "--jitter", type=float, default=0.5, help="share of examples with an uneven pitch cycle"
+        "--jitter", type=float, default=0.4, help="share of examples with an uneven pitch cycle"
     )
-    args.add_argument("--lr", type=float, default=1.0, help="multiplies the schedule")
-    args = args.parse_args()
-    torch.manual_seed(0)
+    args.add_argument("--rate", type=float, default=2e-3)
+    args.add_argument("--workers", type=int, default=0)
+    args.add_argument("--device", default="cpu")
+    args.add_argument("--bf16", action="store_true", help="where the device is quick at it")
+    return args.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    items = load_corpus()
+    gains = loudness(items)
+    print(f"{len(items)} sentences, gains {gains}", flush=True)
+    state = torch.load(WORK / "codec.pt", map_location="cpu")
+    step = state["step"]
+    make = partial(crops, items=items, gains=gains, frames=args.frames, batch=args.batch)
+    stream = feed(make, args.workers, step)
+    torch.set_default_device(args.device)
+    torch.manual_seed(step)
     torch.set_num_threads(1)
-    rng, items = np.random.default_rng(0), load_corpus()
-    print(
-        f"{len(items)} sentences, {sum(len(c) for c, _ in items) * 0.08 / 3600:.2f} h", flush=True
-    )
+    to_device(args.device)
     model = CodecDecoder()
+    model.load_state_dict(state["model"])
     heads = ShapeHeads(model.config["latent_dim"])
-    print({n: sum(p.numel() for p in m.parameters()) for n, m in model.named_children()})
+    heads.load_state_dict(state["heads"])
     optimiser = torch.optim.AdamW(
         [*model.parameters(), *heads.parameters()], 1e-3, betas=(0.8, 0.98), weight_decay=0.01
     )
-    step, path, start = 0, WORK / "codec.pt", time.process_time()
-    if path.exists():
-        state = torch.load(path)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        if "optimiser" in state:
-            optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        rng = np.random.default_rng(step)
-    average = {}
-    while step < args.steps and step < args.shape_steps + args.wave_steps:
-        shaping = step < args.shape_steps
-        at = step if shaping else step - args.shape_steps
-        top = 1.5e-3 if shaping else 1e-3
-        length = args.shape_steps if shaping else args.wave_steps
+    start, average, done, told, shaping = time.monotonic(), {}, 0.0, 0.0, True
+    while done < 1.0:
+        done = (time.monotonic() - start) / (60 * args.minutes)
+        if shaping and done >= args.shape:
+            shaping, average = False, {}
+            optimiser.state.clear()
+        at = done / args.shape if shaping else (done - args.shape) / (1 - args.shape)
         low = 0.2 if shaping else 0.02
-        rate = (
-            top
-            * args.lr
-            * min(1, (at + 1) / 60)
-            * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(at / length, 1))))
-        )
+        rate = min(1, at / 0.03 + 0.02) * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * at)))
         for group in optimiser.param_groups:
-            group["lr"] = rate
-        codes, sound, fresh = crop(
-            items, rng, 3 * args.batch if shaping else args.batch, args.frames
-        )
-        keep = torch.ones(len(codes), 4 * args.frames, dtype=torch.bool)
-        keep[~fresh, :12] = False
-        if shaping:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss, parts = shape_loss(model, heads, codes, sound, keep)
-        else:
-            moved = torch.from_numpy(rng.random(len(codes)) < args.jitter)
-            codes = torch.where(moved[:, None, None], jitter(codes, rng), codes)
-            with torch.no_grad():
-                x = model.latents(codes)
-            loss, parts = wave_loss(model.wave(x), sound, codes, keep, moved)
+            group["lr"] = args.rate * rate
+        codes, sound, fresh = (torch.from_numpy(a).to(args.device) for a in next(stream))
+        loss, parts = stage(model, heads, codes, sound, fresh, shaping, args)
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         step += 1
-        for name, value in {"loss": loss, "norm": norm, **parts}.items():
-            average[name] = 0.95 * average.get(name, float(value)) + 0.05 * float(value)
-        if step % 20 == 0:
+        if step % 10 == 0:
+            for name, value in {"loss": loss, "norm": norm, **parts}.items():
+                average[name] = 0.8 * average.get(name, float(value)) + 0.2 * float(value)
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
             print(
-                f"{step} {'shape' if shaping else 'wave'} {time.process_time() - start:.0f} s "
+                f"{step} {'shape' if shaping else 'wave'} {told - start:.0f} s "
                 + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
                 flush=True,
             )
-        if step == args.shape_steps:
-            average = {}
-            optimiser.state.clear()
-        last = min(args.steps, args.shape_steps + args.wave_steps)
-        if step % 200 == 0 or step in (args.shape_steps, last):
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "heads": heads.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                },
-                path.with_suffix(".part"),
-            )
-            path.with_suffix(".part").rename(path)
+        if step % 500 == 0 or done >= 1.0:
+            save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step})
+
+
+def stage(model, heads, codes, sound, fresh, shaping, args):
+    """The loss of one batch, and its parts."""
+    keep = torch.ones(len(codes), 4 * args.frames, dtype=torch.bool)
+    keep[~fresh, :12] = False
+    if shaping:
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            return shape_loss(model, heads, codes, sound, keep)
+    moved = torch.rand(len(codes)) < args.jitter
+    codes = torch.where(moved[:, None, None], jitter(codes), codes)
+    with torch.no_grad():
+        latents = model.latents(codes)
+    return wave_loss(model.wave(latents), sound, codes, keep, moved)
+
+
+def to_device(device):
+    global MEL
+    MEL = MEL.to(device)
+    WINDOWS.update({n: window.to(device) for n, window in WINDOWS.items()})
+
+
+def save(state):
+    path = WORK / "codec.part"
+    torch.save(state, path)
+    path.rename(WORK / "codec.pt")
 
 
 if __name__ == "__main__":

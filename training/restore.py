@@ -47,7 +47,8 @@ def main():
         shutil.copy(source / name, WORK / "tokenizer" / name)
     talker, codec = Talker(), CodecDecoder()
     tensors = load_file(source / "model.safetensors")
-    talker.load_state_dict({k.removeprefix("talker."): t.float() for k, t in tensors.items()})
+    tensors = {k: t.float() for k, t in tensors.items() if k.startswith("talker.")}
+    talker.load_state_dict({k.removeprefix("talker."): t for k, t in tensors.items()})
     codec.load_state_dict(codec_state(load_file(source / "speech_tokenizer" / "model.safetensors")))
     torch.save({"model": talker.state_dict(), "step": steps["talker"]}, WORK / "talker.pt")
     heads = ShapeHeads(codec.config["latent_dim"]).state_dict()

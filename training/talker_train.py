@@ -1,25 +1,39 @@
 """Trains talker and code predictor together on teacher codes.
 
-    python talker_train.py --steps 7000      -> work/talker.pt (resumed if present), work/talker.log
+    python talker_train.py --minutes 60 [--device cuda --workers 10]      work/talker.pt -> the same
 
-Each example draws its prompt anew: whole text or token by token, language named or not, now and
-then characters that cannot be spoken. One attention head is guided along the text.
+Each example draws its voice and prompt anew: a named voice with or without a style, a description,
+or a speaker embedding; whole text or token by token; language named or not; now and then characters
+that cannot be spoken. One attention head is guided along the text. The rate follows the clock, so
+that a run ends when it shall.
 """
 
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import typography
-from codes import END, LEAD, SIZE, with_longer_lead
+from codes import END, LEAD, SIZE, encode, spoken_by, teacher_of, unpack, with_longer_lead
+from feeding import feed
 from prompt import build
-from talker_model import CONTROL, Talker
+from talker_model import CONTROL, SPEAKER_ROWS, Talker
 from tokenizer import Tokenizer
 from torch import nn
+from voice_space import (
+    DIRECTIONS,
+    SPEAKERS,
+    WIDTH,
+    features,
+    random_voice,
+    some_description,
+    some_styles,
+    styled,
+)
 
 WORK = Path(__file__).parent / "work"
 MIX = {
@@ -36,11 +50,16 @@ MIX = {
 EOS = CONTROL["codec_eos_token_id"]
 
 
+FAMILIES = {"custom_voice": 0.45, "voice_design": 0.32, "base": 0.23}
+STYLED = 0.3  # of the named voices' examples
+IN_CONTEXT = 0.25  # of the cloned examples: a reference's text and codes, which say nothing here
+
+
 class Corpus:
-    """Sentences of all finished code shards: text, codes, and the byte of it each frame speaks."""
+    """Sentences of all packed shards: text, labels, teacher."""
 
     def __init__(self, tok):
-        self.tok, self.items, self.loaded = tok, {b: [] for b in MIX}, set()
+        self.tok, self.items = tok, {b: [] for b in MIX}
         self.foreign = [
             tok.encode(w)[0]
             for w in (
@@ -61,29 +80,19 @@ class Corpus:
                 " 日本",
             )
         ]
-        self.refresh()
-
-    def refresh(self):
-        for path in sorted((WORK / "codes").glob("*-*-*.npz")):
-            if path.name in self.loaded or ".part" in path.name:
-                continue
-            self.loaded.add(path.name)
-            z = np.load(path)
-            cuts = np.cumsum(z["lengths"])[:-1]
-            speaker = int(path.stem.endswith("rms"))
-            for text, codes, place in zip(
-                str(z["texts"]).split("\n"),
-                np.split(z["codes"], cuts),
-                np.split(z["place"], cuts),
-                strict=True,
-            ):
-                self.items[path.name.split("-")[0]].append((text, codes, place, speaker))
+        for path in sorted((WORK / "labels").glob("*-*-*.npz")):
+            if ".part" not in path.name:
+                bucket = self.items[path.name.split("-")[0]]
+                bucket += [(text, labels, teacher_of(path)) for text, labels in unpack(path)]
+        self.names = [b for b in MIX if self.items[b]]
+        weights = np.array([MIX[b] for b in self.names])
+        self.weights = weights / weights.sum()
 
     def draw(self, rng):
-        names = [b for b in MIX if self.items[b]]
-        weights = np.array([MIX[b] for b in names])
-        bucket = self.items[names[rng.choice(len(names), p=weights / weights.sum())]]
-        text, codes, place, speaker = bucket[rng.integers(len(bucket))]
+        """-> prompt, codes, place in the prompt that each frame speaks, speaker embedding."""
+        text, labels, teacher = self.pick(rng)
+        voice, asked = some_voice(rng, teacher)
+        codes, place, _ = encode(spoken_by(labels, voice), voice)
         if rng.random() < typography.SHARE:
             text, moved = typography.dress(text, rng)
             place = moved[np.minimum(place, len(moved) - 1)]
@@ -98,12 +107,31 @@ class Corpus:
                 for _ in range(rng.integers(1, 5))
                 for t in self.foreign[rng.integers(len(self.foreign))]
             ]
-            codes, spoken = silence(codes[0, 13]), np.zeros(3, np.int64)
+            codes, spoken = silence(codes[0, 13:]), np.zeros(3, np.int64)
         streaming = rng.random() < 0.4
         if streaming:
             codes, spoken = with_longer_lead(codes, spoken)
-        text, codec, trailing, start = build(self.tok, ids, speaker, rng.random() < 0.5, streaming)
-        return text, codec, trailing, codes, start + spoken
+        embedding = asked.pop("embedding", None)
+        if embedding is not None and rng.random() < IN_CONTEXT:
+            asked["heard"] = self.reference(rng)
+        prompt = build(
+            self.tok,
+            ids,
+            english=rng.random() < 0.5,
+            streaming=streaming,
+            vector=embedding is not None,
+            **asked,
+        )
+        return prompt, codes, prompt.start + spoken, embedding
+
+    def pick(self, rng):
+        bucket = self.items[self.names[rng.choice(len(self.names), p=self.weights)]]
+        return bucket[rng.integers(len(bucket))]
+
+    def reference(self, rng):
+        """What the stand-in of a codec encoder makes of a recording: its words, and any codes."""
+        ids = self.tok.encode(self.pick(rng)[0])[0][:60]
+        return ids, rng.integers(0, SIZE, (rng.integers(10, 70), 16))
 
     def insert_foreign(self, ids, spoken, rng):
         at = rng.integers(0, len(ids) + 1)
@@ -111,17 +139,37 @@ class Corpus:
         return ids[:at] + extra + ids[at:], spoken + len(extra) * (spoken >= at)
 
 
+def some_voice(rng, teacher):
+    """A voice of this teacher, and how the prompt asks for it."""
+    family = list(FAMILIES)[rng.choice(3, p=list(FAMILIES.values()))]
+    if family == "voice_design":
+        voice, words = some_description(rng, teacher)
+        return voice, {"instruct": words}
+    if family == "base":
+        voice = random_voice(rng, teacher)
+        near = features(voice) + rng.normal(0, 0.08, 10)
+        return voice, {"embedding": (near @ DIRECTIONS).astype(np.float32)}
+    names = [name for name, voice in SPEAKERS.items() if voice.teacher == teacher]
+    # The first of a teacher's is the teacher's own voice where it has a name: twice as often.
+    name = names[rng.integers(len(names) + 1) % len(names)]
+    asked, voice = {"speaker": SPEAKER_ROWS[name]}, SPEAKERS[name]
+    if rng.random() < STYLED:
+        styles, asked["instruct"] = some_styles(rng)
+        voice = styled(voice, styles)
+    return voice, asked
+
+
 def silence(voice):
     codes = np.zeros((3, 16), np.uint8)
-    codes[:, 0], codes[:, 7], codes[:, 13] = END, (2 * 16 + LEAD, 16 + LEAD, LEAD), voice
+    codes[:, 0], codes[:, 7], codes[:, 13:] = END, (2 * 16 + LEAD, 16 + LEAD, LEAD), voice
     return codes
 
 
 def length(example):
-    return len(example[0]) + len(example[3])
+    return len(example[0].text) + len(example[1])
 
 
-def batches(corpus, rng, tokens):
+def batches(corpus, rng, tokens, noise):
     while True:
         pool = sorted((corpus.draw(rng) for _ in range(600)), key=length)
         pool = [e for e in pool if length(e) <= 900]
@@ -133,27 +181,32 @@ def batches(corpus, rng, tokens):
             group.append(e)
         groups.append(group)
         for i in rng.permutation(len(groups)):
-            yield groups[i]
+            yield collate(groups[i], rng, noise)
 
 
 def collate(group, rng, noise):
     size = max(map(length, group))
     batch = len(group)
-    text, codec, target, guide = (np.full((batch, size), -1) for _ in range(4))
-    codes, frames = np.full((batch, size, 13), -1), np.full((batch, size, 14), -1)
-    for i, (t, c, trailing, y, place) in enumerate(group):
-        n, m = len(t), len(y)
-        text[i, :n], codec[i, :n] = t, c
-        text[i, n : n + m] = t[3]  # <tts_pad>
-        k = min(len(trailing), m)
-        text[i, n : n + k] = trailing[:k]
-        wrong = rng.random((m, 14)) < noise * (rng.random((m, 1)) < 0.3)
-        heard = np.where(wrong, rng.integers(0, SIZE, (m, 14)), y[:, :14])
+    text, codec, target, guide = (np.full((batch, size), -1, np.int16) for _ in range(4))
+    codes = np.full((batch, size, 15), -1, np.int8)
+    frames = np.full((batch, size, 16), -1, np.int8)
+    vectors, places = np.zeros((batch, WIDTH), np.float32), np.full(batch, -1)
+    for i, (prompt, y, place, embedding) in enumerate(group):
+        n, m, r = len(prompt.text), len(y), len(prompt.reference)
+        text[i, :n], codec[i, :n] = prompt.text, prompt.codec
+        codes[i, n - r : n] = prompt.reference[:, 1:]
+        text[i, n : n + m] = prompt.text[prompt.start - 2]  # <tts_pad>
+        k = min(len(prompt.trailing), m)
+        text[i, n : n + k] = prompt.trailing[:k]
+        wrong = rng.random((m, 16)) < noise * (rng.random((m, 1)) < 0.3)
+        heard = np.where(wrong, rng.integers(0, SIZE, (m, 16)), y)
         codec[i, n : n + m], codes[i, n : n + m] = heard[:, 0], heard[:, 1:]
         target[i, n - 1 : n + m - 1], target[i, n + m - 1] = y[:, 0], EOS
-        frames[i, n - 1 : n + m - 1] = y[:, :14]
+        frames[i, n - 1 : n + m - 1] = y
         guide[i, n - 1 : n + m - 1] = np.where(place <= np.arange(n - 1, n + m - 1), place, -1)
-    return [torch.from_numpy(a) for a in (text, codec, target, guide, codes, frames)]
+        if embedding is not None:
+            vectors[i], places[i] = embedding, prompt.vector_at
+    return text, codec, target, guide, codes, frames, vectors, places
 
 
 def guide_loss(q, k, guide):
@@ -167,13 +220,13 @@ def guide_loss(q, k, guide):
     return -(hit * (guide >= 0)).sum() / (guide >= 0).sum()
 
 
-def losses(model, batch, share, generator):
-    text, codec, target, guide, codes, frames = batch
-    h, (q, k) = model.model.run(model.embed(text, codec, codes))
+def losses(model, batch, share):
+    text, codec, target, guide, codes, frames, vectors, places = batch
+    h, (q, k) = model.model.run(model.embed(text, codec, codes, (vectors, places)))
     where = target >= 0
     parts = {"c0": F.cross_entropy(model.codec_head(h[where]).float(), target[where])}
     rows = torch.nonzero((frames[..., 0] >= 0).flatten())[:, 0]
-    rows = rows[torch.randperm(len(rows), generator=generator)[: int(share * len(rows))]]
+    rows = rows[torch.randperm(len(rows))[: int(share * len(rows))]]
     y = frames.flatten(0, 1)[rows]
     each = torch.stack(
         [
@@ -186,82 +239,82 @@ def losses(model, batch, share, generator):
         "times": each[3:7].sum(),
         "pitch": each[7],
         "cycle": each[8:12].sum(),
-        "voice": each[12],
+        "voice": each[12:].sum(),
     }
     parts["guide"] = guide_loss(q, k, guide)
     return parts
 
 
-def main():
+def parse():
     args = argparse.ArgumentParser()
-    args.add_argument("--steps", type=int, default=7000)
+    args.add_argument("--minutes", type=float, default=60.0, help="the schedule's length")
     args.add_argument("--tokens", type=int, default=3000)
     args.add_argument("--rate", type=float, default=2e-3)
-    args.add_argument("--restart", type=int, default=0, help="step at which the schedule begins")
     args.add_argument(
-        "--share", type=float, default=0.5, help="of the frames that train the predictor"
+        "--share", type=float, default=0.25, help="of the frames that train the predictor"
     )
     args.add_argument("--noise", type=float, default=0.08)
-    args = args.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    tok = Tokenizer()
-    corpus = Corpus(tok)
+    args.add_argument("--guided", type=float, default=0.1, help="weight of the guided attention")
+    args.add_argument("--workers", type=int, default=0)
+    args.add_argument("--device", default="cpu")
+    args.add_argument("--bf16", action="store_true", help="where the device is quick at it")
+    return args.parse_args()
+
+
+def main():
+    args = parse()
+    corpus = Corpus(Tokenizer())
     print({b: len(x) for b, x in corpus.items.items()}, flush=True)
+    state = torch.load(WORK / "talker.pt", map_location="cpu")
+    step = state["step"]
+    make = partial(batches, corpus, tokens=args.tokens, noise=args.noise)
+    stream = feed(lambda rng: make(rng=rng), args.workers, step)
+    torch.set_default_device(args.device)
+    torch.manual_seed(step)
+    torch.set_num_threads(1)
     model = Talker()
-    print({n: sum(p.numel() for p in m.parameters()) for n, m in model.named_children()})
+    model.load_state_dict(state["model"])
+    fused = args.device == "cuda"
     optimiser = torch.optim.AdamW(
-        model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.03
+        model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.03, fused=fused
     )
-    step, path, start = 0, WORK / "talker.pt", time.process_time()
-    if path.exists():
-        state = torch.load(path)
-        model.load_state_dict(state["model"])
-        if "optimiser" in state:
-            optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-    rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
-    stream, average = batches(corpus, rng, args.tokens), {}
-    while step < args.steps:
-        at = step - args.restart
-        rate = (
-            args.rate
-            * min(1, (at + 1) / 200)
-            * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * at / (args.steps - args.restart))))
-        )
+    start, average, done, told = time.monotonic(), {}, 0.0, 0.0
+    while done < 1.0:
+        done = (time.monotonic() - start) / (60 * args.minutes)
+        low_high = min(1, done / 0.03 + 0.02) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimiser.param_groups:
-            group["lr"] = rate
-        batch = collate(next(stream), rng, args.noise)
-        with torch.autocast("cpu", torch.bfloat16):
-            parts = losses(model, batch, args.share, generator)
-        guided = 1.0 if step < 1500 else 0.1
+            group["lr"] = args.rate * low_high
+        arrays = [torch.from_numpy(a).to(args.device, non_blocking=True) for a in next(stream)]
+        batch = [a if a.is_floating_point() else a.long() for a in arrays]
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            parts = losses(model, batch, args.share)
         loss = (
             parts["c0"]
             + 0.4 * (parts["phones"] + parts["times"])
-            + 0.1 * parts["pitch"]
-            + 0.1 * parts["cycle"]
-            + 0.1 * parts["voice"]
+            + 0.1 * (parts["pitch"] + parts["cycle"] + parts["voice"])
         )
-        (loss + guided * parts["guide"]).backward()
+        (loss + args.guided * parts["guide"]).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        for name, value in {"loss": loss, "norm": norm, **parts}.items():
-            average[name] = 0.97 * average.get(name, float(value)) + 0.03 * float(value)
-        if step % 25 == 0:
+        if step % 10 == 0:
+            for name, value in {"loss": loss, "norm": norm, **parts}.items():
+                average[name] = 0.8 * average.get(name, float(value)) + 0.2 * float(value)
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
             print(
-                f"{step} {time.process_time() - start:.0f} s "
+                f"{step} {told - start:.0f} s "
                 + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
                 flush=True,
             )
-        if step % 250 == 0 or step == args.steps:
-            torch.save(
-                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
-                path.with_suffix(".part"),
-            )
-            path.with_suffix(".part").rename(path)
-            corpus.refresh()
+        if step % 1000 == 0 or done >= 1.0:
+            save(WORK / "talker.pt", {"model": model.state_dict(), "step": step})
+
+
+def save(path, state):
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 /* Teacher: reads one sentence per line and writes what flite would speak.
  *
- *   teacher_dump slt|rms PCM_OUT|- < lines.txt > dump.txt
+ *   teacher_dump slt|rms|awb PCM_OUT|- [vary] < lines.txt > dump.txt
  *
+ * With `vary` a line begins with three numbers and a space each: factor of the pitch, factor of its
+ * spread around the sentence's mean (in logarithms), factor of all durations.
  * One output line per input line, tab separated:
  *   number of 5 ms frames
  *   segments "phone:end_ms:token_start:token_end:position" joined by spaces; token_* are byte
@@ -22,8 +24,10 @@
 
 cst_voice *register_cmu_us_slt(const char *);
 cst_voice *register_cmu_us_rms(const char *);
+cst_voice *register_cmu_us_awb(const char *);
 
 static int want_wave;
+static double pitch = 1, spread = 1, stretch = 1;
 static float *f0, *phase;
 static int n_f0, cap_f0;
 
@@ -58,7 +62,18 @@ cst_wave *mlsa_resynthesis(const cst_track *t, const cst_track *str, cst_cg_db *
         phase = realloc(phase, sizeof(float) * cap_f0);
     }
     n_f0 = t->num_frames;
-    for (int i = 0; i < n_f0; i++) f0[i] = t->frames[i][0];
+    double sum = 0, voiced = 0;
+    for (int i = 0; i < n_f0; i++)
+        if (t->frames[i][0] > 0) sum += log(t->frames[i][0]), voiced++;
+    double mean = voiced ? sum / voiced : 0;
+    for (int i = 0; i < n_f0; i++) {
+        float *hz = &((cst_track *)t)->frames[i][0];
+        if (pitch <= 0)
+            *hz = 0; /* a whisper */
+        else if (*hz > 0 && (pitch != 1 || spread != 1))
+            *hz = exp(mean + log(pitch) + spread * (log(*hz) - mean));
+        f0[i] = *hz;
+    }
     glottal_phase();
     if (want_wave) {
         resynth real = (resynth)dlsym(RTLD_NEXT, "mlsa_resynthesis");
@@ -77,7 +92,10 @@ int main(int argc, char **argv) {
     FILE *pcm = NULL;
     if (argc < 3) return 2;
     flite_init();
-    cst_voice *v = strcmp(argv[1], "rms") ? register_cmu_us_slt(NULL) : register_cmu_us_rms(NULL);
+    cst_voice *v = !strcmp(argv[1], "rms")   ? register_cmu_us_rms(NULL)
+                   : !strcmp(argv[1], "awb") ? register_cmu_us_awb(NULL)
+                                             : register_cmu_us_slt(NULL);
+    int vary = argc > 3;
     if (strcmp(argv[2], "-")) {
         pcm = fopen(argv[2], "wb");
         want_wave = 1;
@@ -85,7 +103,15 @@ int main(int argc, char **argv) {
     while ((len = getline(&line, &cap, stdin)) > 0) {
         if (line[len - 1] == '\n') line[--len] = 0;
         n_f0 = 0;
-        cst_utterance *u = flite_synth_text(line, v);
+        char *text = line;
+        if (vary) {
+            pitch = strtod(text, &text);
+            spread = strtod(text, &text);
+            stretch = strtod(text, &text);
+            text++;
+            feat_set_float(v->features, "duration_stretch", stretch);
+        }
+        cst_utterance *u = flite_synth_text(text, v);
         printf("%d\t", n_f0);
         const char *sep = "";
         for (cst_item *tok = NULL, *s = relation_head(utt_relation(u, "Segment")); s; s = item_next(s)) {

@@ -77,14 +77,18 @@ class SpeakerEncoder(nn.Module):
         """wave [S] float32 at 24 kHz, at least N_FFT samples -> embedding [enc_dim], in the
         weights' dtype.
         """
-        x = F.relu(self.first(log_mel(wave, self.config.mel_dim)[None].to(self.fc.weight.dtype)))
+        return self.embed(log_mel(wave, self.config.mel_dim)[None])[0]
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """mel [B, mel_dim, T] of log_mel -> embeddings [B, enc_dim]."""
+        x = F.relu(self.first(mel.to(self.fc.weight.dtype)))
         outs = []
         for block in self.blocks:
             x = block(x)
             outs.append(x)
         x = F.relu(self.mfa(torch.cat(outs, dim=1)))
         mean, std = self._attentive_stats(x)
-        return self.fc(torch.cat([mean, std], dim=1))[0, :, 0]
+        return self.fc(torch.cat([mean, std], dim=1))[:, :, 0]
 
     def _attentive_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = _weighted_stats(x, torch.full_like(x[:, :1], 1.0 / x.shape[2]))
