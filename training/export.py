@@ -1,8 +1,9 @@
 """Trained weights -> a checkpoint directory in the official layout.
 
-    python export.py [OUT]          default ../engine/data/voice
+    PYTHONPATH=.. python export.py [OUT]      default ../engine/data: voice, voice_design, voice_clone
 
-bfloat16 throughout, in both files, to stay small. The codec encoder is a stand-in of the right
+Three families from one talker: named voices, described voices, and cloning, which adds the speaker
+encoder. They share the codec's folder by a link. bfloat16 throughout to stay small. The codec encoder is a stand-in of the right
 names and shapes: the codes of this checkpoint are not learnt from sound, so there is nothing to
 encode with, and CustomVoice needs none.
 """
@@ -12,11 +13,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import torch
 from codec_model import CONFIG as DECODER
 from codec_model import CodecDecoder
+from engine.models.speaker_encoder import SpeakerEncoder
 from safetensors.torch import save_file
-from talker_model import CONTROL, ENGLISH, PREDICTOR, SPEAKERS, TALKER, Talker
+from speaker_train import CONFIG as SPEAKER_ENCODER
+from talker_model import CONTROL, ENGLISH, PREDICTOR, SPEAKER_ROWS, TALKER, Talker
 from tokenizer import Tokenizer
 
 WORK = Path(__file__).parent / "work"
@@ -133,7 +137,7 @@ def stand_in_encoder():
     }
 
 
-def main_config(tok):
+def main_config(tok, family):
     sections = DECODER["head_dim"] // 2
     common = {
         "attention_bias": False,
@@ -161,8 +165,10 @@ def main_config(tok):
         | {
             "code_predictor_config": predictor,
             "codec_language_id": {"english": ENGLISH},
-            "spk_id": SPEAKERS,
-            "spk_is_dialect": dict.fromkeys(SPEAKERS, False),
+            "spk_id": SPEAKER_ROWS if family == "custom_voice" else {},
+            "spk_is_dialect": dict.fromkeys(SPEAKER_ROWS, False)
+            if family == "custom_voice"
+            else {},
             "max_position_embeddings": 32768,
             "model_type": "qwen3_tts_talker",
             "position_id_per_seconds": 13,
@@ -174,7 +180,10 @@ def main_config(tok):
             },
         }
     )
-    return {
+    extra = {}
+    if family == "base":
+        extra = {"speaker_encoder_config": msgspec.to_builtins(SPEAKER_ENCODER)}
+    return extra | {
         "architectures": ["Qwen3TTSForConditionalGeneration"],
         "assistant_token_id": tok.vocab["assistant"],
         "im_end_token_id": tok.added["<|im_end|>"],
@@ -184,8 +193,8 @@ def main_config(tok):
         "tts_pad_token_id": tok.added["<tts_pad>"],
         "model_type": "qwen3_tts",
         "tokenizer_type": "qwen3_tts_tokenizer_12hz",
-        "tts_model_size": "0b6",
-        "tts_model_type": "custom_voice",
+        "tts_model_size": "tiny",
+        "tts_model_type": family,
         "talker_config": talker,
         "transformers_version": "4.57.3",
     }
@@ -218,23 +227,19 @@ def write_weights(path, tensors):
     )
 
 
-def main():
-    out = (
-        Path(sys.argv[1])
-        if len(sys.argv) > 1
-        else Path(__file__).parent.parent / "engine" / "data" / "voice"
-    )
-    codec_dir = out / "speech_tokenizer"
-    codec_dir.mkdir(parents=True, exist_ok=True)
-    tok, talker, codec = Tokenizer(), Talker(), CodecDecoder()
-    states = {name: torch.load(WORK / f"{name}.pt") for name in ("talker", "codec")}
-    talker.load_state_dict(states["talker"]["model"])
-    codec.load_state_dict(states["codec"]["model"])
-    if len(sys.argv) == 1:  # what is shipped, for restore.py
-        write_json(WORK.parent / "state.json", {n: s["step"] for n, s in states.items()})
+def speaker_tensors(state):
+    """The speaker encoder's tensors under the official names."""
+    model = SpeakerEncoder(SPEAKER_ENCODER)
+    model.load_state_dict(state)
+    return {name: slot.view for name, slot in model.slots()}
+
+
+def write_checkpoint(out, tok, family, tensors, codec):
+    """A checkpoint directory. The codec is written once, for the first one; others link to it."""
+    out.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copy(WORK / "tokenizer" / name, out / name)
-    write_json(out / "config.json", main_config(tok))
+    write_json(out / "config.json", main_config(tok, family))
     write_json(out / "generation_config.json", GENERATION)
     write_json(
         out / "preprocessor_config.json",
@@ -245,6 +250,13 @@ def main():
             "return_attention_mask": True,
         },
     )
+    write_weights(out / "model.safetensors", tensors)
+    codec_dir = out / "speech_tokenizer"
+    if codec is None:
+        codec_dir.unlink(missing_ok=True)
+        codec_dir.symlink_to("../voice/speech_tokenizer")
+        return
+    codec_dir.mkdir(exist_ok=True)
     write_json(codec_dir / "config.json", codec_config())
     write_json(
         codec_dir / "configuration.json", {"framework": "pytorch", "task": "feature-extraction"}
@@ -262,10 +274,24 @@ def main():
             "sampling_rate": 24000,
         },
     )
-    write_weights(
-        out / "model.safetensors", {f"talker.{k}": v for k, v in talker.state_dict().items()}
-    )
     write_weights(codec_dir / "model.safetensors", codec.exported() | stand_in_encoder())
+
+
+def main():
+    shipped = Path(__file__).parent.parent / "engine" / "data"
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else shipped
+    tok, talker, codec = Tokenizer(), Talker(), CodecDecoder()
+    names = ("talker", "codec", "speaker")
+    states = {name: torch.load(WORK / f"{name}.pt", map_location="cpu") for name in names}
+    talker.load_state_dict(states["talker"]["model"])
+    codec.load_state_dict(states["codec"]["model"])
+    if len(sys.argv) == 1:  # what is shipped, for restore.py
+        write_json(WORK.parent / "state.json", {n: s["step"] for n, s in states.items()})
+    tensors = {f"talker.{k}": v for k, v in talker.state_dict().items()}
+    write_checkpoint(out / "voice", tok, "custom_voice", tensors, codec)
+    write_checkpoint(out / "voice_design", tok, "voice_design", tensors, None)
+    cloning = tensors | speaker_tensors(states["speaker"]["model"])
+    write_checkpoint(out / "voice_clone", tok, "base", cloning, None)
     print(f"{out}: {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
 

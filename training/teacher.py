@@ -12,6 +12,7 @@ import random
 import subprocess
 import zlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
