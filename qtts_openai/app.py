@@ -65,7 +65,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
         openapi_config=None,
         cors_config=_cors(settings),
         logging_config=None,
-        state=State({"keys": keys}),
+        state=State({"key_ring": keys}),
     )
     return app
 

@@ -60,7 +60,7 @@ async def _serve(settings: Settings) -> None:
     )
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.keys.reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
     with _exit_status_zero(signal.SIGTERM), _bound(settings.server) as listener:
         app.state.service = await Service.begin(settings, engine)
         host, port = listener.getsockname()[:2]
@@ -164,7 +164,7 @@ def _say_remote(url: str, body: dict[str, Any], file: BinaryIO) -> None:
 def _client(url: str) -> httpx.Client:
     """Of a server at `url`, with or without /v1 at its end; sends the first of $QTTS_API_KEYS."""
     key = client_key()
-    headers = {"authorization": f"Bearer {key}".encode()} if key else {}
+    headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
     base = url.rstrip("/").removesuffix("/v1")
     return httpx.Client(base_url=base, headers=headers, timeout=httpx.Timeout(600, connect=5))
 
