@@ -44,6 +44,7 @@ class FairQueue:
         self._lines: OrderedDict[str, OrderedDict[Ticket, None]] = OrderedDict()
         self._active: dict[str, int] = {}
         self.num_waiting = self.num_active = 0
+        self._num_soft = 0  # of those that wait: not firm
 
     def enter(self, ticket: Ticket, ahead: bool = False) -> None:
         """Begin the ticket, or let it wait: at the end of its caller's line, or `ahead` of it.
@@ -60,8 +61,8 @@ class FairQueue:
         """QueueFullError where a new ticket of this caller would be refused."""
         if not self._must_push():
             return
-        is_longest = len(self._lines.get(who, ())) + 1 >= len(self._longest())
-        if is_longest or self.num_waiting >= 2 * self._max_waiting:
+        is_shorter = len(self._lines.get(who, ())) + 1 < len(self._longest())
+        if not is_shorter or (self._num_soft >= self._max_waiting and self._victim() is None):
             under_way = self.num_active + self.num_waiting
             raise QueueFullError(f"{under_way} utterances are already running or waiting")
 
@@ -111,6 +112,7 @@ class FairQueue:
         line[ticket] = None
         line.move_to_end(ticket, last=not ahead)
         self.num_waiting += 1
+        self._num_soft += not ticket.is_firm
 
     def _take_out(self, ticket: Ticket) -> bool:
         """False where it did not wait."""
@@ -119,6 +121,7 @@ class FairQueue:
             return False
         del line[ticket]
         self.num_waiting -= 1
+        self._num_soft -= not ticket.is_firm
         if not line:
             del self._lines[ticket.who]
         return True
@@ -135,9 +138,11 @@ class FairQueue:
     def _longest(self) -> OrderedDict[Ticket, None]:
         return max(self._lines.values(), key=len, default=OrderedDict())
 
+    def _victim(self) -> Ticket | None:
+        """The newest of the longest line that may be refused."""
+        return next((t for t in reversed(self._longest()) if not t.is_firm), None)
+
     def _push_out(self) -> None:
-        """Refuse the newest of the longest line that may be refused, if there is one."""
-        ticket = next((t for t in reversed(self._longest()) if not t.is_firm), None)
-        if ticket is not None:
+        if ticket := self._victim():
             self._take_out(ticket)
             ticket.refuse(QueueFullError("others had waited for longer, or less"))
