@@ -26,7 +26,13 @@ from qtts_openai.app import create_app
 from qtts_openai.auth import client_key
 from qtts_openai.errors import ApiError
 from qtts_openai.service import Service
-from qtts_openai.settings import ServerSettings, Settings, SettingsError, load_settings
+from qtts_openai.settings import (
+    ServerSettings,
+    Settings,
+    SettingsError,
+    in_file,
+    load_settings,
+)
 from qtts_openai.streaming import Speech
 from qtts_openai.voices import VoiceTable
 
@@ -42,7 +48,10 @@ def run_serve(arguments: argparse.Namespace) -> None:
     )
     logging.getLogger("httpx").setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+        try:
+            runner.run(_serve(settings))
+        except SettingsError as error:
+            raise in_file(error, arguments.config) from error
 
 
 async def _serve(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from qtts_openai.narration import Narration, PcmStream
 from qtts_openai.planning import Planner, Utterance
 from qtts_openai.references import References
 from qtts_openai.settings import Settings
+from qtts_openai.settings_check import check_references
 from qtts_openai.turns import Turn
 from qtts_openai.voice_store import VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
@@ -31,6 +32,7 @@ class Service:
         self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
         self.references = References(settings.ref_audio, self.store, self.catalog, engine)
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
+        check_references(settings, self.casting)
         self.planner = Planner(settings, self.casting)
         self.limiter = Limiter(settings.limits)
         max_queued = settings.engine.max_queued * settings.engine.replicas
@@ -39,7 +41,8 @@ class Service:
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "Service":
         """Start the engine, unless it is, and read what the models need here. CheckpointError or
-        EngineDeadError when that fails; no worker is left behind then.
+        EngineDeadError when that fails, SettingsError where a name means nothing; no worker is left
+        behind then.
         """
         try:
             if engine.status != "ready":

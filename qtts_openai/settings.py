@@ -18,13 +18,25 @@ from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
 MIB = 1 << 20
 
-PositiveInt = Annotated[int, Meta(gt=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-SegmentChars = Annotated[int, Meta(ge=50)]
+# Upper bounds are far beyond use: they catch slips of units, and infinity.
+Chars = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 30)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+SegmentChars = Annotated[int, Meta(ge=50, le=100_000)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+# Of models and voices: what a request can name, and a header can hold.
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f](.*\S)?\Z")]
+Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
+PathName = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
+Origin = Annotated[str, Meta(max_length=300, pattern=r"^(\*|https?://[^/\s]+)\Z")]
 
 
 class SettingsError(Exception):
     """The configuration cannot be used; the message names the file, the key and the fix."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,22 +44,22 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ServerSettings(Section, frozen=True):
-    host: str = "127.0.0.1"
+    host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
     # Origins a browser page may call from, or ["*"].
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
 
 
 class ModelSettings(Section, frozen=True):
     """One checkpoint, and the other names a request may use for it."""
 
-    id: str
-    checkpoint: str
-    revision: str | None = None
-    aliases: tuple[str, ...] = ()
+    id: Name
+    checkpoint: PathName
+    revision: Name | None = None
+    aliases: tuple[Name, ...] = ()
     # Longer texts are spoken in pieces of whole sentences; null: in one.
     segment_chars: SegmentChars | None = None
 
@@ -56,37 +68,37 @@ class ModelSettings(Section, frozen=True):
 
 
 class Limits(Section, frozen=True):
-    max_input_chars: PositiveInt = 4096
-    max_instructions_chars: PositiveInt = 4096
-    max_body_bytes: PositiveInt = 20 * MIB
+    max_input_chars: Chars = 4096
+    max_instructions_chars: Chars = 4096
+    max_body_bytes: Bytes = 20 * MIB
     max_batch_items: Annotated[int, Meta(ge=1, le=32)] = 32
     # Per key, or per address where there are no keys; 0: no limit.
-    max_concurrent_per_key: Annotated[int, Meta(ge=0)] = 0
-    chars_per_minute: Annotated[int, Meta(ge=0)] = 0
+    max_concurrent_per_key: Count = 0
+    chars_per_minute: Count = 0
 
 
 class Defaults(Section, frozen=True):
     """What a request that leaves out `model` or `voice` gets; null keeps OpenAI's 400."""
 
-    model: str | None = None
-    voice: str | None = None
+    model: Name | None = None
+    voice: Name | None = None
 
 
 class AuthSettings(Section, frozen=True):
     """Keys also come from $QTTS_API_KEYS; without any key the server is open."""
 
     # A file with `key` or `name: key` in each line; read again when it changes and on SIGHUP.
-    keys_file: str | None = None
+    keys_file: PathName | None = None
     # Names of the keys that may do everything, also to what belongs to others.
-    admin_keys: tuple[str, ...] = ("admin",)
+    admin_keys: tuple[Name, ...] = ("admin",)
 
 
 class VoiceSettings(Section, frozen=True):
     # Where voices that users make are kept.
-    directory: str = "data"
-    max_voices: PositiveInt = 200
+    directory: PathName = "data"
+    max_voices: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.
-    aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))
+    aliases: dict[Name, Name] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))
     # More voices, or other ones under known names; see voices.yaml of the package for the fields.
     extra: tuple[VoiceEntry, ...] = ()
 
@@ -94,14 +106,14 @@ class VoiceSettings(Section, frozen=True):
 class RefAudioSettings(Section, frozen=True):
     """Reference audio of requests, and samples of stored voices."""
 
-    max_bytes: PositiveInt = 10 * MIB
+    max_bytes: Bytes = 10 * MIB
     min_s: Seconds = 0.5
     max_s: Seconds = 60.0
     # Fetch http and https URLs, from public addresses only.
     allow_http: bool = False
-    http_timeout_s: Seconds = 10.0
+    http_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     # Read file: URLs, below this directory only.
-    files_directory: str | None = None
+    files_directory: PathName | None = None
 
 
 class TextSettings(Section, frozen=True):
@@ -109,14 +121,14 @@ class TextSettings(Section, frozen=True):
     # on a local directory.
     pretokenizer: Literal["qwen", "mistral"] = "qwen"
     # Input beyond limits.max_input_chars is accepted up to here and cut at sentences; 0: off.
-    max_long_chars: Annotated[int, Meta(ge=0)] = 0
+    max_long_chars: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     # Such input is spoken in pieces of whole sentences, at most this long.
     segment_chars: SegmentChars = 400
     # Read `[pause:500ms]` as silence in every request, not only in those with pause_tags: true.
     pause_tags: bool = False
     max_pause_s: Seconds = 10.0
     # Words and how to say them, in every request.
-    pronunciations: dict[str, str] = msgspec.field(default_factory=dict)
+    pronunciations: dict[Word, Word] = msgspec.field(default_factory=dict)
 
 
 EMBEDDED = ModelSettings(
@@ -152,11 +164,9 @@ class Settings(Section, frozen=True):
 
 def load_settings(path: str | None = None) -> Settings:
     """From `path`, else $QTTS_CONFIG, else ./config.yaml where there is one, else the defaults."""
-    chosen = path or os.environ.get("QTTS_CONFIG")
+    chosen = _chosen(path)
     if chosen is None:
-        if not Path("config.yaml").is_file():
-            return Settings()
-        chosen = "config.yaml"
+        return Settings()
     try:
         text = Path(chosen).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -164,43 +174,101 @@ def load_settings(path: str | None = None) -> Settings:
     return parse_settings(text, chosen)
 
 
+def _chosen(path: str | None) -> str | None:
+    chosen = path or os.environ.get("QTTS_CONFIG")
+    if chosen is None and Path("config.yaml").is_file():
+        return "config.yaml"
+    return chosen
+
+
 def parse_settings(text: str, name: str = "config.yaml") -> Settings:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{name}: not valid YAML: {error}") from error
     try:
-        settings = msgspec.convert({} if tree is None else tree, Settings)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{name}: {_explain(str(error))}") from error
-    _check_names(settings, name)
+        settings = _convert({} if tree is None else tree)
+        _check_names(settings)
+        _check_pairs(settings)
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}{_line(text, error.key)}") from error
     return settings
 
 
-def _check_names(settings: Settings, name: str) -> None:
+def in_file(error: SettingsError, path: str | None) -> SettingsError:
+    """The error of a key that only showed when the models were loaded, with its place."""
+    chosen = _chosen(path)
+    if error.key is None or chosen is None:
+        return error
+    return SettingsError(f"{chosen}: {error}{_line(Path(chosen).read_text('utf-8'), error.key)}")
+
+
+def _convert(tree: Any) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from error
+
+
+def _check_names(settings: Settings) -> None:
     seen: set[str] = set()
-    for model in settings.models:
+    for at, model in enumerate(settings.models):
         for word in (model.id, *model.aliases):
             if word.lower() in seen:
-                raise SettingsError(f"{name}: models: the name {word!r} is used twice")
+                raise SettingsError(f"the name {word!r} is used twice", f"models[{at}]")
             seen.add(word.lower())
+    default = settings.defaults.model
+    if default is not None and default.lower() not in seen:
+        known = ", ".join(model.id for model in settings.models)
+        raise SettingsError(f"there is no model {default!r}; models: {known}", "defaults.model")
 
 
-def _explain(message: str) -> str:
+def _check_pairs(settings: Settings) -> None:
+    """Values that are possible alone and not together."""
+    audio = settings.ref_audio
+    if audio.min_s >= audio.max_s:
+        raise SettingsError(f"must be more than min_s, {audio.min_s:g}", "ref_audio.max_s")
+
+
+def _line(text: str, key: str | None) -> str:
+    """Where in the file `key` is, or the nearest section around it that is there."""
+    node, line = yaml.compose(text, yaml.SafeLoader), None
+    for part in re.findall(r"[^.\[\]]+", key or ""):
+        found = _child(node, part)
+        if found is None:
+            break
+        line, node = found
+    return f" (line {line + 1})" if line is not None else ""
+
+
+def _child(node: yaml.Node | None, part: str) -> tuple[int, yaml.Node] | None:
+    """(line, value) of a key, or of an item by its number."""
+    if isinstance(node, yaml.MappingNode):
+        pairs = [(key, value) for key, value in node.value if key.value == part]
+        return (pairs[-1][0].start_mark.line, pairs[-1][1]) if pairs else None
+    if isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+        item = node.value[int(part)]
+        return item.start_mark.line, item
+    return None
+
+
+def _explain(message: str) -> SettingsError:
     """msgspec's text with the path first, and for an unknown key the keys that exist there."""
-    what, _, path = message.partition(" - at `$")
-    where = path.rstrip("`").lstrip(".")
+    what, _, path = message.partition(" - at ")
+    where = path.removeprefix("`key` in ").strip("`").lstrip("$.")
     unknown = re.search(r"unknown field `(.+)`", what)
     if unknown is not None:
         key = f"{where}.{unknown[1]}" if where else unknown[1]
         known = [field.encode_name for field in _type_at(where).fields]
-        return f"{key} is not a known key; known here: {', '.join(known)}"
+        error = SettingsError(f"{key} is not a known key; known here: {', '.join(known)}")
+        error.key = key
+        return error
     if "enum value" in what:
         kinds = getattr(_type_at(where), "types", [_type_at(where)])
         values = [repr(value) for kind in kinds for value in getattr(kind, "values", ())]
         also = " or a whole number" if len(kinds) > 1 else ""
         what += f"; use one of {', '.join(values)}{also}"
-    return f"{where or 'top level'}: {what}"
+    return SettingsError(what, where or "top level")
 
 
 def _type_at(where: str) -> Any:
