@@ -110,6 +110,9 @@ def _from_litestar(request: Request, exc: HTTPException) -> ApiError:
 
 def handle_exception(request: Request, exc: Exception) -> Response:
     error = _from_litestar(request, exc) if isinstance(exc, HTTPException) else as_api_error(exc)
+    service = request.app.state.get("service")
+    if error.status in (401, 429) and service is not None:
+        service.metrics.refused.labels(error.code or "no_key").inc()
     if error.code == "internal_error":
         logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
     return Response(

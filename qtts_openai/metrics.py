@@ -33,6 +33,13 @@ class Metrics:
             "qtts_finished", "Utterances by how they ended", ["reason"], registry=self.registry
         )
 
+        self.refused = Counter(
+            "qtts_refused",
+            "Requests refused for their key, a limit or a full queue",
+            ["reason"],
+            registry=self.registry,
+        )
+
     def render(self) -> bytes:
         return generate_latest(self.registry)
 

@@ -2,12 +2,15 @@
 
 import heapq
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import QueueFullError
+from engine import EngineConfig, QueueFullError
 from qtts_openai.fair_queue import FairQueue
 
 
@@ -248,3 +251,38 @@ def test_rules(events, places, max_waiting):
         assert not queue.num_waiting or queue.num_active == places, "no place is left empty"
         for job in jobs:
             assert queue.num_active_of(job.who) == sum(j.who == job.who for j in begun_now)
+
+
+def test_one_keys_flood_leaves_another_key_its_turn(start, monkeypatch):
+    """24 connections over HTTP that never stop; an utterance takes about 0.1 s."""
+    monkeypatch.setenv("QTTS_API_KEYS", "flood: a, other: b")
+    server = start(engine=EngineConfig(max_queued=8))
+    server.engine.num_rows, server.engine.max_live = 4, 4
+    server.engine.chunk_delay_s = 0.02
+    stop = threading.Event()
+
+    def say(key: str) -> tuple[int, float]:
+        began = time.monotonic()
+        body = {"model": "tts-1", "voice": "alloy", "input": "Hi.", "response_format": "pcm"}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = server.http.post("/audio/speech", json=body, headers=headers)
+        return answer.status_code, time.monotonic() - began
+
+    def hammer() -> list[tuple[int, float]]:
+        answers = []
+        while not stop.is_set():
+            answers.append(say("a"))
+            if answers[-1][0] == 429:
+                stop.wait(0.1)
+        return answers
+
+    with ThreadPoolExecutor(24) as pool:
+        floods = [pool.submit(hammer) for _ in range(24)]
+        time.sleep(0.3)
+        others = [say("b") for _ in range(12)]
+        stop.set()
+        flood = [answer for future in floods for answer in future.result()]
+    assert {status for status, _ in others} == {200}
+    assert {status for status, _ in flood} == {200, 429}
+    waited = sorted(took for status, took in flood if status == 200)
+    assert sorted(took for _, took in others)[6] < waited[len(waited) // 2]

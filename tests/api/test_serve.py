@@ -115,6 +115,43 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path):
     assert log.startswith("qtts: ") and "vocab.json is missing" in log and log.count("\n") == 1
 
 
+def test_a_reload_signal_reads_the_keys_again_and_ends_nothing(tokenizer_dir, tmp_path):
+    port, keys = free_port(), tmp_path / "keys"
+    keys.write_text("mine: from-file\n")
+    (tmp_path / "config.yaml").write_text("auth: {keys_file: keys}\n")
+    with process(tokenizer_dir, tmp_path, port) as running:
+        wait_ready(port)
+        keys.write_text("other: another\n")
+        running.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        assert post(port).status_code == 200, "the variable's key stays"
+        old = httpx.get(
+            f"http://127.0.0.1:{port}/v1/models", headers={"authorization": "Bearer from-file"}
+        )
+        assert old.status_code == 401
+        running.send_signal(signal.SIGTERM)
+        log = running.communicate(timeout=10)[1]
+        assert running.returncode == 0
+    assert "auth.keys_file was read: 2 keys, 1 new, 1 gone" in log
+    assert "from-file" not in log and "another" not in log
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("auth: {keys_file: keys}", "auth.keys_file: keys holds no key"),
+        ("defaults: {voice: nosuch}", "config.yaml: defaults.voice: There is no voice 'nosuch'"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(tokenizer_dir, tmp_path, config, told):
+    (tmp_path / "keys").write_text("# none\n")
+    (tmp_path / "config.yaml").write_text(f"{config}\n")
+    with process(tokenizer_dir, tmp_path, free_port()) as running:
+        log = running.communicate(timeout=20)[1]
+        assert running.returncode == 1
+    assert f"qtts: {told}" in log and "Traceback" not in log
+
+
 def test_a_port_in_use_is_told_before_loading(tokenizer_dir, tmp_path):
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,

@@ -6,6 +6,7 @@ import sys
 import openai
 import pytest
 
+from engine import QueueFullError
 from tests.api.test_speech import assert_envelope
 
 
@@ -61,6 +62,17 @@ def test_keys(keyed):
         assert keyed.http.get("/models").status_code == 200
     with keyed.openai(api_key="bad") as client, pytest.raises(openai.AuthenticationError):
         client.models.list()
+
+
+def test_refusals_are_counted_by_their_reason(keyed):
+    keyed.speak()
+    keyed.http.get("/models", headers={"authorization": "Bearer wrong"})
+    keyed.http.headers["authorization"] = "Bearer one"
+    keyed.engine.submit_error = QueueFullError("full", 1)
+    keyed.speak()
+    text = keyed.http.get(f"{keyed.url}/metrics").text
+    for reason in ("no_key", "invalid_api_key", "queue_full"):
+        assert f'qtts_refused_total{{reason="{reason}"}} 1.0' in text
 
 
 def test_discovery_is_open(keyed):
