@@ -9,6 +9,7 @@ from litestar import Request
 
 from engine import EngineError
 from qtts_openai import schemas as s
+from qtts_openai.callers import Caller, caller_of
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.service import Service
 from qtts_openai.streaming import Speech, while_connected
@@ -31,11 +32,12 @@ async def speak_items(
     http: Request, service: Service, items: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The answers in the order of the items; all are cancelled when the client leaves."""
+    caller = caller_of(http)
     at_once = asyncio.Semaphore(service.settings.limits.max_concurrent_per_key or len(items))
 
     async def one(index: int, item: dict[str, Any]) -> dict[str, Any]:
         async with at_once:
-            return {"index": index, **await _speak(service, item)}
+            return {"index": index, **await _speak(service, item, caller)}
 
     return await while_connected(http, _all([one(i, item) for i, item in enumerate(items)]))
 
@@ -46,10 +48,10 @@ async def _all(work: list[Any]) -> list[dict[str, Any]]:
     return [task.result() for task in tasks]
 
 
-async def _speak(service: Service, item: dict[str, Any]) -> dict[str, Any]:
+async def _speak(service: Service, item: dict[str, Any], caller: Caller) -> dict[str, Any]:
     try:
         request, ignored = s.read_speech(item)
-        utterance = await service.planner.plan(request)
+        utterance = await service.planner.plan(request, caller)
         speech = Speech(request, service.submit(utterance), service.metrics)
         audio = await speech.collect()
     except (ApiError, EngineError) as error:

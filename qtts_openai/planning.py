@@ -6,6 +6,7 @@ from functools import partial
 import msgspec
 
 from engine import ModelInfo, Prompt, ReferenceAudio, SamplingParams
+from qtts_openai.callers import ANONYMOUS, Caller
 from qtts_openai.casting import Cast, Casting
 from qtts_openai.encoders import check_rate
 from qtts_openai.errors import invalid
@@ -25,6 +26,7 @@ class Utterance(msgspec.Struct, frozen=True):
     params: SamplingParams
     reference: ReferenceAudio | None
     ignored: tuple[str, ...]
+    gain_db: float = 0.0  # for the PCM that the engine makes
 
 
 class Planner:
@@ -32,18 +34,23 @@ class Planner:
         self.settings = settings
         self.casting = casting
 
-    async def plan(self, request: SpeechRequest) -> Utterance:
+    async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> Utterance:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
         script = self._script(request)
         check_rate(request.response_format, request.sample_rate)
-        cast = await self.casting.cast(request)
+        cast = await self.casting.cast(request, caller)
         script = self._cut(request, cast.model, script)
         instruct = _instruct(request, cast)
         parts = self._prompts(request, cast, instruct, script)
         params = _sampling(request, cast, len(parts) > 1)
-        return Utterance(
-            cast.model, parts, params, cast.reference, _unused(request, cast, instruct)
-        )
+        ignored = _unused(request, cast, instruct)
+        gain_db = self._gain_db(cast)
+        return Utterance(cast.model, parts, params, cast.reference, ignored, gain_db)
+
+    def _gain_db(self, cast: Cast) -> float:
+        if cast.voice is None or cast.model.model_type != "custom_voice":
+            return 0.0
+        return self.casting.table.gain_db(cast.voice, cast.model)
 
     def _script(self, request: SpeechRequest) -> list[Part]:
         """Texts and pauses. A plain request is one text, exactly as it was sent."""
@@ -121,7 +128,7 @@ def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[s
     unused = {
         "instructions": request.instructions is not None and instruct is None,
         "ref_text": request.ref_text is not None and request.ref_audio is None,
-        "voice": request.voice is not None and request.ref_audio is not None,
+        "voice": request.voice is not None and cast.voice is None,
     }
     return tuple(name for name, is_unused in unused.items() if is_unused)
 
