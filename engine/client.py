@@ -233,7 +233,8 @@ class _Worker:
 
     async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
         ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
+        # The worker needs no keys of the server, so it has none to lose.
+        environment = {k: v for k, v in os.environ.items() if k != "QTTS_API_KEYS"}
         if self.config.replicas > 1 and self.config.device != "cpu":
             environment.setdefault("CUDA_VISIBLE_DEVICES", str(self.index))
         # Spin briefly: for ever starves what else runs on these cores, not at all costs a wake-up

@@ -1,5 +1,6 @@
 """create_app: routes, the engine's life, the error envelope and x-request-id around everything."""
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -7,13 +8,13 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
-from litestar.datastructures import MutableScopeHeaders
+from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.types import Message, Scope
 
 from engine import EngineClient
-from qtts_openai.auth import load_keys, require_key
+from qtts_openai.auth import KeyRing, require_key
 from qtts_openai.errors import handle_exception
 from qtts_openai.routes import consents, docs, health, models, speech, voices
 from qtts_openai.service import Service
@@ -26,6 +27,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
     """Starts `engine`, or one made from the settings, and closes it; who sets state.service first
     has started it.
     """
+    keys = KeyRing(settings.auth)
     client = engine or EngineClient(settings.engine, settings.specs())
 
     @asynccontextmanager
@@ -33,9 +35,12 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
         if app.state.get("service") is None:
             app.state.service = await Service.begin(settings, client)
         _announce(app.state.service)
+        keys.announce(settings.server.host)
+        watching = asyncio.create_task(keys.watch(), name="keys-file")
         try:
             yield
         finally:
+            watching.cancel()
             await client.drain(settings.server.drain_s)
             await client.close()
 
@@ -53,13 +58,14 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
         ],
         lifespan=[lifespan],
         dependencies={"service": Provide(service, sync_to_thread=False, use_cache=True)},
-        guards=[require_key(load_keys(settings.auth.keys_file))],
+        guards=[require_key(keys)],
         exception_handlers={HTTPException: handle_exception, Exception: handle_exception},
         before_send=[_before_send],
         request_max_body_size=settings.limits.max_body_bytes,
         openapi_config=None,
         cors_config=_cors(settings),
         logging_config=None,
+        state=State({"key_ring": keys}),
     )
     return app
 

@@ -23,7 +23,7 @@ import uvloop
 from engine import EngineClient, EngineError
 from qtts_openai import schemas as s
 from qtts_openai.app import create_app
-from qtts_openai.auth import load_keys
+from qtts_openai.auth import client_key
 from qtts_openai.errors import ApiError
 from qtts_openai.service import Service
 from qtts_openai.settings import ServerSettings, Settings, SettingsError, load_settings
@@ -60,6 +60,7 @@ async def _serve(settings: Settings) -> None:
     )
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
     with _exit_status_zero(signal.SIGTERM), _bound(settings.server) as listener:
         app.state.service = await Service.begin(settings, engine)
         host, port = listener.getsockname()[:2]
@@ -162,8 +163,8 @@ def _say_remote(url: str, body: dict[str, Any], file: BinaryIO) -> None:
 
 def _client(url: str) -> httpx.Client:
     """Of a server at `url`, with or without /v1 at its end; sends the first of $QTTS_API_KEYS."""
-    keys = load_keys(None)
-    headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
+    key = client_key()
+    headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
     base = url.rstrip("/").removesuffix("/v1")
     return httpx.Client(base_url=base, headers=headers, timeout=httpx.Timeout(600, connect=5))
 

@@ -75,8 +75,10 @@ class Defaults(Section, frozen=True):
 class AuthSettings(Section, frozen=True):
     """Keys also come from $QTTS_API_KEYS; without any key the server is open."""
 
-    # A file with one key a line.
+    # A file with `key` or `name: key` in each line; read again when it changes and on SIGHUP.
     keys_file: str | None = None
+    # Names of the keys that may do everything, also to what belongs to others.
+    admin_keys: tuple[str, ...] = ("admin",)
 
 
 class VoiceSettings(Section, frozen=True):

@@ -7,8 +7,8 @@ from litestar import MediaType, Request, Response, post
 from litestar.di import NamedDependency
 
 from qtts_openai import schemas as s
-from qtts_openai.auth import caller
 from qtts_openai.batch import read_items, speak_items, summary
+from qtts_openai.callers import source_of
 from qtts_openai.limiter import Lease
 from qtts_openai.service import Service
 from qtts_openai.streaming import Speech, respond
@@ -43,7 +43,7 @@ async def create_speech_batch(request: Request, service: NamedDependency[Service
 
 
 def _lease(request: Request, service: Service, num_chars: int) -> Lease:
-    return service.limiter.take(caller(request), num_chars)
+    return service.limiter.take(source_of(request), num_chars)
 
 
 def _num_chars(item: dict[str, Any]) -> int:
