@@ -38,7 +38,7 @@ def key(name: str) -> str:
 
 def check_free(name: str, taken: Iterable[str]) -> None:
     """A 400 where `name` is one of the keys in `taken`, or looks like one."""
-    readings = _readings(key(name))
+    readings = _readings(key(name)) | _readings(key(name.replace("I", "l")))
     found = next((known for known in taken if known in readings), None)
     if found is not None:
         message = f"name: {name!r} is, or looks like, the server's voice {found!r}; choose another."
@@ -60,8 +60,7 @@ def _lookalikes(char: str) -> list[str]:
     """ASCII letters that `char` may be taken for, the likeliest first; else itself."""
     if char.isascii() and not char.isdigit():
         return [char]
-    base = unicodedata.normalize("NFD", char)[0]
-    found = confusables.is_confusable(base, greedy=True) or []
+    found = confusables.is_confusable(char, greedy=True) or []
     alike = [shape["c"].lower() for one in found for shape in one["homoglyphs"]]
     letters = [letter for letter in dict.fromkeys(alike) if letter.isascii() and letter.isalpha()]
-    return letters or [base]
+    return letters or [char]

@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 
 from qtts_openai import schemas as s
 from qtts_openai.batch import read_items, speak_items, summary
-from qtts_openai.callers import source_of
+from qtts_openai.callers import caller_of, source_of
 from qtts_openai.limiter import Lease
 from qtts_openai.service import Service
 from qtts_openai.streaming import Speech, respond
@@ -19,7 +19,7 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     speech, ignored = s.read_speech(s.parse_json(await request.body()))
     lease = _lease(request, service, len(speech.input))
     try:
-        utterance = await service.planner.plan(speech)
+        utterance = await service.planner.plan(speech, caller_of(request))
         stream = service.submit(utterance)
     except BaseException:
         lease.refund()

@@ -48,7 +48,7 @@ async def list_voices(
 
 
 def _is_stranger(request: Request) -> bool:
-    return caller_of(request) == ANONYMOUS and not request.app.state["keys"].is_open
+    return caller_of(request) == ANONYMOUS and not request.app.state.key_ring.is_open
 
 
 @post("/v1/audio/voices", status_code=200, operation_id="createVoice")
@@ -56,6 +56,7 @@ async def create_voice(request: Request, service: NamedDependency[Service]) -> d
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     upload = take_upload(fields, "audio_sample")
     _refuse_embedding(fields)
+    _read_flags(fields)
     wanted, caller = s.to_struct(fields, s.VoiceRequest), caller_of(request)
     owner = _owner(wanted, caller)
     name = names.clean(wanted.name)
@@ -75,6 +76,14 @@ def _refuse_embedding(fields: dict[str, Any]) -> None:
     if "speaker_embedding" in fields:
         message = "speaker_embedding: voices are stored as samples; send it in speech requests."
         raise invalid(message, "speaker_embedding")
+
+
+def _read_flags(fields: dict[str, Any]) -> None:
+    """A form has words only."""
+    for name in ("overwrite", "shared"):
+        word = str(fields.get(name)).lower()
+        if word in ("true", "1", "false", "0"):
+            fields[name] = word in ("true", "1")
 
 
 def _owner(wanted: s.VoiceRequest, caller: Caller) -> str | None:

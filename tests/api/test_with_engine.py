@@ -69,7 +69,9 @@ def test_usage_and_reason(real):
 def test_stored_voices(real):
     sample = base64.b64decode(clip())
     files = {"audio_sample": ("a.wav", sample, "audio/wav")}
-    made = real.http.post("/audio/voices", data={"name": "m", "consent": "c"}, files=files).json()
+    made = real.http.post(
+        "/audio/voices", data={"name": "m", "consent": "I allow this."}, files=files
+    ).json()
     assert real.speak(**SHORT, voice=made["id"]).status_code == 200
 
 
