@@ -1,13 +1,15 @@
 from tempfile import TemporaryDirectory
 
+import msgspec
+import numpy as np
 import pytest
 
 from qtts_openai.errors import ApiError
 from qtts_openai.service import spoken_language
-from qtts_openai.settings import Defaults, VoiceSettings
+from qtts_openai.settings import Defaults, Settings, VoiceSettings
 from qtts_openai.voices import OPENAI_NAMES, Voice, VoiceEntry, VoiceTable
-from tests.api.conftest import CUSTOM, DESIGN
-from tests.api.fake_engine import SPEAKERS, model_info
+from tests.api.conftest import CUSTOM, DESIGN, serving
+from tests.api.fake_engine import SPEAKERS, FakeEngine, model_info
 from tests.api.test_speech import assert_envelope
 
 
@@ -145,3 +147,23 @@ def test_a_voice_that_is_a_description_is_told_how_to_speak(trio):
     both = trio.engine.submitted[-1][1].instruct
     trio.speak(model="design", voice=..., instructions="Tired.")
     assert len(both) > len(trio.engine.submitted[-1][1].instruct)
+
+
+def test_gains_make_speakers_equally_loud_to_the_last_sample(tokenizer_dir, tmp_path):
+    settings = Settings(models=(CUSTOM,), voices=VoiceSettings(directory=str(tmp_path)))
+    info = model_info("Qwen/custom", tokenizer_dir)
+    gains = {"vivian": -6.0, "ryan": 12.0}
+    loud = msgspec.structs.replace(info, speaker_gains_db=gains)
+    heard = {}
+    for name, model in {"before": info, "after": loud}.items():
+        with serving(settings, FakeEngine([model])) as server:
+            for voice in ("vivian", "ryan", "aiden", "vivian+aiden"):
+                for text in ("Hi.", "Red [pause:200ms] blue."):
+                    fields = {"response_format": "pcm", "pause_tags": True}
+                    pcm = server.speak(voice=voice, input=text, **fields).content
+                    heard[name, voice, text] = np.frombuffer(pcm, "<i2").astype(float)
+    for (name, voice, text), samples in heard.items():
+        if name == "before":
+            gain = {"vivian": -6.0, "ryan": 12.0, "aiden": 0.0, "vivian+aiden": -3.0}[voice]
+            wanted = np.rint(samples * 10 ** (gain / 20)).clip(-32768, 32767)
+            np.testing.assert_array_equal(heard["after", voice, text], wanted)

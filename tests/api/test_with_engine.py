@@ -46,6 +46,7 @@ def real(tmp_path_factory):
         {"model": "design", "voice": ..., "instructions": "A low voice."},
         {"ref_audio": clip(), "ref_text": "what was said"},
         {"ref_audio": clip(), "x_vector_only_mode": True, "non_streaming_mode": True},
+        {"speaker_embedding": [0.1] * 64},
     ],
     ids=lambda fields: "-".join(fields),
 )
