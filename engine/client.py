@@ -147,6 +147,11 @@ class EngineClient:
         """The latest Stats of each worker that has sent one."""
         return [worker.stats for worker in self._workers if worker.stats is not None]
 
+    @property
+    def num_rows(self) -> int:
+        """How many utterances the workers that are ready can speak at once."""
+        return sum(worker.num_rows for worker in self._workers if worker.status == "ready")
+
     async def start(self) -> None:
         """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when
         they cannot be.

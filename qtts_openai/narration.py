@@ -20,7 +20,6 @@ from engine import (
     FinishReason,
     Prompt,
     QueueFullError,
-    SpeechStream,
     Usage,
 )
 
@@ -31,15 +30,22 @@ MAX_WAIT_S = 30.0
 
 
 class PcmStream(Protocol):
-    """What SpeechStream and Narration have in common."""
+    """What Turn and Narration have in common."""
 
-    finished: Finished | None
+    @property
+    def finished(self) -> Finished | None: ...
 
     def __aiter__(self) -> "PcmStream": ...
 
     async def __anext__(self) -> bytes: ...
 
     def abort(self) -> None: ...
+
+
+class PartStream(PcmStream, Protocol):
+    """One part's; `ended` is set when all of it is made, though it may be unread."""
+
+    ended: asyncio.Event
 
 
 class Narration:
@@ -49,13 +55,13 @@ class Narration:
 
     def __init__(
         self,
-        submit: Callable[[Prompt, float], SpeechStream],
+        submit: Callable[[Prompt, float], PartStream],
         parts: tuple[Prompt | float, ...],
     ) -> None:
         self.finished: Finished | None = None
         self._submit = submit
         self._waiting, self._last_silence = _with_silences(parts)
-        self._open: deque[tuple[bytes, SpeechStream]] = deque()
+        self._open: deque[tuple[bytes, PartStream]] = deque()
         self._reason = FinishReason.STOP
         self._usage = Usage(0, 0)
         self._plays_until = 0.0  # by the clock, for one who plays from the first sound on
@@ -102,7 +108,7 @@ class Narration:
             self._open.append((silence, self._submit(prompt, lead_s)))
             self._waiting.popleft()
 
-    async def _submit_after(self, stream: SpeechStream) -> None:
+    async def _submit_after(self, stream: PartStream) -> None:
         await stream.ended.wait()
         if stream.finished is not None:
             with suppress(QueueFullError):
@@ -119,7 +125,7 @@ class Narration:
                     raise
                 await asyncio.sleep(error.retry_after_s)
 
-    def _count(self, stream: SpeechStream) -> bool:
+    def _count(self, stream: PartStream) -> bool:
         """Add up usage; False where the part ended in a way that ends the whole."""
         if stream.finished is None:
             self._reason = FinishReason.ERROR
@@ -149,7 +155,7 @@ def _with_silences(
     return prompts, silence
 
 
-async def _faded(stream: SpeechStream) -> AsyncGenerator[bytes]:
+async def _faded(stream: PartStream) -> AsyncGenerator[bytes]:
     """The stream with its first and last 5 ms faded; the end of what has come is held back."""
     ramp = np.linspace(0, 1, FADE_BYTES // 2, endpoint=False)
     held, is_first = b"", True

@@ -1,5 +1,6 @@
 """A SpeechRequest -> what the engine is asked to do: prompts, pauses between them, sampling."""
 
+import math
 import secrets
 from functools import partial
 
@@ -15,10 +16,14 @@ from qtts_openai.schemas import SpeechRequest
 from qtts_openai.script import Part, pronounce, split_pauses, split_sentences
 from qtts_openai.settings import Settings
 
+# What a second of silence costs: the characters that could be spoken in it.
+CHARS_PER_S = 15
+
 
 class Utterance(msgspec.Struct, frozen=True):
     """Ready for the engine. `parts` are prompts and seconds of silence, at least one prompt.
-    `ignored` names fields of the request that this model has no use for.
+    `ignored` names fields of the request that this model has no use for. `num_chars` is what it
+    costs of the limit per minute.
     """
 
     model: ModelInfo
@@ -26,6 +31,7 @@ class Utterance(msgspec.Struct, frozen=True):
     params: SamplingParams
     reference: ReferenceAudio | None
     ignored: tuple[str, ...]
+    num_chars: int
     gain_db: float = 0.0  # for the PCM that the engine makes
 
 
@@ -39,13 +45,20 @@ class Planner:
         script = self._script(request)
         check_rate(request.response_format, request.sample_rate)
         cast = await self.casting.cast(request, caller)
-        script = self._cut(request, cast.model, script)
         instruct = _instruct(request, cast)
+        num_chars = _num_chars(script, instruct)
+        script = self._cut(request, cast.model, script)
         parts = self._prompts(request, cast, instruct, script)
         params = _sampling(request, cast, len(parts) > 1)
-        ignored = _unused(request, cast, instruct)
-        gain_db = self._gain_db(cast)
-        return Utterance(cast.model, parts, params, cast.reference, ignored, gain_db)
+        return Utterance(
+            cast.model,
+            parts,
+            params,
+            cast.reference,
+            _unused(request, cast, instruct),
+            num_chars,
+            self._gain_db(cast),
+        )
 
     def _gain_db(self, cast: Cast) -> float:
         if cast.voice is None or cast.model.model_type != "custom_voice":
@@ -122,6 +135,13 @@ def _instruct(request: SpeechRequest, cast: Cast) -> str | None:
         message = "instructions: describe the voice, since the request names none."
         raise invalid(message, "instructions", "missing_required_parameter")
     return ". ".join(parts)
+
+
+def _num_chars(script: list[Part], instruct: str | None) -> int:
+    """Text as it is spoken, the instructions, and silence at the pace of speech."""
+    texts = sum(len(part) for part in script if isinstance(part, str))
+    silence_s = sum(part for part in script if isinstance(part, float))
+    return texts + len(instruct or "") + math.ceil(silence_s * CHARS_PER_S)
 
 
 def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[str, ...]:

@@ -120,6 +120,8 @@ class BatchRequest(msgspec.Struct, frozen=True):
 
 
 KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)
+# What read_speech looks at.
+READ_FIELDS = KNOWN_FIELDS | _ALIASES.keys() | {"references"}
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -226,6 +228,11 @@ def missing_parameter(name: str) -> ApiError:
     return invalid(f"Missing required parameter: {name!r}.", name, "missing_required_parameter")
 
 
+def shortened(names: list[str]) -> list[str]:
+    """Names that a client chose: at most 20, none of them long."""
+    return [name[:60] for name in names[:20]]
+
+
 def header_list(names: list[str]) -> str:
     """Field names for a header: at most 20, of printable ASCII only."""
-    return ", ".join(re.sub(r"[^\x21-\x7e]|,", "?", name)[:60] for name in names[:20])
+    return ", ".join(re.sub(r"[^\x21-\x7e]|,", "?", name) for name in shortened(names))

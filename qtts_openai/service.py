@@ -1,14 +1,14 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import EngineClient, ModelInfo, Prompt, SpeechStream
+from engine import EngineClient, ModelInfo, Prompt
 from qtts_openai.callers import Caller
 from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
+from qtts_openai.fair_queue import FairQueue
 from qtts_openai.limiter import Limiter
 from qtts_openai.loudness import Amplified
 from qtts_openai.metrics import Metrics
@@ -17,6 +17,7 @@ from qtts_openai.planning import Planner, Utterance
 from qtts_openai.prompting import languages_of
 from qtts_openai.references import References
 from qtts_openai.settings import Settings
+from qtts_openai.turns import Turn
 from qtts_openai.voice_store import StoredVoice, VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
 
@@ -37,6 +38,8 @@ class Service:
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         self.planner = Planner(settings, self.casting)
         self.limiter = Limiter(settings.limits)
+        max_queued = settings.engine.max_queued * settings.engine.replicas
+        self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
 
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "Service":
@@ -51,22 +54,36 @@ class Service:
             await engine.close()
             raise
 
-    def submit(self, utterance: Utterance) -> PcmStream:
-        """Raises QueueFullError or EngineDeadError at once, before any work."""
-        stream = self._begin(utterance)
-        return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
+    def submit(self, utterance: Utterance, who: str = "", is_firm: bool = False) -> PcmStream:
+        """Let the utterance wait for its turn among those of `who`, a source of callers.py.
 
-    def _begin(self, utterance: Utterance) -> PcmStream:
-        submit = partial(self._submit_prompt, utterance)
+        QueueFullError where too many wait, EngineDeadError where nothing can be spoken; with
+        `is_firm` it waits however many do.
+        """
+        has_begun = False
+
+        def submit(prompt: Prompt, lead_s: float) -> Turn:
+            nonlocal has_begun
+            turn = Turn(
+                self.queue,
+                who,
+                lambda: self.engine.submit(
+                    utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
+                ),
+                is_firm or has_begun,
+            )
+            # Somebody listens to what has begun, so it goes before the caller's other utterances.
+            turn.enter(ahead=has_begun)
+            has_begun = True
+            return turn
+
         first = utterance.parts[0]
+        stream: PcmStream
         if len(utterance.parts) == 1 and isinstance(first, Prompt):
-            return submit(first, 0.0)
-        return Narration(submit, utterance.parts)
-
-    def _submit_prompt(self, utterance: Utterance, prompt: Prompt, lead_s: float) -> SpeechStream:
-        return self.engine.submit(
-            utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
-        )
+            stream = submit(first, 0.0)
+        else:
+            stream = Narration(submit, utterance.parts)
+        return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]
@@ -118,6 +135,11 @@ def spoken_language(voice: Voice, models: list[ModelInfo]) -> str:
     if not spoken or voice.language.lower() in spoken:
         return voice.language
     return spoken.pop().title() if len(spoken) == 1 else "Auto"
+
+
+def _num_places(num_rows: int, max_queued: int) -> int:
+    """A few more than are spoken at once, so that no row waits for its next utterance."""
+    return num_rows + min(num_rows // 8, max_queued)
 
 
 def _kind(voice: Voice) -> str:

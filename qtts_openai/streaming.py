@@ -60,6 +60,10 @@ class Speech:
             self.first = await anext(self.stream)
         except StopAsyncIteration:
             raise GenerationFailedError("The model made no audio for this input.") from None
+        except EngineError:
+            if self.lease is not None:
+                self.lease.refund()
+            raise
         self.metrics.ttfa.observe(time.perf_counter() - self.started)
         self.metrics.characters.inc(len(self.request.input))
 

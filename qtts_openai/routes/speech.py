@@ -1,26 +1,26 @@
 """POST /v1/audio/speech and its batch form."""
 
-import secrets
-from typing import Any
-
 from litestar import MediaType, Request, Response, post
+from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
+from litestar.response import Stream
 
 from qtts_openai import schemas as s
-from qtts_openai.batch import read_items, speak_items, summary
+from qtts_openai.batch import Batch, read_items
 from qtts_openai.callers import caller_of, source_of
-from qtts_openai.limiter import Lease
 from qtts_openai.service import Service
-from qtts_openai.streaming import Speech, respond
+from qtts_openai.streaming import Speech, respond, while_connected
 
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
     speech, ignored = s.read_speech(s.parse_json(await request.body()))
-    lease = _lease(request, service, len(speech.input))
+    who = source_of(request)
+    lease = service.limiter.take(who, len(speech.input))
     try:
         utterance = await service.planner.plan(speech, caller_of(request))
-        stream = service.submit(utterance)
+        lease.settle(utterance.num_chars)
+        stream = service.submit(utterance, who)
     except BaseException:
         lease.refund()
         raise
@@ -31,24 +31,29 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
 
 @post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
 async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
-    body = s.parse_json(await request.body())
-    items = read_items(body, service.settings.limits.max_batch_items)
-    lease = _lease(request, service, sum(_num_chars(item) for item in items))
+    items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
+    who = source_of(request)
+    service.queue.check_room(who)
+    num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
+    lease = service.limiter.take(who, num_chars)
+    batch = Batch(service, caller_of(request), who, items, lease)
     try:
-        results = await speak_items(request, service, items)
-    finally:
-        lease.release()
-    content = summary(f"batch_{secrets.token_hex(12)}", results)
-    return Response(content, media_type=MediaType.JSON, headers=lease.headers)
+        await while_connected(request, batch.begin())
+    except BaseException:
+        batch.close()
+        raise
 
+    async def close() -> None:
+        """On the event loop: a plain function would be run in a thread."""
+        batch.close()
 
-def _lease(request: Request, service: Service, num_chars: int) -> Lease:
-    return service.limiter.take(source_of(request), num_chars)
-
-
-def _num_chars(item: dict[str, Any]) -> int:
-    text = item.get("input")
-    return len(text) if isinstance(text, str) else 0
+    return Stream(
+        batch.written(),
+        status_code=200,
+        media_type=MediaType.JSON,
+        headers={**batch.lease.headers, "cache-control": "no-cache"},
+        background=BackgroundTask(close),
+    )
 
 
 handlers = [create_speech, create_speech_batch]

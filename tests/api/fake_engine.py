@@ -73,6 +73,7 @@ class FakeEngine:
         self.live: set[FakeStream] = set()
         self.start_error: Exception | None = None  # raised by start()
         self.submit_error: Exception | None = None  # raised by submit()
+        self.num_rows = 10**6  # spoken at once
         self.max_live = 10**6  # streams at once; one more is a QueueFullError
         self.fail_after: int | None = None  # chunks before stream_error
         self.stream_error: Exception = EngineDeadError("the worker is gone")

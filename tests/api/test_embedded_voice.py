@@ -141,7 +141,7 @@ def test_both_speakers_are_equally_loud(voice: Voice):
     table, levels = VoiceTable({}, [], [voice.prompts.model]), []
     for speaker in SPEAKERS:
         gain_db = table.gain_db(table.voices[speaker], voice.prompts.model)
-        said = read_all(voice, list(SENTENCES), speaker, seed=4)
+        said = read_all(voice, list(SENTENCES)[:6], speaker, seed=4)
         pcm = b"".join(one.samples.astype("<i2").tobytes() for one in said.values())
         louder = np.frombuffer(amplify(pcm, 10 ** (gain_db / 20)), "<i2")
         assert np.abs(louder).max() < 32767, "clipped"

@@ -358,3 +358,18 @@ def test_a_voice_deleted_while_it_is_designed_stays_deleted(own):
         assert_envelope(speaking.result(), 400, "voice")
     assert own.http.get("/audio/voices").json()["uploaded_voices"] == []
     assert_envelope(own.http.get(f"/audio/voices/{voice}"), 404)
+
+
+def test_a_file_without_a_name_is_told_what_it_lacks(server):
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="audio_sample"\r\n\r\n\xff\xc0\r\n--x--\r\n'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    error = assert_envelope(server.http.post("/audio/voices", content=body, headers=headers), 400)
+    assert "audio_sample" in error["message"] and "filename" in error["message"]
+
+
+def test_a_name_of_spaces_is_told_what_a_name_is(server):
+    answer = server.http.post("/audio/voices", json={"name": "  ", "prompt": "A man."})
+    error = assert_envelope(answer, 400, "name", "invalid_value")
+    assert "some text on one line" in error["message"]
