@@ -1,7 +1,9 @@
 """Voices and consents on a server with keys: whose they are, who sees, speaks and deletes them."""
 
+from copy import copy
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from qtts_openai.settings import AuthSettings, VoiceSettings
@@ -16,22 +18,15 @@ def keyed(start, tmp_path, monkeypatch):
     """Servers as anna, otto, the admin root and somebody without a key see them."""
     monkeypatch.delenv("QTTS_API_KEYS", raising=False)
     (tmp_path / "keys").write_text("anna: key-a\notto: key-o\nroot: key-r\n")
-    auth = AuthSettings(keys_file=str(tmp_path / "keys"), admins=("root",))
+    auth = AuthSettings(keys_file=str(tmp_path / "keys"), admin_keys=("root",))
     voices = VoiceSettings(directory=str(tmp_path / "data"))
     server = start(models=(CUSTOM, DESIGN, BASE), auth=auth, voices=voices)
 
     def seen_by(key: str | None):
-        class View:
-            engine = server.engine
-            speak = type(server).speak
-
-            def __init__(self) -> None:
-                import httpx
-
-                headers = {"authorization": f"Bearer {key}"} if key else {}
-                self.http = httpx.Client(base_url=server.base_url, timeout=20, headers=headers)
-
-        return View()
+        view = copy(server)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        view.http = httpx.Client(base_url=server.base_url, timeout=20, headers=headers)
+        return view
 
     keys = {"anna": "key-a", "otto": "key-o", "root": "key-r", "nobody": None}
     views = {name: seen_by(key) for name, key in keys.items()}
@@ -73,11 +68,9 @@ def test_a_name_is_ones_own_voice(keyed):
 def test_batches_speak_with_the_callers_voices(keyed):
     upload(keyed.anna, "mine")
     body = {"model": "tts-1", "voice": "mine", "items": [{"input": "Hi."}]}
-    answers = [
-        view.http.post("/audio/speech/batch", json=body) for view in (keyed.anna, keyed.otto)
-    ]
-    assert answers[0].json()["succeeded"] == 1
-    assert_envelope(answers[1], 400, "voice")
+    mine, others = (v.http.post("/audio/speech/batch", json=body) for v in (keyed.anna, keyed.otto))
+    assert mine.json()["succeeded"] == 1
+    assert_envelope(others, 400, "voice")
 
 
 def test_an_admin_makes_voices_for_everybody(keyed):
