@@ -84,6 +84,7 @@ class AuthSettings(Section, frozen=True):
 class VoiceSettings(Section, frozen=True):
     # Where voices that users make are kept.
     directory: str = "data"
+    # Of one owner; consents likewise.
     max_voices: PositiveInt = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.
     aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))
