@@ -8,7 +8,7 @@ FIND_PYTHON := for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen
+TEST_MARKS := not gpu and not clients and not listen and not attack
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 

@@ -123,6 +123,8 @@ def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
         languages=talker.codec_language_id,
         supports_instruct=config.supports_instruct,
         random_weights=config.qtts_random_weights,
+        embedding_size=talker.hidden_size if config.tts_model_type == "base" else 0,
+        speaker_gains_db=config.qtts_speaker_gains_db,
     )
     return config, info
 

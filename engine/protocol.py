@@ -79,10 +79,13 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReferenceAudio(msgspec.Struct, frozen=True):
-    """`samples`: float32 little-endian mono at 24 kHz; `key` identifies the content (a hash)."""
+    """`samples`: float32 little-endian mono at 24 kHz; `key` identifies the content (a hash).
+    `embedding`: the speaker embedding itself, as float32, in place of samples to hear it from.
+    """
 
     key: str
     samples: bytes
+    embedding: bytes = b""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +102,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     languages: dict[str, int]  # lower-case name -> codec row
     supports_instruct: bool
     random_weights: bool = False  # a made-up checkpoint: it makes noise
+    embedding_size: int = 0  # numbers in a speaker embedding; 0 where the model takes none
+    # What makes its speakers equally loud, where that is known.
+    speaker_gains_db: dict[str, float] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ class VoiceEncoder:
             checkpoint.codec_encoder,
         )
         self.device = self.speaker_encoder.fc.weight.device
+        self.embedding_size = checkpoint.info.embedding_size
         self.samples: OrderedDict[str, Tensor] = OrderedDict()
         self.done: dict[tuple[str, bool], Future[VoicePrompt]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="voice-encoder")
@@ -39,10 +40,22 @@ class VoiceEncoder:
         wave = torch.from_numpy(np.frombuffer(reference.samples, dtype="<f4").copy())
         self.samples[reference.key] = wave
         self.samples.move_to_end(reference.key)
+        if reference.embedding:
+            self.done[reference.key, False] = self._given(reference.embedding)
         while len(self.samples) > MAX_VOICES:
             forgotten, _ = self.samples.popitem(last=False)
             for with_codes in (False, True):
                 self.done.pop((forgotten, with_codes), None)
+
+    def _given(self, embedding: bytes) -> "Future[VoicePrompt]":
+        row = torch.from_numpy(np.frombuffer(embedding, dtype="<f4").copy())
+        given: Future[VoicePrompt] = Future()
+        if len(row) == self.embedding_size and row.isfinite().all():
+            given.set_result(VoicePrompt(row.to(self.device), None))
+        else:
+            message = f"a speaker embedding has {self.embedding_size} finite numbers"
+            given.set_exception(InvalidPromptError(message, param="speaker_embedding"))
+        return given
 
     def request(self, key: str, with_codes: bool) -> "Future[VoicePrompt]":
         """The VoicePrompt of a registered recording, now or soon. InvalidPromptError if there is
@@ -54,7 +67,9 @@ class VoiceEncoder:
             )
         self.samples.move_to_end(key)
         known = self.done.get((key, with_codes))
-        if known is None or (known.done() and known.exception() is not None):
+        is_given = not len(self.samples[key])
+        failed = known is not None and known.done() and known.exception() is not None
+        if known is None or (failed and not is_given):
             self.done[key, with_codes] = self._pool.submit(
                 self.encode, self.samples[key], with_codes
             )

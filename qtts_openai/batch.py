@@ -16,6 +16,7 @@ import msgspec
 
 from engine import EngineError
 from qtts_openai import schemas as s
+from qtts_openai.callers import Caller
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.limiter import Lease
 from qtts_openai.service import Service
@@ -80,11 +81,13 @@ class Spoken(msgspec.Struct, frozen=True):
 class Batch:
     """`begin`, then `written`; `close` at any time, it is idempotent."""
 
-    def __init__(self, service: Service, who: str, items: Items, lease: Lease) -> None:
+    def __init__(
+        self, service: Service, caller: Caller, who: str, items: Items, lease: Lease
+    ) -> None:
         self.id = f"batch_{secrets.token_hex(12)}"
         self.items = items
         self.lease = lease
-        self._service, self._who = service, who
+        self._service, self._caller, self._who = service, caller, who
         number = len(items.items)
         self._results: list[asyncio.Future[Spoken | ApiError]] = [
             asyncio.get_running_loop().create_future() for _ in range(number)
@@ -171,7 +174,7 @@ class Batch:
         promised = self.items.num_chars(index)
         try:
             request, ignored = s.read_speech(self.items.body(index))
-            utterance = await self._service.planner.plan(request)
+            utterance = await self._service.planner.plan(request, self._caller)
             stream = self._service.submit(utterance, self._who, is_firm=True)
             self.lease.charge(utterance.num_chars - promised)
             promised = utterance.num_chars

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from engine import ModelInfo
+from qtts_openai import names
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.prompting import Pretokenizer, PromptBuilder
 from qtts_openai.settings import ModelSettings
@@ -40,14 +41,14 @@ class Catalog:
         for model in configured:
             for alias in model.aliases:
                 self._named[alias] = NamedModel(alias, loaded[model.id], True)
-        self._by_lower = {name.lower(): named for name, named in self._named.items()}
+        self._by_key = {names.key(name): named for name, named in self._named.items()}
 
     def all(self) -> list[NamedModel]:
         """Ids first, then aliases."""
         return sorted(self._named.values(), key=lambda named: named.is_alias)
 
     def find(self, name: str) -> NamedModel:
-        found = self._by_lower.get(name.strip().lower())
+        found = self._by_key.get(names.key(name))
         if found is None:
             known = ", ".join(self._named)
             message = f"The model {name!r} does not exist here. Known models: {known}."
@@ -56,6 +57,13 @@ class Catalog:
 
     def of_family(self, family: str) -> ModelInfo | None:
         return next((info for info in self.models.values() if info.model_type == family), None)
+
+    def need(self, family: str, what: str, param: str) -> None:
+        """A 400 that starts with `what` where no model of `family` is loaded."""
+        if self.of_family(family) is None:
+            name = FAMILIES[family]
+            message = f"{what} needs a {name} model, and none is loaded; add one under models:."
+            raise invalid(message, param, "unsupported_by_model")
 
     def pick(self, named: NamedModel, family: str, reason: str, param: str) -> ModelInfo:
         """The named model if it is of `family`, else a stand-in for an alias, else a 400 that

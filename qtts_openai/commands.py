@@ -245,7 +245,7 @@ def run_models(arguments: argparse.Namespace) -> None:
 def run_voices(arguments: argparse.Namespace) -> None:
     if arguments.url:
         with _client(arguments.url) as client:
-            for voice in _json(client, "/v1/audio/voices")["voices"]:
+            for voice in _json(client, "/v1/audio/voices?available=all")["voices"]:
                 note = "" if voice["available"] else f"  (needs {' or '.join(voice['needs'])})"
                 print(_voice_line(voice["name"], voice["language"], voice["description"]) + note)
         return

@@ -27,7 +27,10 @@ async def read_fields(request: Request, max_file_bytes: int) -> dict[str, Any]:
         if error.status_code == 413:
             raise
         raise ApiError(400, f"The form cannot be read: {error.detail}.") from error
-    except (UnicodeDecodeError, LookupError) as error:
+    except UnicodeDecodeError as error:
+        message = "The form cannot be read: a part is not text and has no filename; audio_sample"
+        raise ApiError(400, f"{message} and recording must be files (with a filename).") from error
+    except LookupError as error:
         raise ApiError(400, f"The form cannot be read: {error}.") from error
     return {name: await _value(name, value, max_file_bytes) for name, value in form.multi_items()}
 

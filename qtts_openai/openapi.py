@@ -40,7 +40,9 @@ _ERROR: Json = {
 _REASONS = {
     400: "A field is missing or wrong; `param` names it",
     401: "No key, or an unknown one",
+    403: "It belongs to somebody else, or was disabled",
     404: "No such model, voice or path",
+    409: "The name is taken, or the consent is in use",
     413: "The body is too large",
     429: "The queue is full or the key's limit is reached; see Retry-After",
     500: "The speech could not be made",
@@ -48,7 +50,7 @@ _REASONS = {
     507: "The voice could not be stored",
 }
 _COMMON = (400, 401, 413)
-_SPEAKING = (404, 429, 500, 503)
+_SPEAKING = (403, 404, 429, 500, 503)
 
 
 def document() -> Json:
@@ -140,14 +142,19 @@ def _operations() -> list[Operation]:
     speech, batch = _json("SpeechRequest"), _json("BatchRequest")
     voice = _form("VoiceRequest", "audio_sample")
     consent = _form("ConsentRequest", "recording")
-    flags = (_query("names_only", type="boolean"), _query("legacy", type="boolean"))
+    flags = (
+        _query("names_only", type="boolean"),
+        _query("legacy", type="boolean"),
+        _query("available", enum=["now", "all"]),
+    )
+    cascade = (_query("cascade", type="boolean"),)
     page = (
         _query("after", type="string"),
         _query("limit", type="integer", minimum=1, maximum=100),
     )
     voices, consents = "/v1/audio/voices", "/v1/audio/voice_consents"
     one_voice, one_consent = f"{voices}/{{voice_id}}", f"{consents}/{{consent_id}}"
-    op, known = Operation, (404,)
+    op, known, changing = Operation, (404,), (403, 404, 503, 507)
     return [
         op("post", _SPEECH_PATH, "createSpeech", "Speak a text", speech, _SPEECH, _SPEAKING),
         op(
@@ -160,11 +167,11 @@ def _operations() -> list[Operation]:
             (429,),
         ),
         op("get", voices, "listVoices", "All voices", query=flags),
-        op("post", voices, "createVoice", "Make a voice", voice, errors=(507,)),
+        op("post", voices, "createVoice", "Make a voice", voice, errors=(403, 409, 503, 507)),
         op("get", one_voice, "retrieveVoice", "One voice", errors=known),
-        op("delete", one_voice, "deleteVoice", "Forget a voice", errors=known),
+        op("delete", one_voice, "deleteVoice", "Forget a voice", errors=changing),
         op("get", consents, "listVoiceConsents", "Consents", errors=known, query=page),
-        op("post", consents, "createVoiceConsent", "Keep a consent", consent, errors=(507,)),
+        op("post", consents, "createVoiceConsent", "Keep a consent", consent, errors=(503, 507)),
         op("get", one_consent, "retrieveVoiceConsent", "One consent", errors=known),
         op(
             "post",
@@ -172,9 +179,16 @@ def _operations() -> list[Operation]:
             "updateVoiceConsent",
             "Rename it",
             _json("ConsentUpdate"),
-            errors=(404, 507),
+            errors=changing,
         ),
-        op("delete", one_consent, "deleteVoiceConsent", "Forget a consent", errors=known),
+        op(
+            "delete",
+            one_consent,
+            "deleteVoiceConsent",
+            "Forget a consent",
+            errors=(*changing, 409),
+            query=cascade,
+        ),
         op("get", "/v1/audio/models", "listSpeechModels", "Models, in short"),
         op("get", "/v1/models", "listModels", "Models"),
         op("get", "/v1/models/{model_id}", "retrieveModel", "One model", errors=known),

@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 
 from engine import ModelInfo, Prompt, ReferenceAudio, SamplingParams
+from qtts_openai.callers import ANONYMOUS, Caller
 from qtts_openai.casting import Cast, Casting
 from qtts_openai.encoders import check_rate
 from qtts_openai.errors import invalid
@@ -31,6 +32,7 @@ class Utterance(msgspec.Struct, frozen=True):
     reference: ReferenceAudio | None
     ignored: tuple[str, ...]
     num_chars: int
+    gain_db: float = 0.0  # for the PCM that the engine makes
 
 
 class Planner:
@@ -38,11 +40,11 @@ class Planner:
         self.settings = settings
         self.casting = casting
 
-    async def plan(self, request: SpeechRequest) -> Utterance:
+    async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> Utterance:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
         script = self._script(request)
         check_rate(request.response_format, request.sample_rate)
-        cast = await self.casting.cast(request)
+        cast = await self.casting.cast(request, caller)
         instruct = _instruct(request, cast)
         num_chars = _num_chars(script, instruct)
         script = self._cut(request, cast.model, script)
@@ -55,7 +57,13 @@ class Planner:
             cast.reference,
             _unused(request, cast, instruct),
             num_chars,
+            self._gain_db(cast),
         )
+
+    def _gain_db(self, cast: Cast) -> float:
+        if cast.voice is None or cast.model.model_type != "custom_voice":
+            return 0.0
+        return self.casting.table.gain_db(cast.voice, cast.model)
 
     def _script(self, request: SpeechRequest) -> list[Part]:
         """Texts and pauses. A plain request is one text, exactly as it was sent."""
@@ -140,7 +148,7 @@ def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[s
     unused = {
         "instructions": request.instructions is not None and instruct is None,
         "ref_text": request.ref_text is not None and request.ref_audio is None,
-        "voice": request.voice is not None and request.ref_audio is not None,
+        "voice": request.voice is not None and cast.voice is None,
     }
     return tuple(name for name, is_unused in unused.items() if is_unused)
 

@@ -25,6 +25,8 @@ from qtts_openai.voice_store import StoredVoice, VoiceStore
 # Spoken once by a voice that was described in words; long enough to clone from.
 FIRST_WORDS = "The quick brown fox jumps over the lazy dog, while the old clock strikes nine."
 DESIGN_ATTEMPTS = 3
+# Far beyond what encoders make; more could leave the range of numbers inside the model.
+MOST_EMBEDDING = 1000
 
 
 class References:
@@ -69,25 +71,38 @@ class References:
             raise invalid(message, "ref_audio", "file_too_large")
         return data
 
+    def of_embedding(self, numbers: list[float], size: int) -> ReferenceAudio:
+        """`speaker_embedding`: what a Base model of that size makes of a recording."""
+        with np.errstate(over="ignore"):
+            row = np.asarray(numbers, "<f4")
+        if len(row) != size:
+            message = f"speaker_embedding: this model's have {size} numbers, not {len(row)}."
+            raise invalid(message, "speaker_embedding")
+        if not np.abs(row).max() <= MOST_EMBEDDING:  # also what is not a number
+            message = f"speaker_embedding: numbers from -{MOST_EMBEDDING} to {MOST_EMBEDDING}."
+            raise invalid(message, "speaker_embedding")
+        embedding = row.tobytes()
+        return ReferenceAudio(hashlib.sha256(embedding).hexdigest(), b"", embedding)
+
     async def of_voice(self, id_: str) -> tuple[ReferenceAudio, str | None]:
         """(audio, what it says or None) of a stored voice."""
         async with self._locks.setdefault(id_, asyncio.Lock()):
-            audio = await asyncio.to_thread(self.store.reference, id_)
-            voice = self.store.voices.get(id_)
-            if voice is None:
+            voice = await asyncio.to_thread(self.store.voices.get, id_)
+            if voice is not None and voice.type == "prompt" and voice.reference_key is None:
+                voice = await self._design(voice)
+            audio = await asyncio.to_thread(self.store.reference, voice) if voice else None
+            if voice is None or audio is None:
                 raise invalid(f"The voice {id_!r} was just deleted.", "voice")
-            if audio is None:
-                audio = await self._design(voice)
-                voice = self.store.voices.get(id_) or voice
             return audio, voice.ref_text
 
-    async def _design(self, voice: StoredVoice) -> ReferenceAudio:
-        """The first utterance of a described voice; kept, so that the voice stays what it is."""
+    async def _design(self, voice: StoredVoice) -> StoredVoice | None:
+        """The voice with its first utterance, which is kept so that it stays what it is; None where
+        it was deleted meanwhile.
+        """
         text = voice.ref_text or FIRST_WORDS
         samples = await self._speak(voice, text)
         audio = ReferenceAudio(hashlib.sha256(samples).hexdigest(), samples)
-        await asyncio.to_thread(self.store.keep_utterance, voice, audio, text)
-        return audio
+        return await asyncio.to_thread(self.store.keep_utterance, voice, audio, text)
 
     async def _speak(self, voice: StoredVoice, text: str) -> bytes:
         model = self.catalog.of_family("voice_design")

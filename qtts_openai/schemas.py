@@ -24,11 +24,15 @@ _ALIASES = {"speaker": "voice", "instruct": "instructions"}
 T = TypeVar("T")
 
 
-# Shown to people and found again by it: some text on one line.
+# Shown to people and found again by it; what one may be: names.clean.
 Name = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"},
+    ),
 ]
-
 
 Word = Annotated[str, Meta(min_length=1, max_length=100)]
 
@@ -55,6 +59,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     ref_audio: str | None = None
     ref_text: str | None = None
     x_vector_only_mode: bool = False
+    # What a Base model's encoder makes of a recording, in place of ref_audio.
+    speaker_embedding: Annotated[list[float], Meta(min_length=1, max_length=16384)] | None = None
     non_streaming_mode: bool | None = None
     seed: Annotated[int, Meta(ge=-1, le=2**63 - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
@@ -77,12 +83,18 @@ class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What POST /v1/audio/voices holds beside the file `audio_sample`.
 
     `ref_text` is what the sample says. `script_hint` is what a described voice says first.
+    `overwrite`: false keeps a voice that has the name already. `shared`: for everybody, not for the
+    own key only; an admin key may.
     """
 
     name: Name
     type: Literal["audio_sample", "prompt"] | None = None
     prompt: str | None = None
-    consent: str | None = None
+    # A voice consent's id, or 10 to 2,000 characters.
+    consent: Annotated[str, Meta(max_length=2000)] | None = None
+    speaker_description: Annotated[str, Meta(max_length=500)] | None = None
+    overwrite: bool = True
+    shared: bool = False
     ref_text: Annotated[str, Meta(max_length=2000)] | None = None
     script_hint: Annotated[str, Meta(max_length=500)] | None = None
 

@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from engine import EngineClient, ModelInfo, Prompt
+from qtts_openai.callers import Caller
 from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
 from qtts_openai.fair_queue import FairQueue
 from qtts_openai.limiter import Limiter
+from qtts_openai.loudness import Amplified
 from qtts_openai.metrics import Metrics
 from qtts_openai.narration import Narration, PcmStream
 from qtts_openai.planning import Planner, Utterance
+from qtts_openai.prompting import languages_of
 from qtts_openai.references import References
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
 from qtts_openai.turns import Turn
-from qtts_openai.voice_store import VoiceStore
+from qtts_openai.voice_store import StoredVoice, VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
+
+Json = dict[str, Any]
 
 
 class Service:
@@ -76,44 +81,63 @@ class Service:
             return turn
 
         first = utterance.parts[0]
+        stream: PcmStream
         if len(utterance.parts) == 1 and isinstance(first, Prompt):
-            return submit(first, 0.0)
-        return Narration(submit, utterance.parts)
+            stream = submit(first, 0.0)
+        else:
+            stream = Narration(submit, utterance.parts)
+        return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]
 
-    def voices(self) -> tuple[list[Voice], list[Voice]]:
-        """(presets, stored)"""
-        stored = [self.casting.stored_voice(voice) for voice in self.store.voices]
-        return list(self.table.voices.values()), stored
+    def presets(self, *, everything: bool = False) -> list[Json]:
+        """Voices of the server: those that can be spoken now, or `everything`."""
+        shown = [self.describe(voice) for voice in self.table.voices.values()]
+        return [voice for voice in shown if everything or voice["available"]]
 
-    def describe(self, voice: Voice) -> dict[str, Any]:
+    def stored(self, caller: Caller, *, everything: bool = False) -> list[Json]:
+        """Voices that the caller may use; reads the disk."""
+        shown = [self.describe_stored(voice) for voice in self.store.visible(caller)]
+        return [voice for voice in shown if everything or voice["available"]]
+
+    def describe(self, voice: Voice) -> Json:
         """The voice in a listing; `available` and `models` say what the loaded checkpoints can do
-        with it.
+        with it, and `language` what they speak with it.
         """
         families = voice.families()
-        able = [info.id for info in self.catalog.models.values() if info.model_type in families]
+        able = [info for info in self.catalog.models.values() if info.model_type in families]
         return {
             "id": voice.id,
             "object": "audio.voice",
             "name": voice.name,
-            "language": voice.language,
+            "language": spoken_language(voice, able),
             "gender": voice.gender,
             "description": voice.character,
             "type": _kind(voice),
             "available": bool(able),
-            "models": able,
+            "models": [info.id for info in able],
             "needs": [FAMILIES[family] for family in families],
         }
 
-    def voices_of(self, model: ModelInfo) -> list[dict[str, str]]:
-        presets, stored = self.voices()
+    def describe_stored(self, stored: StoredVoice) -> Json:
+        shown = self.describe(self.casting.stored_voice(stored)) | stored.answer()
+        return shown | ({"available": False, "models": []} if stored.disabled else {})
+
+    def voices_of(self, model: ModelInfo, stored: list[Json]) -> list[dict[str, str]]:
         return [
-            {"name": voice.name, "language": voice.language}
-            for voice in (*presets, *stored)
-            if model.model_type in voice.families()
+            {"name": voice["name"], "language": voice["language"]}
+            for voice in (*self.presets(), *stored)
+            if model.id in voice["models"]
         ]
+
+
+def spoken_language(voice: Voice, models: list[ModelInfo]) -> str:
+    """The voice's own language where one of `models` speaks it, else the only one they do."""
+    spoken = {language for model in models for language in languages_of(model)}
+    if not spoken or voice.language.lower() in spoken:
+        return voice.language
+    return spoken.pop().title() if len(spoken) == 1 else "Auto"
 
 
 def _num_places(num_rows: int, max_queued: int) -> int:

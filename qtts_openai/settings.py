@@ -96,6 +96,7 @@ class AuthSettings(Section, frozen=True):
 class VoiceSettings(Section, frozen=True):
     # Where voices that users make are kept.
     directory: PathName = "data"
+    # Of one owner; consents likewise.
     max_voices: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.
     aliases: dict[Name, Name] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from engine import ModelInfo
+from qtts_openai import names
 from qtts_openai.errors import invalid
 
 Gender = Literal["female", "male", "neutral"]
@@ -81,13 +82,13 @@ def packaged_entries() -> list[VoiceEntry]:
 
 
 class VoiceTable:
-    """Preset voices and the loaded checkpoints' speakers, by lower-case name."""
+    """Preset voices and the loaded checkpoints' speakers, by names.key."""
 
     def __init__(
         self, aliases: Mapping[str, str], extra: Iterable[VoiceEntry], models: Iterable[ModelInfo]
     ) -> None:
-        speaker_of = {name.lower(): speaker.lower() for name, speaker in aliases.items()}
-        entries = {entry.name.lower(): entry for entry in (*packaged_entries(), *extra)}
+        speaker_of = {names.key(name): speaker.lower() for name, speaker in aliases.items()}
+        entries = {names.key(entry.name): entry for entry in (*packaged_entries(), *extra)}
         for name in speaker_of.keys() - entries.keys():
             entries[name] = VoiceEntry(name=name)
         for speaker in sorted({speaker for model in models for speaker in model.speakers}):
@@ -99,7 +100,7 @@ class VoiceTable:
         }
 
     def get(self, name: str) -> Voice | None:
-        return self.voices.get(name.strip().lower())
+        return self.voices.get(names.key(name))
 
     def mix(self, text: str) -> Voice:
         """`vivian(2)+ryan(1)`: a blend of speakers. Raises a 400 that shows the form."""
@@ -146,6 +147,14 @@ class VoiceTable:
             row = model.speakers[self.stand_in(speaker, voice, model)]
             weights[row] = weights.get(row, 0.0) + weight
         return tuple(weights.items())
+
+    def gain_db(self, voice: Voice, model: ModelInfo) -> float:
+        """What makes it as loud as the model's other speakers."""
+        gains = model.speaker_gains_db
+        return sum(
+            weight * gains.get(self.stand_in(speaker, voice, model), 0.0)
+            for speaker, weight in voice.speakers
+        )
 
     def stand_in(self, speaker: str, voice: Voice, model: ModelInfo) -> str:
         """`speaker` itself where the checkpoint has it, else one of the same gender, the same one

@@ -68,7 +68,7 @@ def test_only_the_client_is_async():
 
 def test_litestar_stays_at_the_edge():
     # auth is a guard; forms and batch read a request's body before there is one of our own.
-    edge = {"routes", "app", "errors", "streaming", "auth", "forms", "batch"}
+    edge = {"routes", "app", "errors", "streaming", "auth", "callers", "forms", "batch"}
     assert parts(importers("qtts_openai", "litestar")) <= edge
 
 

@@ -76,6 +76,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     talker_config: TalkerConfig
     speaker_encoder_config: SpeakerEncoderConfig | None = None
     qtts_random_weights: bool = False
+    qtts_speaker_gains_db: dict[str, float] = {}
 
     @property
     def supports_instruct(self) -> bool:

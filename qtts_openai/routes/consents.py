@@ -1,17 +1,22 @@
 """/v1/audio/voice_consents: kept as OpenAI's API has them. A voice may name one, or any text."""
 
 import asyncio
+import logging
 from typing import Any
 
-import msgspec
 from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
+from qtts_openai import names
 from qtts_openai import schemas as s
+from qtts_openai.callers import caller_of
 from qtts_openai.errors import invalid
 from qtts_openai.forms import read_fields, take_upload
 from qtts_openai.service import Service
+from qtts_openai.voice_store import no_such_consent, owner_of
+
+logger = logging.getLogger(__name__)
 
 
 @post("/v1/audio/voice_consents", status_code=200, operation_id="createVoiceConsent")
@@ -21,25 +26,29 @@ async def create_consent(request: Request, service: NamedDependency[Service]) ->
     wanted = s.to_struct(fields, s.ConsentRequest)
     if recording is None:
         raise s.missing_parameter("recording")
+    caller, name = caller_of(request), names.clean(wanted.name)
     consent = await asyncio.to_thread(
-        service.store.add_consent, wanted.name, wanted.language, recording.data
+        service.store.add_consent, name, wanted.language, recording.data, owner_of(caller)
     )
+    logger.info("voice consent %s was made by %s", consent.id, caller.name)
     return consent.answer()
 
 
 @get("/v1/audio/voice_consents", operation_id="listVoiceConsents")
 async def list_consents(
+    request: Request,
     service: NamedDependency[Service],
     after: FromQuery[str | None] = None,
     limit: FromQuery[int] = 20,
 ) -> dict[str, Any]:
     if not 1 <= limit <= 100:
         raise invalid(f"limit: 1 to 100, not {limit}.", "limit")
-    consents = list(service.store.consents)
+    consents = await asyncio.to_thread(service.store.visible_consents, caller_of(request))
     if after is not None:
-        service.store.consent(after)
-        place = [consent.id for consent in consents].index(after)
-        consents = consents[place + 1 :]
+        ids = [consent.id for consent in consents]
+        if after not in ids:
+            raise no_such_consent(after)
+        consents = consents[ids.index(after) + 1 :]
     page = [consent.answer() for consent in consents[:limit]]
     return {
         "object": "list",
@@ -52,9 +61,10 @@ async def list_consents(
 
 @get("/v1/audio/voice_consents/{consent_id:str}", operation_id="retrieveVoiceConsent")
 async def retrieve_consent(
-    consent_id: FromPath[str], service: NamedDependency[Service]
+    consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
 ) -> dict[str, Any]:
-    return service.store.consent(consent_id).answer()
+    consent = await asyncio.to_thread(service.store.consent, consent_id, caller_of(request))
+    return consent.answer()
 
 
 @post(
@@ -63,11 +73,11 @@ async def retrieve_consent(
 async def update_consent(
     consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
 ) -> dict[str, Any]:
-    consent = service.store.consent(consent_id)
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     update = s.to_struct(fields, s.ConsentUpdate)
-    renamed = msgspec.structs.replace(consent, name=update.name)
-    await asyncio.to_thread(service.store.consents.put, renamed)
+    renamed = await asyncio.to_thread(
+        service.store.rename_consent, consent_id, names.clean(update.name), caller_of(request)
+    )
     return renamed.answer()
 
 
@@ -77,11 +87,21 @@ async def update_consent(
     operation_id="deleteVoiceConsent",
 )
 async def delete_consent(
-    consent_id: FromPath[str], service: NamedDependency[Service]
+    consent_id: FromPath[str],
+    request: Request,
+    service: NamedDependency[Service],
+    cascade: FromQuery[bool] = False,
 ) -> dict[str, Any]:
-    consent = service.store.consent(consent_id)
-    await asyncio.to_thread(service.store.consents.delete, consent)
-    return {"id": consent.id, "deleted": True, "object": "audio.voice_consent"}
+    """`cascade`: although voices rest on it; they are disabled."""
+    caller = caller_of(request)
+    disabled = await asyncio.to_thread(
+        service.store.delete_consent, consent_id, caller, cascade=cascade
+    )
+    logger.info("voice consent %s was deleted by %s", consent_id, caller.name)
+    for voice in disabled:
+        logger.info("voice %s was disabled with it", voice.id)
+    shown = {"id": consent_id, "deleted": True, "object": "audio.voice_consent"}
+    return shown | ({"disabled_voices": [voice.id for voice in disabled]} if disabled else {})
 
 
 handlers = [create_consent, list_consents, retrieve_consent, update_consent, delete_consent]

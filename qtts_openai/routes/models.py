@@ -1,27 +1,32 @@
 """GET /v1/models, /v1/models/{id} and the open /v1/audio/models."""
 
+import asyncio
 from typing import Any
 
-from litestar import get
+from litestar import Request, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from qtts_openai.auth import OPEN
+from qtts_openai.callers import caller_of
 from qtts_openai.catalog import FAMILIES, NamedModel
 from qtts_openai.prompting import languages_of
 from qtts_openai.service import Service
 
 
 @get("/v1/models", operation_id="listModels")
-async def list_models(service: NamedDependency[Service]) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(service, named) for named in service.catalog.all()]}
+async def list_models(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:
+    stored = await asyncio.to_thread(service.stored, caller_of(request))
+    models = [_model(service, named, stored) for named in service.catalog.all()]
+    return {"object": "list", "data": models}
 
 
 @get("/v1/models/{model_id:path}", operation_id="retrieveModel")
 async def retrieve_model(
-    model_id: FromPath[str], service: NamedDependency[Service]
+    model_id: FromPath[str], request: Request, service: NamedDependency[Service]
 ) -> dict[str, Any]:
-    return _model(service, service.catalog.find(model_id.removeprefix("/")))
+    named = service.catalog.find(model_id.removeprefix("/"))
+    return _model(service, named, await asyncio.to_thread(service.stored, caller_of(request)))
 
 
 @get("/v1/audio/models", operation_id="listSpeechModels", opt=OPEN)
@@ -29,7 +34,7 @@ async def list_speech_models(service: NamedDependency[Service]) -> dict[str, Any
     return {"models": [{"id": named.name, "name": named.name} for named in service.catalog.all()]}
 
 
-def _model(service: Service, named: NamedModel) -> dict[str, Any]:
+def _model(service: Service, named: NamedModel, stored: list[dict[str, Any]]) -> dict[str, Any]:
     info = named.info
     return {
         "id": named.name,
@@ -40,7 +45,7 @@ def _model(service: Service, named: NamedModel) -> dict[str, Any]:
         "root": info.id,
         "task_type": FAMILIES[info.model_type],
         "languages": languages_of(info),
-        "voices": service.voices_of(info),
+        "voices": service.voices_of(info, stored),
         "sample_rate": 24000,
         "random_weights": info.random_weights,
     }

@@ -7,7 +7,7 @@ from litestar.response import Stream
 
 from qtts_openai import schemas as s
 from qtts_openai.batch import Batch, read_items
-from qtts_openai.callers import source_of
+from qtts_openai.callers import caller_of, source_of
 from qtts_openai.service import Service
 from qtts_openai.streaming import Speech, respond, while_connected
 
@@ -18,7 +18,7 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     who = source_of(request)
     lease = service.limiter.take(who, len(speech.input))
     try:
-        utterance = await service.planner.plan(speech)
+        utterance = await service.planner.plan(speech, caller_of(request))
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
     except BaseException:
@@ -35,7 +35,8 @@ async def create_speech_batch(request: Request, service: NamedDependency[Service
     who = source_of(request)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
-    batch = Batch(service, who, items, service.limiter.take(who, num_chars))
+    lease = service.limiter.take(who, num_chars)
+    batch = Batch(service, caller_of(request), who, items, lease)
     try:
         await while_connected(request, batch.begin())
     except BaseException:

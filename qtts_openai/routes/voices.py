@@ -1,101 +1,170 @@
 """/v1/audio/voices: OpenAI's create and delete, and the list that Open WebUI and others read."""
 
 import asyncio
+import logging
 import secrets
-from typing import Any
+from typing import Any, Literal
 
 from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
+from engine import SAMPLE_RATE_HZ, ReferenceAudio
+from qtts_openai import names
 from qtts_openai import schemas as s
 from qtts_openai.auth import OPEN
-from qtts_openai.errors import ApiError
-from qtts_openai.forms import read_fields, take_upload
+from qtts_openai.callers import ANONYMOUS, Caller, caller_of
+from qtts_openai.errors import ApiError, invalid
+from qtts_openai.forms import Upload, read_fields, take_upload
 from qtts_openai.planning import check_length
 from qtts_openai.service import Service
-from qtts_openai.voice_store import StoredVoice, unknown_voice
+from qtts_openai.voice_store import StoredVoice, owner_of, unknown_voice
+
+logger = logging.getLogger(__name__)
 
 
 @get("/v1/audio/voices", operation_id="listVoices", opt=OPEN)
 async def list_voices(
+    request: Request,
     service: NamedDependency[Service],
     names_only: FromQuery[bool] = False,
     legacy: FromQuery[bool] = False,
+    available: FromQuery[Literal["now", "all"]] = "now",
 ) -> dict[str, Any]:
-    """`names_only` or `legacy`: plain strings, as some servers list them."""
-    presets, stored = service.voices()
+    """`names_only` or `legacy`: plain strings, as some servers list them. Who sends no key to a
+    server that has keys sees its presets only.
+    """
+    everything = available == "all"
+    presets, uploaded = service.presets(everything=everything), []
+    if not _is_stranger(request):
+        uploaded = await asyncio.to_thread(
+            service.stored, caller_of(request), everything=everything
+        )
+    voices = presets + uploaded
     if names_only or legacy:
-        names = [voice.name for voice in (*presets, *stored)]
-        return {"voices": names, "uploaded_voices": [voice.name for voice in stored]}
-    uploaded = [service.describe(voice) for voice in stored]
-    voices = [service.describe(voice) for voice in presets] + uploaded
+        uploaded_names = [voice["name"] for voice in uploaded]
+        return {"voices": [voice["name"] for voice in voices], "uploaded_voices": uploaded_names}
     return {"object": "list", "voices": voices, "data": voices, "uploaded_voices": uploaded}
+
+
+def _is_stranger(request: Request) -> bool:
+    return caller_of(request) == ANONYMOUS and not request.app.state.key_ring.is_open
 
 
 @post("/v1/audio/voices", status_code=200, operation_id="createVoice")
 async def create_voice(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     upload = take_upload(fields, "audio_sample")
-    wanted = s.to_struct(fields, s.VoiceRequest)
-    if service.table.get(wanted.name) is not None:
-        message = f"name: {wanted.name!r} is a voice of the server; choose another name."
-        raise ApiError(400, message, param="name", code="name_taken")
+    _refuse_embedding(fields)
+    _read_flags(fields)
+    wanted, caller = s.to_struct(fields, s.VoiceRequest), caller_of(request)
+    owner = _owner(wanted, caller)
+    name = names.clean(wanted.name)
+    names.check_free(name, service.table.voices)
     if wanted.kind(upload is not None) == "prompt":
-        voice = await _from_prompt(service, wanted)
+        voice, sample = _from_prompt(service, wanted, name, owner), None
     else:
-        voice = await _from_sample(service, wanted, upload.data if upload else None)
-    shown = voice.answer()
+        voice, sample = await _from_sample(service, wanted, upload, name, owner, caller)
+    samples = sample.samples if sample is not None else None
+    await asyncio.to_thread(service.store.add, voice, samples, overwrite=wanted.overwrite)
+    logger.info("voice %s was made by %s", voice.id, caller.name)
+    shown = await asyncio.to_thread(service.describe_stored, voice)
     return {**shown, "success": True, "voice": shown}
 
 
-async def _from_prompt(service: Service, wanted: s.VoiceRequest) -> StoredVoice:
+def _refuse_embedding(fields: dict[str, Any]) -> None:
+    if "speaker_embedding" in fields:
+        message = "speaker_embedding: voices are stored as samples; send it in speech requests."
+        raise invalid(message, "speaker_embedding")
+
+
+def _read_flags(fields: dict[str, Any]) -> None:
+    """A form has words only."""
+    for name in ("overwrite", "shared"):
+        word = str(fields.get(name)).lower()
+        if word in ("true", "1", "false", "0"):
+            fields[name] = word in ("true", "1")
+
+
+def _owner(wanted: s.VoiceRequest, caller: Caller) -> str | None:
+    if not wanted.shared:
+        return owner_of(caller)
+    if not caller.is_admin and caller != ANONYMOUS:
+        message = "shared: only an admin key may make voices for everybody."
+        raise ApiError(403, message, param="shared", code="not_an_admin")
+    return None
+
+
+def _from_prompt(
+    service: Service, wanted: s.VoiceRequest, name: str, owner: str | None
+) -> StoredVoice:
     if wanted.prompt is None or not wanted.prompt.strip():
         raise s.missing_parameter("prompt")
     check_length(wanted.prompt, service.settings.limits.max_instructions_chars, "prompt")
-    seed = secrets.randbits(31)
-    return await asyncio.to_thread(
-        service.store.add_prompt, wanted.name, wanted.prompt, seed, ref_text=wanted.script_hint
+    service.catalog.need("voice_design", "A voice from a description", "prompt")
+    return service.store.new_voice(
+        name,
+        owner,
+        type="prompt",
+        prompt=wanted.prompt,
+        seed=secrets.randbits(31),
+        ref_text=wanted.script_hint,
+        speaker_description=wanted.speaker_description,
     )
 
 
-async def _from_sample(service: Service, wanted: s.VoiceRequest, data: bytes | None) -> StoredVoice:
-    if data is None:
+async def _from_sample(
+    service: Service,
+    wanted: s.VoiceRequest,
+    upload: Upload | None,
+    name: str,
+    owner: str | None,
+    caller: Caller,
+) -> tuple[StoredVoice, ReferenceAudio]:
+    if upload is None:
         raise s.missing_parameter("audio_sample")
     if wanted.consent is None:
         raise s.missing_parameter("consent")
-    sample = await service.references.read(data, "audio_sample")
-    return await asyncio.to_thread(
-        service.store.add_sample,
-        wanted.name,
-        sample,
+    await asyncio.to_thread(service.store.check_consent, wanted.consent, caller)
+    service.catalog.need("base", "A voice from a sample", "audio_sample")
+    sample = await service.references.read(upload.data, "audio_sample")
+    voice = service.store.new_voice(
+        name,
+        owner,
+        type="audio_sample",
+        reference_key=sample.key,
         consent=wanted.consent,
         ref_text=wanted.ref_text,
+        mime_type=upload.content_type[:100] or "application/octet-stream",
+        file_size=len(upload.data),
+        duration=round(len(sample.samples) / 4 / SAMPLE_RATE_HZ, 3),
+        speaker_description=wanted.speaker_description,
     )
+    return voice, sample
 
 
 @get("/v1/audio/voices/{voice_id:path}", operation_id="retrieveVoice")
 async def retrieve_voice(
-    voice_id: FromPath[str], service: NamedDependency[Service]
+    voice_id: FromPath[str], request: Request, service: NamedDependency[Service]
 ) -> dict[str, Any]:
     name = voice_id.removeprefix("/")
-    stored = service.store.find(name)
-    voice = service.casting.stored_voice(stored) if stored else service.table.get(name)
-    if voice is None:
+    stored = await asyncio.to_thread(service.store.find, name, caller_of(request))
+    if stored is not None:
+        return service.describe_stored(stored)
+    preset = service.table.get(name)
+    if preset is None:
         raise unknown_voice(name)
-    return service.describe(voice)
+    return service.describe(preset)
 
 
 @delete("/v1/audio/voices/{voice_id:path}", status_code=200, operation_id="deleteVoice")
 async def delete_voice(
-    voice_id: FromPath[str], service: NamedDependency[Service]
+    voice_id: FromPath[str], request: Request, service: NamedDependency[Service]
 ) -> dict[str, Any]:
     """By id or by name."""
-    name = voice_id.removeprefix("/")
-    voice = service.store.find(name)
-    if voice is None:
-        raise unknown_voice(name)
-    await asyncio.to_thread(service.store.voices.delete, voice)
+    name, caller = voice_id.removeprefix("/"), caller_of(request)
+    voice = await asyncio.to_thread(service.store.delete_voice, name, caller)
+    logger.info("voice %s was deleted by %s", voice.id, caller.name)
     return {"id": voice.id, "deleted": True, "object": "audio.voice.deleted"}
 
 

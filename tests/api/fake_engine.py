@@ -49,6 +49,7 @@ def model_info(name: str, path: Path, model_type: str = "custom_voice", **change
         "speaker_dialects": DIALECTS if custom else {},
         "languages": LANGUAGES | {"beijing_dialect": 2074, "sichuan_dialect": 2062},
         "supports_instruct": model_type != "base",
+        "embedding_size": 8 if model_type == "base" else 0,
     }
     return ModelInfo(**{**fields, **changes})
 

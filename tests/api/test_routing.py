@@ -133,3 +133,42 @@ def test_ids_with_slashes(trio, path):
     assert answer.status_code == 200
     assert answer.json()["root"] == "Qwen/custom"
     assert trio.speak(model="qwen/custom").status_code == 200
+
+
+def test_a_speaker_embedding_stands_in_for_a_recording(trio):
+    numbers = [0.5, -1, 2, 0, 0, 0, 0, 3.25]
+    answer = trio.speak(speaker_embedding=numbers, ref_text="not needed")
+    assert answer.headers["x-ignored-fields"] == "ref_text, voice"
+    model, prompt, reference = used(trio)
+    assert model == "base" and not prompt.reference_text and reference.samples == b""
+    assert np.frombuffer(reference.embedding, "<f4").tolist() == numbers
+    assert prompt.reference == reference.key
+    assert trio.speak(model="base", voice=..., speaker_embedding=numbers).status_code == 200
+    assert used(trio)[2] == reference
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"speaker_embedding": [0.0] * 7}, "invalid_value"),
+        ({"speaker_embedding": []}, "invalid_value"),
+        ({"speaker_embedding": [1e5] * 8}, "invalid_value"),
+        ({"speaker_embedding": [1e300] * 8}, "invalid_value"),
+        ({"speaker_embedding": ["a"] * 8}, "invalid_type"),
+        ({"speaker_embedding": "0,0"}, "invalid_type"),
+        ({"speaker_embedding": [0.0] * 8, "ref_audio": "AAAA"}, "invalid_value"),
+        ({"speaker_embedding": [0.0] * 8, "model": "Qwen/custom"}, "unsupported_by_model"),
+        ({"speaker_embedding": [0.0] * 8, "model": "design"}, "unsupported_by_model"),
+        ({"speaker_embedding": [0.0] * 8, "task_type": "CustomVoice"}, "unsupported_by_model"),
+    ],
+)
+def test_speaker_embeddings_that_cannot_be(trio, fields, code):
+    error = assert_envelope(trio.speak(**fields), 400, code=code)
+    assert error["param"].startswith("speaker_embedding")
+
+
+def test_a_speaker_embedding_without_a_base_model(server):
+    error = assert_envelope(
+        server.speak(speaker_embedding=[0.0] * 8), 400, "speaker_embedding", "unsupported_by_model"
+    )
+    assert "Base checkpoint" in error["message"]

@@ -1,27 +1,21 @@
 """Voices that users make: over HTTP and the openai client, and on disk across crashes."""
 
 import base64
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
 import pytest
 
-from engine import FinishReason, ReferenceAudio
+from engine import FinishReason
 from qtts_openai.settings import RefAudioSettings, VoiceSettings
-from qtts_openai.voice_store import VoiceStore
 from tests.api.conftest import BASE, CUSTOM, DESIGN
 from tests.api.test_routing import clip, used
 from tests.api.test_speech import assert_envelope
+from tests.api.test_streaming import wait_until
 
 CLIP = base64.b64decode(clip())
+CONSENT = "I am the speaker and allow this."
 
 
 @pytest.fixture
@@ -34,14 +28,14 @@ def own(start, tmp_path):
 
 def upload(server, name="mine", **fields):
     files = {"audio_sample": ("a.wav", CLIP, "audio/wav")}
-    data = {"name": name, "consent": "cons_1", **fields}
+    data = {"name": name, "consent": CONSENT, **fields}
     return server.http.post("/audio/voices", data=data, files=files)
 
 
 def test_a_voice_from_a_sample_through_the_sdk(own):
     with own.openai() as client:
         voice = client.audio.voices.create(
-            name="My voice", consent="cons_1", audio_sample=("a.wav", CLIP, "audio/wav")
+            name="My voice", consent=CONSENT, audio_sample=("a.wav", CLIP, "audio/wav")
         )
         assert (voice.object, voice.type, voice.name) == ("audio.voice", "audio_sample", "My voice")
         client.audio.speech.create(model="tts-1", voice={"id": voice.id}, input="Hi.")
@@ -109,14 +103,29 @@ def test_a_design_that_never_ends_is_a_clean_error(own):
     assert_envelope(own.speak(voice=voice["id"]), 500, None, "generation_failed")
 
 
-def test_without_the_families_the_listing_and_the_400_say_so(server):
+@pytest.mark.parametrize("family", ["VoiceDesign", "Base"])
+def test_a_voice_of_a_family_that_is_not_loaded_cannot_be_made(server, family):
     fields = {"name": "Lonely", "prompt": "A bright young male voice."}
-    voice = server.http.post("/audio/voices", json=fields).json()
+    as_prompt = family == "VoiceDesign"
+    answer = server.http.post("/audio/voices", json=fields) if as_prompt else upload(server)
+    param = "prompt" if as_prompt else "audio_sample"
+    error = assert_envelope(answer, 400, param, "unsupported_by_model")
+    assert f"{family} model" in error["message"]
+
+
+def test_a_voice_whose_family_was_unloaded_says_so(start, tmp_path):
+    voices = VoiceSettings(directory=str(tmp_path))
+    fields = {"name": "Lonely", "prompt": "A bright young male voice."}
+    design = start(models=(CUSTOM, DESIGN), voices=voices)
+    voice = design.http.post("/audio/voices", json=fields).json()
+    server = start(voices=voices)
     shown = server.http.get(f"/audio/voices/{voice['id']}").json()
     assert not shown["available"] and shown["needs"] == ["VoiceDesign"]
     error = assert_envelope(server.speak(voice=voice["id"]), 400, "voice", "unsupported_by_model")
     assert "VoiceDesign" in error["message"]
-    server.http.delete(f"/audio/voices/{voice['id']}")
+    assert server.http.get("/audio/voices").json()["uploaded_voices"] == []
+    listing = server.http.get("/audio/voices", params={"available": "all"}).json()
+    assert [voice["name"] for voice in listing["uploaded_voices"]] == ["Lonely"]
 
 
 def test_listing_and_delete_by_name(own):
@@ -139,6 +148,13 @@ def test_listing_and_delete_by_name(own):
         ({"name": "x" * 101}, "name"),
         ({"name": " " * 2_000_000 + "\n"}, "name"),
         ({"name": "Alloy"}, "name"),
+        ({"name": "\u202eyolla"}, "name"),
+        ({"name": "a\u2028b"}, "name"),
+        ({"name": "a\x9bb"}, "name"),
+        ({"name": "\uff41\uff4c\uff4c\uff4f\uff59"}, "name"),
+        ({"name": "vivi\u0430n"}, "name"),
+        ({"name": "aIloy"}, "name"),
+        ({"name": "a", "speaker_embedding": "[1, 2]"}, "speaker_embedding"),
         ({"name": "a", "type": "song"}, "type"),
         ({"name": "a", "type": "prompt"}, "prompt"),
         ({"name": "a", "type": "prompt", "prompt": " "}, "prompt"),
@@ -158,10 +174,15 @@ def test_bad_voices(server, fields, param, as_json):
 @pytest.mark.parametrize(
     "sample", [b"", b"RIFF nonsense", base64.b64decode(clip(0.1)), base64.b64decode(clip(61))]
 )
-def test_bad_samples(server, sample):
+def test_bad_samples(own, sample):
     files = {"audio_sample": ("a.wav", sample, "audio/wav")}
-    answer = server.http.post("/audio/voices", data={"name": "a", "consent": "c"}, files=files)
+    answer = own.http.post("/audio/voices", data={"name": "a", "consent": CONSENT}, files=files)
     assert_envelope(answer, 400, "audio_sample")
+
+
+@pytest.mark.parametrize("consent", ["", "no", "x" * 9, "x" * 2001, "cons_1", "cons_"])
+def test_consents_that_say_nothing(own, consent):
+    assert_envelope(upload(own, consent=consent), 400, "consent")
 
 
 def test_a_sample_without_consent(server):
@@ -236,69 +257,119 @@ def test_consents_through_the_sdk(own):
     assert_envelope(own.http.get("/audio/voice_consents?after=nobody"), 404)
 
 
-SAMPLE = ReferenceAudio("key", b"\0" * 400_000)
-
-
-def test_files_that_a_crash_leaves_behind_are_cleared(tmp_path):
-    store = VoiceStore(tmp_path, 10)
-    voice = store.add_sample("a", SAMPLE)
-    folder = tmp_path / "voices"
-    (folder / "voice_0.json.part").write_text("{")
-    (folder / "voice_1.bin").write_bytes(b"orphan")
-    (folder / "voice_2.json").write_text("{not json")
-    again = VoiceStore(tmp_path, 10)
-    assert [known.id for known in again.voices] == [voice.id]
-    assert again.reference(voice.id) == SAMPLE
-    names = {path.name for path in folder.iterdir()}
-    assert names == {f"{voice.id}.json", f"{voice.id}.bin", "voice_2.json"}
-
-
-@pytest.mark.parametrize("delay_s", [0.05, 0.13, 0.21, 0.34])
-def test_kill_9_at_any_moment_leaves_whole_voices(tmp_path, delay_s):
-    code = f"""
-        import pathlib
-        from engine import ReferenceAudio
-        from qtts_openai.voice_store import VoiceStore
-        store = VoiceStore(pathlib.Path({str(tmp_path)!r}), 10**6)
-        print("ready", flush=True)
-        while True:
-            voice = store.add_sample("a", ReferenceAudio("key", b"\\0" * 400_000))
-            store.keep_utterance(voice, ReferenceAudio("key", b"\\1" * 400_000), "text")
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(delay_s)
-        os.kill(process.pid, signal.SIGKILL)
-    store = VoiceStore(tmp_path, 10**6)
-    folder = tmp_path / "voices"
-    assert len(list(folder.glob("*.json"))) == len(list(store.voices))
-    for voice in store.voices:
-        reference = store.reference(voice.id)
-        assert reference is not None and len(reference.samples) == 400_000
-    assert not list(folder.glob("*.part"))
-
-
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing(own, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("qtts_openai.records.os.fsync", full)
-    error = assert_envelope(upload(own), 507, None, "storage_failed")
-    assert "No space left" in error["message"]
-    monkeypatch.undo()
-    assert own.http.get("/audio/voices").json()["uploaded_voices"] == []
-    assert upload(own).status_code == 200
-
-
 def test_names_never_become_paths(own, tmp_path):
     made = upload(own, "../../../etc/passwd").json()
     files = {path.name for path in (tmp_path / "voices").iterdir()}
-    assert files == {f"{made['id']}.json", f"{made['id']}.bin"}
+    assert files == {"records.db", "records.db-journal", f"{made['id']}.bin"}
     assert not Path(tmp_path.parent / "etc").exists()
-    record = json.loads((tmp_path / "voices" / f"{made['id']}.json").read_text())
-    assert record["name"] == "../../../etc/passwd"
+    assert made["name"] == "../../../etc/passwd"
     for path in ("..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "voice_x%00"):
         assert own.http.delete(f"/audio/voices/{path}").status_code in (400, 404)
+
+
+def test_what_was_uploaded_is_given_back(own):
+    sent = {"ref_text": "What I said.", "speaker_description": "A calm man"}
+    made = upload(own, **sent).json()
+    listed = own.http.get("/audio/voices").json()["uploaded_voices"][0]
+    shown = own.http.get(f"/audio/voices/{made['id']}").json()
+    for answer in (made, made["voice"], listed, shown):
+        assert answer | sent == answer
+        assert (answer["consent"], answer["mime_type"]) == (CONSENT, "audio/wav")
+        assert answer["file_size"] == len(CLIP) and answer["duration"] == pytest.approx(
+            1.5, abs=0.01
+        )
+        assert answer["created_at"] == made["created_at"] > 0
+    assert shown["description"] == "A calm man"
+
+
+def test_one_name_is_one_voice(own):
+    ids = [upload(own, "Anna\u2019s cafe\u0301").json()["id"] for _ in range(3)]
+    listed = own.http.get("/audio/voices").json()["uploaded_voices"]
+    assert [voice["id"] for voice in listed] == ids[-1:]
+    assert own.speak(voice="ANNA'S caf\u00e9").status_code == 200
+    error = assert_envelope(upload(own, "anna's caf\u00e9", overwrite="false"), 409, "name")
+    assert "overwrite" in error["message"]
+    assert own.http.delete("/audio/voices/Anna's caf\u00e9").json()["id"] == ids[-1]
+    assert own.http.get("/audio/voices").json()["uploaded_voices"] == []
+    assert_envelope(own.speak(voice=ids[-1]), 400, "voice")
+
+
+def test_replacing_needs_no_room(own):
+    for i in range(5):
+        assert upload(own, f"voice {i}").status_code == 200
+    assert upload(own, "voice 3").status_code == 200
+
+
+@pytest.mark.parametrize(("damage", "said"), [("cut", "damaged"), ("gone", "missing")])
+def test_a_damaged_sample_is_an_error_of_its_own(own, tmp_path, caplog, damage, said):
+    voice = upload(own).json()["id"]
+    sample = tmp_path / "voices" / f"{voice}.bin"
+    if damage == "cut":
+        sample.write_bytes(sample.read_bytes()[:-1])
+    else:
+        sample.unlink()
+    error = assert_envelope(own.speak(voice=voice), 500, "voice", "voice_damaged")
+    assert said in error["message"] and str(tmp_path) not in error["message"]
+    assert voice in caplog.text
+    assert own.engine.submitted == []
+    assert own.speak().status_code == 200
+
+
+def make_consent(server) -> str:
+    data = {"name": "Anna", "language": "en-US"}
+    recording = {"recording": ("r.wav", CLIP, "audio/wav")}
+    return server.http.post("/audio/voice_consents", data=data, files=recording).json()["id"]
+
+
+def test_a_consent_in_use_takes_its_voices_with_it(own):
+    consent = make_consent(own)
+    voice = upload(own, consent=consent).json()["id"]
+    path = f"/audio/voice_consents/{consent}"
+    error = assert_envelope(own.http.delete(path), 409, "consent_id", "consent_in_use")
+    assert "cascade=true" in error["message"]
+    assert own.speak(voice=voice).status_code == 200
+    gone = own.http.delete(path, params={"cascade": "true"}).json()
+    assert gone["deleted"] and gone["disabled_voices"] == [voice]
+    assert_envelope(own.speak(voice=voice), 403, "voice", "voice_disabled")
+    assert_envelope(own.speak(voice="mine"), 403, "voice", "voice_disabled")
+    assert own.http.get("/audio/voices").json()["uploaded_voices"] == []
+    shown = own.http.get(f"/audio/voices/{voice}").json()
+    assert shown["disabled"] and not shown["available"]
+    assert_envelope(upload(own, consent=consent), 400, "consent", "consent_not_found")
+    assert upload(own).status_code == 200, "uploading again with another consent"
+    assert own.speak(voice="mine").status_code == 200
+
+
+def test_a_consent_that_nothing_rests_on_just_goes(own):
+    consent = make_consent(own)
+    voice = upload(own, consent=consent).json()["id"]
+    own.http.delete(f"/audio/voices/{voice}")
+    assert own.http.delete(f"/audio/voice_consents/{consent}").json()["deleted"] is True
+
+
+def test_a_voice_deleted_while_it_is_designed_stays_deleted(own):
+    fields = {"name": "Bright", "prompt": "A bright young male voice."}
+    voice = own.http.post("/audio/voices", json=fields).json()["id"]
+    own.engine.chunk_delay_s = 0.1
+    with ThreadPoolExecutor(1) as pool:
+        speaking = pool.submit(own.speak, voice=voice)
+        wait_until(lambda: own.engine.live)
+        assert own.http.delete(f"/audio/voices/{voice}").status_code == 200
+        assert_envelope(speaking.result(), 400, "voice")
+    assert own.http.get("/audio/voices").json()["uploaded_voices"] == []
+    assert_envelope(own.http.get(f"/audio/voices/{voice}"), 404)
+
+
+def test_a_file_without_a_name_is_told_what_it_lacks(server):
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="audio_sample"\r\n\r\n\xff\xc0\r\n--x--\r\n'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    error = assert_envelope(server.http.post("/audio/voices", content=body, headers=headers), 400)
+    assert "audio_sample" in error["message"] and "filename" in error["message"]
+
+
+def test_a_name_of_spaces_is_told_what_a_name_is(server):
+    answer = server.http.post("/audio/voices", json={"name": "  ", "prompt": "A man."})
+    error = assert_envelope(answer, 400, "name", "invalid_value")
+    assert "some text on one line" in error["message"]

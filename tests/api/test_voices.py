@@ -1,8 +1,16 @@
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
 import pytest
 
 from qtts_openai.errors import ApiError
-from qtts_openai.voices import OPENAI_NAMES, VoiceEntry, VoiceTable
-from tests.api.fake_engine import SPEAKERS, model_info
+from qtts_openai.service import spoken_language
+from qtts_openai.settings import Defaults, Settings, VoiceSettings
+from qtts_openai.voices import OPENAI_NAMES, Voice, VoiceEntry, VoiceTable
+from tests.api.conftest import CUSTOM, DESIGN, serving
+from tests.api.fake_engine import SPEAKERS, FakeEngine, model_info
+from tests.api.test_speech import assert_envelope
 
 
 @pytest.fixture
@@ -76,6 +84,9 @@ def test_listing_shapes(server):
     assert listing["object"] == "list" and listing["voices"] == listing["data"]
     by_name = {voice["name"]: voice for voice in listing["voices"]}
     assert by_name["alloy"]["available"] and by_name["alloy"]["models"] == ["Qwen/custom"]
+    assert "wizard" not in by_name, "nothing here can speak it"
+    everything = server.http.get("/audio/voices", params={"available": "all"}).json()["voices"]
+    by_name = {voice["name"]: voice for voice in everything}
     assert not by_name["wizard"]["available"] and by_name["wizard"]["needs"] == ["VoiceDesign"]
     for option in ("names_only", "legacy"):
         names = server.http.get("/audio/voices", params={option: "true"}).json()["voices"]
@@ -85,3 +96,74 @@ def test_listing_shapes(server):
 def test_a_voice_of_a_missing_family_says_so(server):
     error = server.speak(voice="wizard").json()["error"]
     assert "VoiceDesign" in error["message"] and error["param"] == "voice"
+
+
+def test_a_listed_language_is_one_that_the_model_speaks(tokenizer_dir):
+    english = model_info("m", tokenizer_dir, languages={"english": 1})
+    voice = Voice(id="v", name="v", language="Chinese")
+    assert spoken_language(voice, [english]) == "English"
+    several = model_info("m", tokenizer_dir, languages={"english": 1, "german": 2})
+    assert spoken_language(voice, [several]) == "Auto"
+    assert spoken_language(voice, [model_info("m", tokenizer_dir)]) == "Chinese"
+    assert spoken_language(voice, []) == "Chinese"
+
+
+def test_every_name_in_a_list_can_be_spoken(server):
+    for name in server.http.get("/audio/voices", params={"names_only": "true"}).json()["voices"]:
+        assert server.speak(voice=name).status_code == 200
+
+
+def test_default_is_a_voice(server, trio):
+    assert server.speak(voice="default").status_code == 200
+    default = server.engine.submitted[-1][1]
+    server.speak(voice="alloy")
+    assert server.engine.submitted[-1][1] == default
+    assert trio.speak(model="design", voice="Default").status_code == 200
+    assert_envelope(trio.speak(model="base", voice="default"), 400, "ref_audio")
+
+
+def test_default_is_the_voice_of_the_settings(start):
+    server = start(defaults=Defaults(voice="ryan"))
+    server.speak(voice="default")
+    assert server.engine.submitted[-1][1].speakers == ((SPEAKERS["ryan"], 1.0),)
+
+
+@pytest.mark.parametrize("voice", ["default", "alloy", "vivian", "slt", "nobody", "vivian+ryan"])
+def test_a_description_needs_no_voice_and_ignores_the_one_that_an_sdk_sends(start, voice):
+    extra = (VoiceEntry(name="slt", speaker="slt"),)
+    with TemporaryDirectory() as directory:
+        settings = VoiceSettings(directory=directory, extra=extra)
+        server = start(models=(CUSTOM, DESIGN), voices=settings)
+    fields = {"task_type": "VoiceDesign", "instructions": "An old man.", "seed": 1}
+    server.speak(**fields, voice=...)
+    answer = server.speak(**fields, voice=voice)
+    assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == "voice"
+    (model, without, *_), (same, beside, *_) = server.engine.submitted
+    assert (model, without) == (same, beside) and model == "design"
+
+
+def test_a_voice_that_is_a_description_is_told_how_to_speak(trio):
+    trio.speak(model="design", voice="wizard", instructions="Tired.")
+    both = trio.engine.submitted[-1][1].instruct
+    trio.speak(model="design", voice=..., instructions="Tired.")
+    assert len(both) > len(trio.engine.submitted[-1][1].instruct)
+
+
+def test_gains_make_speakers_equally_loud_to_the_last_sample(tokenizer_dir, tmp_path):
+    settings = Settings(models=(CUSTOM,), voices=VoiceSettings(directory=str(tmp_path)))
+    info = model_info("Qwen/custom", tokenizer_dir)
+    gains = {"vivian": -6.0, "ryan": 12.0}
+    loud = msgspec.structs.replace(info, speaker_gains_db=gains)
+    heard = {}
+    for name, model in {"before": info, "after": loud}.items():
+        with serving(settings, FakeEngine([model])) as server:
+            for voice in ("vivian", "ryan", "aiden", "vivian+aiden"):
+                for text in ("Hi.", "Red [pause:200ms] blue."):
+                    fields = {"response_format": "pcm", "pause_tags": True}
+                    pcm = server.speak(voice=voice, input=text, **fields).content
+                    heard[name, voice, text] = np.frombuffer(pcm, "<i2").astype(float)
+    for (name, voice, text), samples in heard.items():
+        if name == "before":
+            gain = {"vivian": -6.0, "ryan": 12.0, "aiden": 0.0, "vivian+aiden": -3.0}[voice]
+            wanted = np.rint(samples * 10 ** (gain / 20)).clip(-32768, 32767)
+            np.testing.assert_array_equal(heard["after", voice, text], wanted)

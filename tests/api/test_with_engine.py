@@ -46,6 +46,7 @@ def real(tmp_path_factory):
         {"model": "design", "voice": ..., "instructions": "A low voice."},
         {"ref_audio": clip(), "ref_text": "what was said"},
         {"ref_audio": clip(), "x_vector_only_mode": True, "non_streaming_mode": True},
+        {"speaker_embedding": [0.1] * 64},
     ],
     ids=lambda fields: "-".join(fields),
 )
@@ -69,7 +70,9 @@ def test_usage_and_reason(real):
 def test_stored_voices(real):
     sample = base64.b64decode(clip())
     files = {"audio_sample": ("a.wav", sample, "audio/wav")}
-    made = real.http.post("/audio/voices", data={"name": "m", "consent": "c"}, files=files).json()
+    made = real.http.post(
+        "/audio/voices", data={"name": "m", "consent": "I allow this."}, files=files
+    ).json()
     assert real.speak(**SHORT, voice=made["id"]).status_code == 200
 
 

@@ -196,6 +196,30 @@ def test_a_broken_recording_fails_its_own_utterance_only(
     assert_idle(core)
 
 
+def test_an_embedding_is_as_good_as_the_recording_it_comes_from(core: EngineCore) -> None:
+    reference = recording(11, 9_600)
+    heard = hear(core, reference, clone(1, reference.key, in_context=False))
+    row = core.voices[BASE].request(reference.key, False).result().speaker_embedding
+    given = ReferenceAudio("row", b"", row.float().numpy().astype("<f4").tobytes())
+    again = hear(core, given, clone(1, "row", in_context=False))
+    assert again.codes == heard.codes
+    other = ReferenceAudio("other", b"", np.ones(len(row), "<f4").tobytes())
+    assert hear(core, other, clone(1, "other", in_context=False)).codes != heard.codes
+    assert_idle(core)
+
+
+@pytest.mark.parametrize("in_context", [True, False])
+@pytest.mark.parametrize("size, value", [(3, 0.0), (None, np.nan)])
+def test_an_embedding_that_cannot_be_fails_its_own_utterance_only(
+    core: EngineCore, size: int | None, value: float, in_context: bool
+) -> None:
+    size = size or core.checkpoints[BASE].info.embedding_size
+    given = ReferenceAudio(f"{size}{in_context}", b"", np.full(size, value, "<f4").tobytes())
+    core.register_voice(BASE, given)
+    param, message = refused(core, clone(1, given.key, in_context=in_context))
+    assert (param == "speaker_embedding" and "finite numbers" in message) or in_context
+
+
 @pytest.mark.parametrize("num_samples", [1_280, 1_919, 1_920, 1_921, 3_840])
 def test_recordings_of_any_length(core: EngineCore, num_samples: int) -> None:
     reference = recording(9, num_samples)
