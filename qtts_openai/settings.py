@@ -4,6 +4,7 @@ An unknown key or a wrong value is a SettingsError that names its path, the allo
 file.
 """
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -16,10 +17,12 @@ from msgspec import Meta
 from engine import EngineConfig, ModelSpec
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 PositiveInt = Annotated[int, Meta(gt=0)]
 Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
 SegmentChars = Annotated[int, Meta(ge=50)]
 
 
@@ -39,6 +42,21 @@ class ServerSettings(Section, frozen=True):
     drain_s: Seconds = 30.0
     # Origins a browser page may call from, or ["*"].
     cors_origins: tuple[str, ...] = ()
+    # Names of this server, as in Host; "*.example.com" and "*" too. Empty: any name, but for a
+    # server on loopback without keys, which answers for this machine only. Addresses always pass.
+    allowed_hosts: tuple[str, ...] = ()
+    # Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed.
+    trusted_proxies: tuple[str, ...] = ()
+    # How long a connection may wait for its next request.
+    keep_alive_s: PositiveSeconds = 75.0
+    # The first and the last byte of a request's head, and of its body (and 1 s per 64 KiB more).
+    head_timeout_s: PositiveSeconds = 10.0
+    body_timeout_s: PositiveSeconds = 60.0
+    # A client that reads nothing for so long loses its answer.
+    write_timeout_s: PositiveSeconds = 60.0
+    max_head_bytes: Annotated[int, Meta(ge=4096)] = 64 * KIB
+    # 0: by the limit of open files.
+    max_connections: Annotated[int, Meta(ge=0)] = 0
 
 
 class ModelSettings(Section, frozen=True):
@@ -58,6 +76,7 @@ class ModelSettings(Section, frozen=True):
 class Limits(Section, frozen=True):
     max_input_chars: PositiveInt = 4096
     max_instructions_chars: PositiveInt = 4096
+    # Of any route; most have less, by what their fields may hold.
     max_body_bytes: PositiveInt = 20 * MIB
     max_batch_items: Annotated[int, Meta(ge=1, le=32)] = 32
     # Per key, or per address where there are no keys; 0: no limit.
@@ -172,7 +191,16 @@ def parse_settings(text: str, name: str = "config.yaml") -> Settings:
     except msgspec.ValidationError as error:
         raise SettingsError(f"{name}: {_explain(str(error))}") from error
     _check_names(settings, name)
+    _check_proxies(settings, name)
     return settings
+
+
+def _check_proxies(settings: Settings, name: str) -> None:
+    for network in settings.server.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise SettingsError(f"{name}: server.trusted_proxies: {error}") from error
 
 
 def _check_names(settings: Settings, name: str) -> None:
