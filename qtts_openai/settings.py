@@ -43,7 +43,7 @@ class ServerSettings(Section, frozen=True):
     # Origins a browser page may call from, or ["*"].
     cors_origins: tuple[str, ...] = ()
     # Names of this server, as in Host; "*.example.com" and "*" too. Empty: any name, but for a
-    # server on loopback without keys, which answers for this machine only. Addresses always pass.
+    # server on loopback without keys: none. Addresses and names without a dot always pass.
     allowed_hosts: tuple[str, ...] = ()
     # Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed.
     trusted_proxies: tuple[str, ...] = ()

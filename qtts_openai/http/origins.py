@@ -7,7 +7,6 @@ no origin.
 """
 
 import ipaddress
-import socket
 from urllib.parse import urlsplit
 
 from qtts_openai.errors import ApiError
@@ -22,7 +21,7 @@ class OriginPolicy:
         self._checks_origin = is_keyless and "*" not in self._origins
         self._hosts = {host.lower().rstrip(".") for host in server.allowed_hosts}
         if not self._hosts and is_keyless and _is_loopback(server.host):
-            self._hosts = {socket.gethostname().lower()}
+            self._hosts = {""}
 
     def check(self, method: str, host: str | None, origin: str | None) -> None:
         """Raises a 403 that names the setting."""
@@ -43,7 +42,7 @@ class OriginPolicy:
             )
 
     def _knows_host(self, name: str) -> bool:
-        """An address is nobody's name: rebinding cannot produce one."""
+        """Rebinding needs a name of the public DNS: no address, and no name without a dot."""
         if not self._hosts or "*" in self._hosts or name in self._hosts or _is_local(name):
             return True
         domains = name.split(".")
@@ -67,7 +66,7 @@ def _name_of(url: str) -> str:
 
 
 def _is_local(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
+    if "." not in name or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name.partition("%")[0])
