@@ -17,6 +17,7 @@ reset, which ends the stream in the engine too.
 
 import asyncio
 import logging
+import re
 import socket
 import struct
 import sys
@@ -36,6 +37,11 @@ from qtts_openai.http.bounds import ConnectionBounds
 
 logger = logging.getLogger(__name__)
 
+END_OF_HEAD = re.compile(rb"\n\r?\n")
+MAX_HEADER_FIELDS = 128
+LINGER_S = 2.0
+# So many parts of a body may be smaller than this on average.
+MAX_CRUMBS, CRUMB_BYTES = 1000, 16
 BODY_BYTES_PER_S = 64 << 10
 # What a reader must take off a full buffer within write_s.
 READ_PROGRESS = 16 << 10
@@ -46,6 +52,25 @@ class Phase(Enum):
     HEAD = "head"
     BODY = "body"
     ANSWER = "answer"
+
+
+class Connection(h11.Connection):
+    """h11 takes as long for a chunk of one byte as for a large one: bodies in crumbs are refused
+    before they hold the loop.
+    """
+
+    _num_parts = _num_bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._num_parts = self._num_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._num_parts += 1
+            self._num_bytes += len(event.data)
+            if self._num_parts > MAX_CRUMBS and self._num_bytes < CRUMB_BYTES * self._num_parts:
+                raise h11.RemoteProtocolError("its chunks are too small")
+        return event
 
 
 class GuardedProtocol(H11Protocol):
@@ -59,6 +84,7 @@ class GuardedProtocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.bounds = bounds
+        self.conn = Connection(h11.SERVER, bounds.max_head_bytes)
         self.phase = Phase.HEAD
         self.since = self.loop.time()
         self._inner = cast(ASGIApp, self.app)
@@ -66,6 +92,7 @@ class GuardedProtocol(H11Protocol):
         self._num_received = 0  # bytes since the phase began
         self._unread, self._unread_since = 0, self.since
         self._followed: object = None  # the cycle of the phase
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -85,11 +112,28 @@ class GuardedProtocol(H11Protocol):
         return True
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self.phase is Phase.IDLE:
             self._enter(Phase.HEAD)
         self._num_received += len(data)
         super().data_received(data)
         self._follow()
+
+    def handle_events(self) -> None:
+        if self.conn.their_state is h11.IDLE and self._head_is_too_large():
+            most, fields = self.bounds.max_head_bytes, MAX_HEADER_FIELDS
+            message = f"The head of the request is larger than {most} bytes or {fields} fields."
+            self._refuse(ApiError(431, message, code="head_too_large"))
+        elif not self.transport.is_closing():
+            super().handle_events()
+
+    def _head_is_too_large(self) -> bool:
+        """h11 looks at the size of incomplete heads only, and takes 10 us a field."""
+        data = self.conn.trailing_data[0]
+        end = END_OF_HEAD.search(data)
+        size = end.start() if end else len(data)
+        return size > self.bounds.max_head_bytes or data.count(b"\n", 0, size) > MAX_HEADER_FIELDS
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -119,6 +163,9 @@ class GuardedProtocol(H11Protocol):
             self._reset()
         elif self.transport.is_closing():
             return
+        elif self._is_refused:
+            if waited > LINGER_S:
+                self.transport.abort()
         elif self.phase is Phase.HEAD and waited > self.bounds.head_s:
             self._time_out("head", self.bounds.head_s)
         elif self.phase is Phase.BODY and waited > self._body_allowance():
@@ -159,7 +206,18 @@ class GuardedProtocol(H11Protocol):
             for event in (start, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         self._drop_cycle()
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closing now would reset the connection under what is still being sent, and the client
+        would not get to read why; a reset without reading costs nothing where there is no room.
+        """
+        self._is_refused, self.since = True, self.loop.time()
+        if len(self.connections) > self.bounds.max_connections or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self.flow.resume_reading()
+            self.transport.write_eof()
 
     def _drop_cycle(self) -> None:
         """The application sees that its client is gone, and uvicorn sends nothing more."""
@@ -179,11 +237,7 @@ class GuardedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Called while h11's error is handled."""
         error = sys.exception()
-        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
-            most = self.bounds.max_head_bytes
-            self._refuse(ApiError(431, f"The head of the request is larger than {most} bytes."))
-        else:
-            self._refuse(ApiError(400, f"This is not HTTP: {error or msg}."))
+        self._refuse(ApiError(400, f"This is not HTTP: {error or msg}.", code="bad_request"))
 
     def _should_upgrade(self) -> bool:
         """Any other Upgrade is ignored, as RFC 9110 (7.8) has it."""

@@ -50,7 +50,6 @@ class Server(uvicorn.Server):
             http=cast(Any, partial(GuardedProtocol, bounds=bounds)),
             ws="none",
             lifespan="on",
-            h11_max_incomplete_event_size=bounds.max_head_bytes,
             timeout_keep_alive=cast(Any, settings.keep_alive_s),
             timeout_graceful_shutdown=CUT_S,
             proxy_headers=bool(settings.trusted_proxies),
