@@ -203,8 +203,8 @@ class GuardedProtocol(H11Protocol):
             start = h11.Response(
                 status_code=error.status, headers=list(headers.items()), reason=reason
             )
-            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event))
+            events = (start, h11.Data(data=body), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self._drop_cycle()
         self._linger()
 

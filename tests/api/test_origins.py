@@ -111,12 +111,7 @@ def test_on_the_wire(server, start, monkeypatch):
 
 
 def test_forwarded_addresses_are_believed_from_named_proxies_only(start):
-    forged = {"x-forwarded-for": "203.0.113.9"}
-    limit = {
-        "limits": __import__("qtts_openai.settings", fromlist=["Limits"]).Limits(
-            chars_per_minute=30
-        )
-    }
+    limits = Limits(chars_per_minute=30)
 
     def statuses(server) -> list[int]:
         return [
