@@ -8,11 +8,11 @@ FIND_PYTHON := for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen
+TEST_MARKS := not gpu and not clients and not listen and not attack
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
-.PHONY: help install serve test clients listen check bench gpu-check gpu-bench lock clean
+.PHONY: help install serve test attack clients listen check bench gpu-check gpu-bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -27,6 +27,9 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
 		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+
+attack: $(VENV)/.test ## attack a server of its own in every known way
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)

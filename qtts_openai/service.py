@@ -1,5 +1,6 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
+import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from qtts_openai.references import References
 from qtts_openai.settings import Settings
 from qtts_openai.voice_store import VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
+
+logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -55,9 +58,11 @@ class Service:
         return Narration(submit, utterance.parts)
 
     def _submit_prompt(self, utterance: Utterance, prompt: Prompt, lead_s: float) -> SpeechStream:
-        return self.engine.submit(
+        stream = self.engine.submit(
             utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
         )
+        logger.debug("sequence %d on %s", stream.id, utterance.model.id)
+        return stream
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

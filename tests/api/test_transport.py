@@ -411,12 +411,16 @@ def test_a_request_id_may_be_given_and_is_in_the_log(server, caplog):
 
     caplog.handler.addFilter(keep := AddRequestId())
     try:
-        with caplog.at_level(logging.INFO):
-            answer = server.http.get("/models", headers={"x-request-id": "mine-1.2:3"})
+        with caplog.at_level(logging.DEBUG):
+            body = {"model": "tts-1", "voice": "alloy", "input": "Hi."}
+            headers = {"x-request-id": "mine-1.2:3"}
+            answer = server.http.post("/audio/speech", json=body, headers=headers)
     finally:
         caplog.handler.removeFilter(keep)
     assert answer.headers["x-request-id"] == "mine-1.2:3"
-    assert " [mine-1.2:3]" in {record.request for record in caplog.records}
+    lines = [r.getMessage() for r in caplog.records if r.request == " [mine-1.2:3]"]
+    assert [line for line in lines if line.startswith("sequence ")], "the engine's id"
+    assert [line for line in lines if "POST /v1/audio/speech" in line]
     for bad in ("a b", "x" * 200, "a\x1b[31m", 'a"b', ""):
         answer = server.http.get("/models", headers={"x-request-id": bad.encode()})
         assert answer.headers["x-request-id"].startswith("req_")
@@ -486,6 +490,29 @@ def test_while_the_engine_loads(tokenizer_dir):
         assert engine.closed
 
     asyncio.run(run())
+
+
+def test_requests_do_not_hold_the_loop(server, watched_loop):
+    assert server.speak().status_code == 200
+    assert server.http.post("/audio/speech", content=b"[" * 100_000).status_code == 400
+    held = connect(server)
+    with held:
+        held.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * 12_000)
+        assert status_of(held.recv(100)) == 431
+
+
+def test_the_watch_on_the_loop_sees_work_and_waiting(watched_loop):
+    import asyncio
+
+    async def busy(seconds: float) -> None:
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            pass
+
+    asyncio.run(busy(0.001))
+    assert not watched_loop
+    asyncio.run(busy(0.08))
+    assert len(watched_loop) == 1 and "ms of work" in watched_loop.pop()
 
 
 def test_linger_layout():
