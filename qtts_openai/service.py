@@ -61,7 +61,7 @@ class Service:
         stream = self.engine.submit(
             utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
         )
-        logger.debug("sequence %d on %s", stream.id, utterance.model.id)
+        logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
 
     def noisy_models(self) -> list[str]:
