@@ -23,6 +23,7 @@ TICK_S = 0.1  # uvicorn's
 CHECK_EVERY = 5
 # What is left after the drain has no client any more; it gets this long to notice.
 CUT_S = 2
+SEND_BUFFER_BYTES = 256 << 10
 
 
 class Application(Protocol):
@@ -136,6 +137,8 @@ def listen(server: ServerSettings) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. The system would let megabytes pile up for who does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
