@@ -62,6 +62,9 @@ class Victim:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
+    def num_files(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def probe_s(self) -> float:
         """How long GET /live takes on a new connection."""
         started = time.perf_counter()
