@@ -180,6 +180,11 @@ class GuardedProtocol(H11Protocol):
         self._unread = max(self._unread, size)
         return now - self._unread_since > self.bounds.write_s
 
+    def resume_writing(self) -> None:
+        """The buffer was read nearly empty; that it is soon full again is no standstill."""
+        super().resume_writing()
+        self._unread, self._unread_since = 0, self.loop.time()
+
     def _body_allowance(self) -> float:
         """A body that nobody waits for any more, since its answer is out, gets little."""
         if self.cycle.response_complete:

@@ -203,7 +203,7 @@ def test_a_broken_upload_is_a_499(server, path, caplog):
 
 # H4, H5, M8 of the attack cases: heads, bodies, readers, their number
 
-IMPATIENT = ServerSettings(head_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=1.0)
+IMPATIENT = ServerSettings(head_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=1.5)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_a_dripped_head_does_not_last_longer(impatient):
 
 def test_a_reader_that_stops_loses_its_stream(impatient):
     """The answer is larger than the system's buffers."""
-    engine, text = impatient.engine, "word " * 600
+    engine, text = impatient.engine, "word " * 100
     fields = {"response_format": "pcm", "sample_rate": 48000, "stream_format": "sse"}
     body = json.dumps({"model": "tts-1", "voice": "alloy", "input": text, **fields}).encode()
     with socket.socket() as client:
@@ -280,8 +280,8 @@ def test_a_reader_that_stops_loses_its_stream(impatient):
         host, port = impatient.url.removeprefix("http://").split(":")
         client.connect((host, int(port)))
         client.sendall(request(body))
-        wait_until(lambda: engine.live, 10)
-        assert wait_until(lambda: not engine.live, 10) > 0.5
+        wait_until(lambda: engine.live, 20)
+        assert wait_until(lambda: not engine.live, 20) > 0.5
         time.sleep(0.1)
         with pytest.raises(ConnectionResetError):
             read_all(client)
@@ -289,7 +289,7 @@ def test_a_reader_that_stops_loses_its_stream(impatient):
 
 def test_a_slow_reader_keeps_its_stream(impatient):
     body = json.dumps(
-        {"model": "tts-1", "voice": "alloy", "input": "word " * 200, "response_format": "pcm"}
+        {"model": "tts-1", "voice": "alloy", "input": "word " * 150, "response_format": "pcm"}
     ).encode()
     with connect(impatient) as client:
         client.sendall(request(body, "Connection: close"))
