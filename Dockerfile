@@ -43,7 +43,7 @@ USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# A first start may download several GB before it listens.
+# A first start may download several GB before it is ready.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
 ENTRYPOINT ["qtts"]

@@ -12,7 +12,7 @@ TEST_MARKS := not gpu and not clients and not listen and not attack
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
-.PHONY: help install serve test clients listen check bench gpu-check gpu-bench lock clean
+.PHONY: help install serve test attack clients listen check bench gpu-check gpu-bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -27,6 +27,9 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
 		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+
+attack: $(VENV)/.test ## attack a server of its own in every known way
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)

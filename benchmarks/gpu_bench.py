@@ -38,7 +38,7 @@ from engine.random_checkpoint import write_random_checkpoint
 PACKAGES = ("torch", "triton", "transformers", "numpy")
 # What the server imports and a bare machine may lack, by module.
 SERVER = (
-    "msgspec", "litestar", "uvicorn", "uvloop", "httptools", "httpx", "av", "lameenc", "soundfile",
+    "msgspec", "litestar", "uvicorn", "uvloop", "h11", "httpx", "av", "lameenc", "soundfile",
     "soxr", "sentencex", "prometheus_client", "yaml", "tokenizers",
 )  # fmt: skip
 RIVALS = {"official": "qwen_tts", "faster": "faster_qwen3_tts"}

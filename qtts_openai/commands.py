@@ -4,8 +4,8 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,24 +17,21 @@ from typing import Any, BinaryIO, get_args
 
 import httpx
 import msgspec
-import uvicorn
 import uvloop
 
-from engine import EngineClient, EngineError
+from engine import EngineClient
 from qtts_openai import schemas as s
 from qtts_openai.app import create_app
 from qtts_openai.auth import client_key
 from qtts_openai.errors import ApiError
+from qtts_openai.http.request_id import set_up_logging
+from qtts_openai.http.server import Server, base_url, listen
 from qtts_openai.service import Service
-from qtts_openai.settings import (
-    ServerSettings,
-    Settings,
-    SettingsError,
-    in_file,
-    load_settings,
-)
+from qtts_openai.settings import Settings, SettingsError, in_file, load_settings
 from qtts_openai.streaming import Speech
 from qtts_openai.voices import VoiceTable
+
+logger = logging.getLogger(__name__)
 
 
 def run_serve(arguments: argparse.Namespace) -> None:
@@ -43,10 +40,9 @@ def run_serve(arguments: argparse.Namespace) -> None:
     changes = {name: value for name, value in changes.items() if value is not None}
     server = msgspec.structs.replace(settings.server, **changes)
     settings = msgspec.structs.replace(settings, server=server)
-    logging.basicConfig(
-        level=server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel("WARNING")
+    set_up_logging(server.log_level)
+    for name in ("httpx", "uvicorn.error"):
+        logging.getLogger(name).setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_serve(settings))
@@ -55,48 +51,15 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    """Take the port before minutes of loading, so that a taken one is said; listen when ready."""
-    engine = EngineClient(settings.engine, settings.specs())
-    app = create_app(settings, engine)
-    config = uvicorn.Config(
-        app,
-        host=settings.server.host,
-        port=settings.server.port,
-        log_config=None,
-        http="httptools",
-        lifespan="on",
-        timeout_graceful_shutdown=int(settings.server.drain_s),
-    )
-    server = uvicorn.Server(config)
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
-    with _exit_status_zero(signal.SIGTERM), _bound(settings.server) as listener:
-        app.state.service = await Service.begin(settings, engine)
-        host, port = listener.getsockname()[:2]
-        logging.getLogger(__name__).info("ready: base_url http://%s:%s/v1", host, port)
+    """Listen, load, serve, drain. Whoever asks while the engine loads gets a 503."""
+    with _exit_status_zero(signal.SIGTERM), listen(settings.server) as listener:
+        url = f"{base_url(listener)}/v1"
+        app = create_app(settings, EngineClient(settings.engine, settings.specs()))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
+        server = Server(app, settings.server, lambda: logger.info("ready: base_url %s", url))
         await server.serve(sockets=[listener])
-
-
-def _bound(server: ServerSettings) -> socket.socket:
-    """A socket that has the port and does not listen yet."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(
-            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        where = f"{server.host}:{server.port}"
-        raise SettingsError(f"server: cannot listen on {where}: {error.strerror}") from error
-    return listener
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not so uvicorn's traceback of an answer that was broken off, which was logged when it was."""
-    error = record.exc_info[1] if record.exc_info else None
-    cause = error.__cause__ if error else None
-    return not (isinstance(cause, ExceptionGroup) and cause.subgroup(EngineError))
+    if not app.state.starting.cancelled():
+        app.state.starting.result()
 
 
 @contextmanager
@@ -128,9 +91,21 @@ def run_say(arguments: argparse.Namespace) -> None:
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("voice", "model", "speed", "instructions", "language", "seed")
     body = {name: getattr(arguments, name) for name in names}
-    body["input"] = sys.stdin.read() if arguments.text == "-" else arguments.text
+    body["input"] = _text(arguments.text)
     body["response_format"] = arguments.format or _format_of(arguments.out)
     return body
+
+
+def _text(argument: str) -> str:
+    """The argument or stdin. What is not UTF-8 comes as surrogates, or not at all, by the
+    locale.
+    """
+    try:
+        text = sys.stdin.read() if argument == "-" else argument
+        text.encode()
+    except UnicodeError as error:
+        raise SettingsError("the text is not UTF-8") from error
+    return text.removeprefix("\ufeff")
 
 
 def _format_of(out: str) -> str:
@@ -171,10 +146,12 @@ def _say_remote(url: str, body: dict[str, Any], file: BinaryIO) -> None:
 
 
 def _client(url: str) -> httpx.Client:
-    """Of a server at `url`, with or without /v1 at its end; sends the first of $QTTS_API_KEYS."""
+    """Of a server at `url`, which may go on with /v1 or a whole route; sends the first of
+    $QTTS_API_KEYS.
+    """
     key = client_key()
     headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
-    base = url.rstrip("/").removesuffix("/v1")
+    base = re.sub(r"(/v1)*(/audio(/\w+)*|/models|/health)?/*$", "", url)
     return httpx.Client(base_url=base, headers=headers, timeout=httpx.Timeout(600, connect=5))
 
 

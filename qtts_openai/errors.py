@@ -22,6 +22,19 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 4000
 
+# Litestar's word for a body that ends before its end, an exception like any other.
+_GONE = "client disconnected prematurely"
+
+# Where clients want to go; the longer ones first.
+_ROUTES = (
+    "/v1/audio/speech/batch",
+    "/v1/audio/voice_consents",
+    "/v1/audio/speech",
+    "/v1/audio/voices",
+    "/v1/audio/models",
+    "/v1/models",
+)
+
 
 class ApiError(Exception):
     """A failure with its place in the envelope. `type` follows from the status unless given."""
@@ -96,7 +109,7 @@ def _from_litestar(request: Request, exc: HTTPException) -> ApiError:
     url = f"{request.method} {request.url.path}"
     headers = dict(exc.headers or {})
     if exc.status_code == 404:
-        return ApiError(404, f"Invalid URL ({url})", code="unknown_url")
+        return ApiError(404, f"Invalid URL ({url}){_hint(request.url.path)}", code="unknown_url")
     if exc.status_code == 405:
         allowed = headers.get("allow", "")
         message = f"Not allowed to {url}; use {allowed}."
@@ -105,7 +118,18 @@ def _from_litestar(request: Request, exc: HTTPException) -> ApiError:
         return ApiError(
             413, "The request body is larger than limits.max_body_bytes.", code="body_too_large"
         )
+    if exc.status_code == 500 and exc.detail == _GONE:
+        return ApiError(499, "The client closed the connection.", code="client_closed")
     return ApiError(exc.status_code, exc.detail, headers=headers)
+
+
+def _hint(path: str) -> str:
+    """The route that a base URL with too much or too little in it was meant to lead to."""
+    for route in _ROUTES:
+        tail = route.removeprefix("/v1")
+        if path.rstrip("/").endswith(tail):
+            return f"; use {route}, so the base URL ends in /v1"
+    return "; GET /docs lists what is here"
 
 
 def handle_exception(request: Request, exc: Exception) -> Response:

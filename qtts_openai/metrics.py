@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from engine import EngineClient, Stats
 
 _TTFA_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30)
+_LAG_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
@@ -31,6 +32,12 @@ class Metrics:
         self.characters = Counter("qtts_characters", "Characters of input", registry=self.registry)
         self.finished = Counter(
             "qtts_finished", "Utterances by how they ended", ["reason"], registry=self.registry
+        )
+        self.loop_lag = Histogram(
+            "qtts_event_loop_lag_seconds",
+            "How late the event loop came to a timer, ten times a second",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
         )
 
         self.refused = Counter(

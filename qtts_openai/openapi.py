@@ -40,17 +40,18 @@ _ERROR: Json = {
 _REASONS = {
     400: "A field is missing or wrong; `param` names it",
     401: "No key, or an unknown one",
-    403: "It belongs to somebody else, or was disabled",
+    403: "It belongs to somebody else or was disabled; or the host or origin is not allowed",
     404: "No such model, voice or path",
     409: "The name is taken, or the consent is in use",
     413: "The body is too large",
+    415: "The body is of a kind or an encoding that is not read here",
     429: "The queue is full or the key's limit is reached; see Retry-After",
     500: "The speech could not be made",
     503: "The engine is not there; see Retry-After",
     507: "The voice could not be stored",
 }
-_COMMON = (400, 401, 413)
-_SPEAKING = (403, 404, 429, 500, 503)
+_COMMON = (400, 401, 403, 413, 415)
+_SPEAKING = (404, 429, 500, 503)
 
 
 def document() -> Json:
@@ -192,6 +193,8 @@ def _operations() -> list[Operation]:
         op("get", "/v1/audio/models", "listSpeechModels", "Models, in short"),
         op("get", "/v1/models", "listModels", "Models"),
         op("get", "/v1/models/{model_id}", "retrieveModel", "One model", errors=known),
+        op("get", "/live", "live", "The process answers"),
+        op("get", "/ready", "ready", "503 while no work is taken", errors=(503,)),
         op("get", "/health", "health", "503 while the engine is not ready", errors=(503,)),
         op("get", "/metrics", "metrics", "For Prometheus", content={"text/plain": {}}),
     ]

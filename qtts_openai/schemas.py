@@ -5,6 +5,7 @@ fields are ignored and reported, and a known field of the wrong type or range is
 it.
 """
 
+import codecs
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -126,7 +127,7 @@ READ_FIELDS = KNOWN_FIELDS | _ALIASES.keys() | {"references"}
 
 def parse_json(raw: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(raw)
+        body = msgspec.json.decode(raw.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The body of the request is not valid JSON: {error}.") from error
     if not isinstance(body, dict):

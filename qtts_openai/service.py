@@ -1,10 +1,12 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
+import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import EngineClient, ModelInfo, Prompt
+from engine import EngineClient, ModelInfo, Prompt, SpeechStream
 from qtts_openai.callers import Caller
 from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
@@ -21,6 +23,8 @@ from qtts_openai.settings_check import check_references
 from qtts_openai.turns import Turn
 from qtts_openai.voice_store import StoredVoice, VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
+
+logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -67,14 +71,8 @@ class Service:
 
         def submit(prompt: Prompt, lead_s: float) -> Turn:
             nonlocal has_begun
-            turn = Turn(
-                self.queue,
-                who,
-                lambda: self.engine.submit(
-                    utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
-                ),
-                is_firm or has_begun,
-            )
+            begin = partial(self._begin, utterance, prompt, lead_s)
+            turn = Turn(self.queue, who, begin, is_firm or has_begun)
             # Somebody listens to what has begun, so it goes before the caller's other utterances.
             turn.enter(ahead=has_begun)
             has_begun = True
@@ -87,6 +85,13 @@ class Service:
         else:
             stream = Narration(submit, utterance.parts)
         return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
+
+    def _begin(self, utterance: Utterance, prompt: Prompt, lead_s: float) -> SpeechStream:
+        stream = self.engine.submit(
+            utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
+        )
+        logger.info("sequence %d on %s", stream.id, utterance.model.id)
+        return stream
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

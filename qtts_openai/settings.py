@@ -4,6 +4,7 @@ An unknown key or a wrong value is a SettingsError that names its path, the allo
 file.
 """
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -16,12 +17,14 @@ from msgspec import Meta
 from engine import EngineConfig, ModelSpec
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 # Upper bounds are far beyond use: they catch slips of units, and infinity.
 Chars = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 SegmentChars = Annotated[int, Meta(ge=50, le=100_000)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 # Of models and voices: what a request can name, and a header can hold.
@@ -29,6 +32,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1
 Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
 PathName = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 Origin = Annotated[str, Meta(max_length=300, pattern=r"^(\*|https?://[^/\s]+)\Z")]
+HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
 
 
 class SettingsError(Exception):
@@ -51,6 +55,21 @@ class ServerSettings(Section, frozen=True):
     drain_s: Seconds = 30.0
     # Origins a browser page may call from, or ["*"].
     cors_origins: tuple[Origin, ...] = ()
+    # Names of this server, as in Host; "*.example.com" and "*" too. Empty: any name, but for a
+    # server on loopback without keys: none. Addresses and names without a dot always pass.
+    allowed_hosts: tuple[HostName, ...] = ()
+    # Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed.
+    trusted_proxies: tuple[HostName, ...] = ()
+    # How long a connection may wait for its next request.
+    keep_alive_s: PositiveSeconds = 75.0
+    # The first and the last byte of a request's head, and of its body (and 1 s per 64 KiB more).
+    head_timeout_s: PositiveSeconds = 10.0
+    body_timeout_s: PositiveSeconds = 60.0
+    # A client that reads nothing for so long loses its answer.
+    write_timeout_s: PositiveSeconds = 60.0
+    max_head_bytes: Annotated[int, Meta(ge=4096, le=1 << 24)] = 64 * KIB
+    # 0: by the limit of open files.
+    max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 class ModelSettings(Section, frozen=True):
@@ -70,6 +89,7 @@ class ModelSettings(Section, frozen=True):
 class Limits(Section, frozen=True):
     max_input_chars: Chars = 4096
     max_instructions_chars: Chars = 4096
+    # Of any route; most have less, by what their fields may hold.
     max_body_bytes: Bytes = 20 * MIB
     max_batch_items: Annotated[int, Meta(ge=1, le=32)] = 32
     # Per key, or per address where there are no keys; 0: no limit.
@@ -190,6 +210,7 @@ def parse_settings(text: str, name: str = "config.yaml") -> Settings:
     try:
         settings = _convert({} if tree is None else tree)
         _check_names(settings)
+        _check_proxies(settings)
         _check_pairs(settings)
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}{_line(text, error.key)}") from error
@@ -209,6 +230,14 @@ def _convert(tree: Any) -> Settings:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from error
+
+
+def _check_proxies(settings: Settings) -> None:
+    for network in settings.server.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise SettingsError(str(error), "server.trusted_proxies") from error
 
 
 def _check_names(settings: Settings) -> None:

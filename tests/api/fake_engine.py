@@ -127,6 +127,7 @@ class FakeEngine:
 class FakeStream:
     def __init__(self, engine: FakeEngine, prompt: Prompt, params: SamplingParams) -> None:
         self.engine = engine
+        self.id = len(engine.submitted)
         self.prompt = prompt
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None

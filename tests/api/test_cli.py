@@ -45,6 +45,34 @@ def test_say_takes_options_and_stdin(engine, tmp_path, monkeypatch):
     assert params.seed == 5 and prompt.instruct and prompt.language_id == 2050
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_text_that_is_not_utf8_is_one_line(engine, monkeypatch, capsys, errors):
+    """Which of the two stdin does is the locale's choice."""
+    pipe = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", pipe)
+    for text in ("-", "caf\udce9"):
+        assert main(["say", text]) == 1
+        assert capsys.readouterr().err == "qtts: the text is not UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/v1",
+        "/v1/audio/speech",
+        "/audio/speech",
+        "/v1/models",
+        "/health",
+    ],
+)
+def test_a_url_may_go_on(server, tmp_path, path):
+    assert main(["models", "--url", f"{server.url}{path}"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -61,14 +61,22 @@ def post(port: str) -> httpx.Response:
     return httpx.post(f"http://127.0.0.1:{port}/v1/audio/speech", json=BODY, headers=headers)
 
 
+def streaming(port: str):
+    """An answer that has begun."""
+    headers = {"authorization": "Bearer secret-key"}
+    url = f"http://127.0.0.1:{port}/v1/audio/speech"
+    return httpx.stream("POST", url, json=BODY, headers=headers, timeout=20)
+
+
 def wait_ready(port: str) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
-            assert httpx.get(f"http://127.0.0.1:{port}/health").json()["status"] == "ready"
-            return
+            if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200:
+                return
         except httpx.ConnectError:
-            time.sleep(0.05)
+            pass
+        time.sleep(0.05)
     pytest.fail("not ready")
 
 
@@ -150,6 +158,64 @@ def test_settings_that_cannot_work_are_one_line(tokenizer_dir, tmp_path, config,
         log = running.communicate(timeout=20)[1]
         assert running.returncode == 1
     assert f"qtts: {told}" in log and "Traceback" not in log
+
+
+def test_of_two_servers_on_a_port_one_ends_at_once(tokenizer_dir, tmp_path):
+    """Also while neither is ready: the one that listens is the one that lives."""
+    port, slow = free_port(), "import asyncio; engine.start = lambda: asyncio.sleep(3600)"
+    with (
+        process(tokenizer_dir, tmp_path, port, slow) as first,
+        process(tokenizer_dir, tmp_path, port, slow) as second,
+    ):
+        deadline = time.monotonic() + 30
+        while first.poll() is None and second.poll() is None:
+            assert time.monotonic() < deadline, "both live"
+            time.sleep(0.05)
+        loser, winner = (second, first) if first.poll() is None else (first, second)
+        assert loser.wait() == 1
+        log = loser.stderr.read()
+        assert log.count("\n") == 1 and "Address already in use" in log
+        assert httpx.get(f"http://127.0.0.1:{port}/live").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 503
+        winner.send_signal(signal.SIGTERM)
+        assert winner.wait(10) == 0
+        assert "ready:" not in winner.stderr.read()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_sigint_cuts_off_without_tracebacks(tokenizer_dir, tmp_path, signals):
+    """The first drains, the second does not wait; hung answers are cut at the end of either."""
+    (tmp_path / "config.yaml").write_text(f"server: {{drain_s: {1 if signals == 1 else 60}}}")
+    port = free_port()
+    with process(tokenizer_dir, tmp_path, port, "engine.hang_after = 2") as running:
+        wait_ready(port)
+        with ExitStack() as stack:
+            answers = [stack.enter_context(streaming(port)) for _ in range(3)]
+            for _ in range(signals):
+                running.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            for answer in answers:
+                with pytest.raises(httpx.TransportError):
+                    answer.read()
+        assert running.wait(10) == 130
+        log = running.stderr.read()
+    assert "Traceback" not in log and "3 answers are cut off" in log
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1:"), ("::1", "http://[::1]:"), ("::", "http://[::1]:")],
+)
+def test_the_printed_url_can_be_used(host, url):
+    from qtts_openai.http.server import base_url, listen
+    from qtts_openai.settings import ServerSettings
+
+    with listen(ServerSettings(host=host, port=0)) as listener:
+        assert base_url(listener).startswith(url)
+        with socket.create_connection(
+            (httpx.URL(base_url(listener)).host, listener.getsockname()[1])
+        ):
+            pass
 
 
 def test_a_port_in_use_is_told_before_loading(tokenizer_dir, tmp_path):

@@ -136,7 +136,8 @@ def test_long_strange_strings_are_answered_at_once(server, field):
         "[pause:" * 10**6,
     ):
         started = time.perf_counter()
-        answer = server.speak(**{field: text})
+        assert server.speak(**{field: text}).status_code == 413
+        answer = server.speak(**{field: text[:60_000] + text[-1]})
         assert answer.status_code == 400 and len(answer.content) < 20_000
         assert time.perf_counter() - started < 3
 
@@ -162,7 +163,7 @@ def test_sampling_fields_reach_the_engine(server):
         b"\xff\xfe{}",
         b'{"input": "\xff"}',
         b"[" * 100_000,
-        b'{"a":' * 50_000,
+        b'{"a":' * 20_000,
         b"null",
         b'{"input": 1e999}',
         b'{"input": "\\ud800"}',
