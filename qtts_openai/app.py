@@ -37,6 +37,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
             yield
         finally:
             await client.drain(settings.server.drain_s)
+            app.state.service.close()
             await client.close()
 
     def service() -> Service:

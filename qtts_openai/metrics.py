@@ -33,6 +33,16 @@ class Metrics:
             "qtts_finished", "Utterances by how they ended", ["reason"], registry=self.registry
         )
 
+        self.decoded = Counter(
+            "qtts_decoder_files",
+            "Audio files of requests by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+    def count_decoded(self, outcome: str) -> None:
+        self.decoded.labels(outcome).inc()
+
     def render(self) -> bytes:
         return generate_latest(self.registry)
 

@@ -16,15 +16,18 @@ from engine import (
     SamplingParams,
 )
 from qtts_openai.catalog import Catalog
+from qtts_openai.decoding.client import AudioDecoder
+from qtts_openai.decoding.turns import BusyError, Turns
 from qtts_openai.errors import invalid
 from qtts_openai.fetching import fetch, read_file_url
-from qtts_openai.reference_audio import decode_base64, read_reference
+from qtts_openai.reference_audio import busy, decode_base64, read_reference
 from qtts_openai.settings import RefAudioSettings
 from qtts_openai.voice_store import StoredVoice, VoiceStore
 
 # Spoken once by a voice that was described in words; long enough to clone from.
 FIRST_WORDS = "The quick brown fox jumps over the lazy dog, while the old clock strikes nine."
 DESIGN_ATTEMPTS = 3
+MAX_FETCHES = 4
 
 
 class References:
@@ -34,11 +37,15 @@ class References:
         store: VoiceStore,
         catalog: Catalog,
         engine: EngineClient,
+        decoder: AudioDecoder,
     ) -> None:
         self.settings = settings
         self.store = store
         self.catalog = catalog
         self.engine = engine
+        self.decoder = decoder
+        wait_s = 3 * settings.http_timeout_s
+        self.fetches = Turns(max_at_once=MAX_FETCHES, max_waiting=64, max_wait_s=wait_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def of_request(self, ref_audio: str) -> ReferenceAudio:
@@ -46,17 +53,14 @@ class References:
         return await self.read(await self._bytes(ref_audio.strip()), "ref_audio")
 
     async def read(self, data: bytes, param: str) -> ReferenceAudio:
-        bounds = self.settings
-        return await asyncio.to_thread(
-            read_reference, data, min_s=bounds.min_s, max_s=bounds.max_s, param=param
-        )
+        return await read_reference(self.decoder, data, param)
 
     async def _bytes(self, text: str) -> bytes:
         scheme, limits = text[:8].partition(":")[0].lower(), self.settings
         if scheme in ("http", "https"):
             if not limits.allow_http:
                 raise invalid("ref_audio: this server fetches no URLs; send base64.", "ref_audio")
-            return await fetch(text, max_bytes=limits.max_bytes, timeout_s=limits.http_timeout_s)
+            return await self._fetch(text)
         if scheme == "file":
             if limits.files_directory is None:
                 raise invalid("ref_audio: this server reads no files; send base64.", "ref_audio")
@@ -68,6 +72,14 @@ class References:
             message = f"ref_audio: more than {limits.max_bytes} bytes of audio."
             raise invalid(message, "ref_audio", "file_too_large")
         return data
+
+    async def _fetch(self, url: str) -> bytes:
+        limits = self.settings
+        try:
+            async with self.fetches.take():
+                return await fetch(url, max_bytes=limits.max_bytes, timeout_s=limits.http_timeout_s)
+        except BusyError as error:
+            raise busy() from error
 
     async def of_voice(self, id_: str) -> tuple[ReferenceAudio, str | None]:
         """(audio, what it says or None) of a stored voice."""

@@ -8,6 +8,7 @@ from typing import Any
 from engine import EngineClient, ModelInfo, Prompt, SpeechStream
 from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
+from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.limiter import Limiter
 from qtts_openai.metrics import Metrics
 from qtts_openai.narration import Narration, PcmStream
@@ -28,7 +29,15 @@ class Service:
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
         self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
-        self.references = References(settings.ref_audio, self.store, self.catalog, engine)
+        self.decoder = AudioDecoder(
+            min_s=settings.ref_audio.min_s,
+            max_s=settings.ref_audio.max_s,
+            timeout_s=settings.ref_audio.decode_timeout_s,
+            count=self.metrics.count_decoded,
+        )
+        self.references = References(
+            settings.ref_audio, self.store, self.catalog, engine, self.decoder
+        )
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         self.planner = Planner(settings, self.casting)
         self.limiter = Limiter(settings.limits)
@@ -45,6 +54,9 @@ class Service:
         except BaseException:
             await engine.close()
             raise
+
+    def close(self) -> None:
+        self.decoder.close()
 
     def submit(self, utterance: Utterance) -> PcmStream:
         """Raises QueueFullError or EngineDeadError at once, before any work."""

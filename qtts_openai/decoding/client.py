@@ -12,10 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-import weakref
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +20,7 @@ import msgspec
 import numpy as np
 
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
+from qtts_openai.decoding.turns import BusyError, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +32,12 @@ EXTRA_MEMORY_BYTES = 192 << 20
 _PACKAGES = Path(__file__).resolve().parents[2]
 _SAMPLE_BYTES = 4
 
-Outcome = Literal["decoded", "refused", "crashed", "timed_out", "cancelled", "busy"]
+Outcome = Literal["decoded", "refused", "crashed", "timed_out", "cancelled", "busy", "unavailable"]
 HELLO = b"+"  # a child's first byte, from behind its filter of system calls
-
-# Whose request is being served; set where the caller becomes known.
-current_caller: ContextVar[str] = ContextVar("current_caller", default="")
 
 
 class DecodeError(Exception):
     """The message says what is wrong with the file, without a full stop."""
-
-
-class DecoderBusyError(Exception):
-    """Too many files wait, or one waited too long."""
 
 
 class DecoderUnavailableError(Exception):
@@ -75,16 +66,15 @@ class AudioDecoder:
         self.count = count
         self._zygote: Zygote | None = None
         self._begin = asyncio.Lock()
-        self._places = asyncio.Semaphore(MAX_AT_ONCE)
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._num_waiting = 0
+        self.turns = Turns(
+            max_at_once=MAX_AT_ONCE, max_waiting=MAX_WAITING, max_wait_s=3 * timeout_s
+        )
 
-    async def decode(self, data: bytes, caller: str | None = None) -> ReferenceAudio:
-        """Mono at the engine's rate. DecodeError: it is the file's fault; DecoderBusyError."""
-        caller = current_caller.get() if caller is None else caller
+    async def decode(self, data: bytes) -> ReferenceAudio:
+        """Mono at the engine's rate. DecodeError: it is the file's fault; BusyError: others'."""
         outcome: Outcome = "cancelled"
         try:
-            async with self._place(caller):
+            async with self.turns.take():
                 audio = await self._decode(data)
             outcome = "decoded"
             return audio
@@ -94,8 +84,8 @@ class AudioDecoder:
         except TimeoutError:
             outcome = "timed_out"
             raise DecodeError(f"it could not be decoded within {self.timeout_s:g} s") from None
-        except DecoderBusyError:
-            outcome = "busy"
+        except (BusyError, DecoderUnavailableError) as error:
+            outcome = "busy" if isinstance(error, BusyError) else "unavailable"
             raise
         except DecodeError:
             outcome = "crashed"
@@ -104,36 +94,11 @@ class AudioDecoder:
         finally:
             self.count(outcome)
 
-    @asynccontextmanager
-    async def _place(self, caller: str) -> AsyncGenerator[None]:
-        """A caller's turn first, then one of the places: nobody fills the queue of the places."""
-        turn = self._turns.setdefault(caller, asyncio.Lock())
-        if self._num_waiting >= MAX_WAITING:
-            raise DecoderBusyError
-        self._num_waiting += 1
-        try:
-            async with asyncio.timeout(3 * self.timeout_s):
-                await turn.acquire()
-                try:
-                    await self._places.acquire()
-                except BaseException:
-                    turn.release()
-                    raise
-        except TimeoutError:
-            raise DecoderBusyError from None
-        finally:
-            self._num_waiting -= 1
-        try:
-            yield
-        finally:
-            self._places.release()
-            turn.release()
-
     async def _decode(self, data: bytes) -> ReferenceAudio:
-        zygote = await self.begin()
+        zygote, job = await self._fork()
         greeted = False
         try:
-            reader, writer = await asyncio.open_connection(sock=zygote.fork())
+            reader, writer = await asyncio.open_connection(sock=job)
             try:
                 async with asyncio.timeout(self.timeout_s):
                     writer.write(self._job(len(data)))
@@ -142,14 +107,25 @@ class AudioDecoder:
                     writer.write(data)
                     return await self._answer(reader)
             finally:
+                # The child ends with this, whatever it is doing.
                 writer.transport.abort()
         except TimeoutError:
-            if not greeted:
-                # It is the zygote that hangs.
+            if not greeted:  # it is the zygote that hangs
                 zygote.close()
             raise
         except (EOFError, OSError, ValueError, asyncio.LimitOverrunError) as error:
+            if not zygote.is_alive():
+                raise DecoderUnavailableError("what decodes audio was ended") from error
             raise DecodeError("it cannot be decoded") from error
+
+    async def _fork(self) -> "tuple[Zygote, socket.socket]":
+        for _ in range(2):
+            zygote = await self.begin()
+            try:
+                return zygote, zygote.fork()
+            except OSError:  # it died just now
+                zygote.close()
+        raise DecoderUnavailableError("what decodes audio ends as soon as it is begun")
 
     def _job(self, num_bytes: int) -> bytes:
         samples_bytes = int(self.max_s * 48_000 * _SAMPLE_BYTES)
@@ -175,7 +151,7 @@ class AudioDecoder:
         while len(samples) < reply.num_bytes:
             part = await reader.read(min(1 << 16, reply.num_bytes - len(samples)))
             if not part:
-                raise asyncio.IncompleteReadError(bytes(), reply.num_bytes)
+                raise asyncio.IncompleteReadError(b"", reply.num_bytes)
             hasher.update(part)
             samples += part
         if not np.isfinite(np.frombuffer(samples, "<f4")).all():
@@ -211,7 +187,7 @@ class Zygote:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "qtts_openai.decoding.zygote"],
-                stdin=theirs, stdout=subprocess.DEVNULL, env=_environment(), cwd="/",
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=_environment(), cwd="/",
                 start_new_session=True,
             )  # fmt: skip
         zygote = cls(process, control)

@@ -135,7 +135,7 @@ class _Recording:
 
     def finish(self, min_s: float) -> np.ndarray:
         seconds = self.num_frames / self.source_hz
-        if seconds < min_s:
+        if seconds < min_s or not self.num_frames:
             raise RefusedError(
                 f"the audio is {seconds:.2f} s long; {min_s:g} to {self.max_s:g} s are accepted"
             )
@@ -185,9 +185,7 @@ def _read_with_av(data: bytes, name: str, recording: _Recording) -> None:
         _fill(recording, context.sample_rate, context.channels, blocks)
 
 
-def _fill(
-    recording: _Recording, rate_hz: int, channels: int, blocks: Iterator[Block]
-) -> None:
+def _fill(recording: _Recording, rate_hz: int, channels: int, blocks: Iterator[Block]) -> None:
     recording.begin(rate_hz, channels)
     for block in blocks:
         recording.add(block)

@@ -2,7 +2,7 @@
 
 limits          memory, CPU seconds, no bytes written to files, no new descriptor, no new process
 syscall filter  (seccomp, Linux on x86-64 and arm64) memory, clocks, and read and write of what is
-                open; any other system call fails with EPERM: no file, no socket, no signal to others
+                open; all other calls fail with EPERM: no file, no socket, no signal to others
 
 Where the filter cannot be set the limits still let nothing be opened or connected.
 """
@@ -12,6 +12,7 @@ import os
 import platform
 import resource
 import struct
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
@@ -68,7 +69,7 @@ def enter(*, memory_bytes: int, cpu_s: int) -> bool:
 
     False where there is no syscall filter; the limits hold all the same.
     """
-    mapped = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for limit, value in (
         (resource.RLIMIT_AS, mapped + memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),

@@ -9,9 +9,10 @@ from litestar.di import NamedDependency
 from qtts_openai import schemas as s
 from qtts_openai.auth import caller
 from qtts_openai.batch import read_items, speak_items, summary
+from qtts_openai.decoding.turns import current_caller
 from qtts_openai.limiter import Lease
 from qtts_openai.service import Service
-from qtts_openai.streaming import Speech, respond
+from qtts_openai.streaming import Speech, respond, while_connected
 
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
@@ -19,7 +20,7 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     speech, ignored = s.read_speech(s.parse_json(await request.body()))
     lease = _lease(request, service, len(speech.input))
     try:
-        utterance = await service.planner.plan(speech)
+        utterance = await while_connected(request, service.planner.plan(speech))
         stream = service.submit(utterance)
     except BaseException:
         lease.refund()
@@ -43,6 +44,7 @@ async def create_speech_batch(request: Request, service: NamedDependency[Service
 
 
 def _lease(request: Request, service: Service, num_chars: int) -> Lease:
+    current_caller.set(caller(request))
     return service.limiter.take(caller(request), num_chars)
 
 

@@ -9,11 +9,13 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
 from qtts_openai import schemas as s
-from qtts_openai.auth import OPEN
+from qtts_openai.auth import OPEN, caller
+from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError
 from qtts_openai.forms import read_fields, take_upload
 from qtts_openai.planning import check_length
 from qtts_openai.service import Service
+from qtts_openai.streaming import while_connected
 from qtts_openai.voice_store import StoredVoice, unknown_voice
 
 
@@ -44,7 +46,9 @@ async def create_voice(request: Request, service: NamedDependency[Service]) -> d
     if wanted.kind(upload is not None) == "prompt":
         voice = await _from_prompt(service, wanted)
     else:
-        voice = await _from_sample(service, wanted, upload.data if upload else None)
+        current_caller.set(caller(request))
+        sample = _from_sample(service, wanted, upload.data if upload else None)
+        voice = await while_connected(request, sample)
     shown = voice.answer()
     return {**shown, "success": True, "voice": shown}
 
