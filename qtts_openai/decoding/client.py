@@ -96,21 +96,22 @@ class AudioDecoder:
 
     async def _decode(self, data: bytes) -> ReferenceAudio:
         zygote, job = await self._fork()
-        greeted = False
+        taken = False
         try:
             reader, writer = await asyncio.open_connection(sock=job)
             try:
                 async with asyncio.timeout(self.timeout_s):
                     writer.write(self._job(len(data)))
+                    await reader.readexactly(1)
+                    taken = True
                     zygote.note_filter(await reader.readexactly(1))
-                    greeted = True
                     writer.write(data)
                     return await self._answer(reader)
             finally:
                 # The child ends with this, whatever it is doing.
                 writer.transport.abort()
         except TimeoutError:
-            if not greeted:  # it is the zygote that hangs
+            if not taken:  # it is the zygote that hangs
                 zygote.close()
             raise
         except (EOFError, OSError, ValueError, asyncio.LimitOverrunError) as error:

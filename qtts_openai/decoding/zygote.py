@@ -1,7 +1,8 @@
 """The process that children are forked from: the libraries are loaded once, each file gets a child.
 
     server --control socket--> zygote          one message per file, with that file's socket
-    server ====file's socket=== child          Job line, bytes of the file; Reply line, samples
+    server ====file's socket=== child          a line that says what is wanted, bytes of the file;
+                                               two bytes of greeting, a line of answer, samples
 
 A child ends when its file's socket is closed at the server's end, whatever it is doing. All of them
 end with the zygote, and the zygote ends when the control socket is closed. It never looks at a file
@@ -22,6 +23,7 @@ import av
 from qtts_openai.decoding import sandbox
 from qtts_openai.decoding.decoder import RefusedError, decode, warm_up
 
+TAKEN = b"."  # the zygote's only byte to a file's socket
 # A child's first byte, from behind its filter of system calls; or there is none.
 HELLO, HELLO_WITHOUT_FILTER = b"+", b"-"
 MAX_LINE = 1000
@@ -62,6 +64,7 @@ class Zygote:
             return False
         job = socket.socket(fileno=fds[0])
         try:
+            job.send(TAKEN)
             pid = os.fork()
         except OSError:
             job.close()  # the server takes it for a child that died

@@ -17,7 +17,9 @@ SECONDS = 1.0
 
 def _wave(rate: int, channels: int) -> np.ndarray:
     times = np.arange(int(SECONDS * rate)) / rate
-    voices = [0.3 * np.sin(2 * np.pi * pitch * times) for pitch in range(180, 180 + 40 * channels, 40)]
+    voices = [
+        0.3 * np.sin(2 * np.pi * pitch * times) for pitch in range(180, 180 + 40 * channels, 40)
+    ]
     return np.stack(voices, axis=1).astype("f4")
 
 
