@@ -33,6 +33,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> Litest
         if app.state.get("service") is None:
             app.state.service = await Service.begin(settings, client)
         _announce(app.state.service)
+        app.state.service.warm_up()
         try:
             yield
         finally:

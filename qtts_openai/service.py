@@ -55,6 +55,11 @@ class Service:
             await engine.close()
             raise
 
+    def warm_up(self) -> None:
+        """Begin what the first request with reference audio would have to wait for."""
+        if self.catalog.of_family("base") is not None:
+            self.decoder.warm_up()
+
     def close(self) -> None:
         self.decoder.close()
 

@@ -50,7 +50,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class AudioDecoder:
-    """Begins its zygote at the first file; `close()` ends it."""
+    """Begins its zygote at the first file, or with `warm_up()`; `close()` ends it."""
 
     def __init__(
         self,
@@ -64,8 +64,7 @@ class AudioDecoder:
         self.max_s = max_s
         self.timeout_s = timeout_s
         self.count = count
-        self._zygote: Zygote | None = None
-        self._begin = asyncio.Lock()
+        self._begun: asyncio.Task[Zygote] | None = None
         self.turns = Turns(
             max_at_once=MAX_AT_ONCE, max_waiting=MAX_WAITING, max_wait_s=3 * timeout_s
         )
@@ -160,17 +159,29 @@ class AudioDecoder:
         return ReferenceAudio(key=hasher.hexdigest(), samples=bytes(samples))
 
     async def begin(self) -> "Zygote":
-        """The zygote, ready; begun where there is none or where it died."""
-        async with self._begin:
-            if self._zygote is None or not self._zygote.is_alive():
-                self.close()
-                self._zygote = await Zygote.begin()
-            return self._zygote
+        """The zygote, ready."""
+        # Others may wait for it too, so it goes on when this one leaves.
+        return await asyncio.shield(self.warm_up())
+
+    def warm_up(self) -> "asyncio.Task[Zygote]":
+        """Begin the zygote where there is none or where it died."""
+        if self._begun is None or not self._is_usable():
+            self.close()
+            self._begun = asyncio.create_task(Zygote.begin(), name="audio-decoder")
+        return self._begun
+
+    def _is_usable(self) -> bool:
+        begun = self._begun
+        if begun is None or not begun.done():
+            return begun is not None
+        return not (begun.cancelled() or begun.exception()) and begun.result().is_alive()
 
     def close(self) -> None:
-        if self._zygote is not None:
-            self._zygote.close()
-            self._zygote = None
+        begun, self._begun = self._begun, None
+        if begun is None or begun.cancel():
+            return
+        if not (begun.cancelled() or begun.exception()):
+            begun.result().close()
 
 
 class Zygote:

@@ -62,7 +62,10 @@ class Zygote:
         message, fds, _, _ = socket.recv_fds(self.control, 1, 1)
         if not message:
             return False
+        if not fds:  # no descriptor was free: the server reads the end of the socket
+            return True
         job = socket.socket(fileno=fds[0])
+        zygote = os.getpid()
         try:
             job.send(TAKEN)
             pid = os.fork()
@@ -70,7 +73,7 @@ class Zygote:
             job.close()  # the server takes it for a child that died
             return True
         if pid == 0:
-            _be_child(job.fileno())
+            _be_child(job.fileno(), zygote)
         self.jobs[pid] = job
         return True
 
@@ -88,10 +91,10 @@ class Zygote:
             self.jobs.pop(pid).close()
 
 
-def _be_child(job: int) -> NoReturn:
+def _be_child(job: int, zygote: int) -> NoReturn:
     status = 1
     try:
-        sandbox.die_with_parent()
+        sandbox.die_with_parent(zygote)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(job, _JOB_FD)

@@ -35,7 +35,8 @@ async def slow(decoder: AudioDecoder, timeout_s: float = 20.0):
     other = SlowFile(
         min_s=0.5, max_s=10, timeout_s=timeout_s, count=lambda outcome: counts.update([outcome])
     )
-    other._zygote = await decoder.begin()
+    await decoder.begin()
+    other._begun = decoder._begun
     await all_gone(decoder)
     yield other, counts
 
