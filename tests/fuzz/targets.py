@@ -19,6 +19,7 @@ from tests.fuzz.mutation import mutate
 from tests.fuzz.server import Running
 
 BOUNDARY = "----b"
+FILES = ("audio_sample", "recording")
 
 JSON_SEEDS = (
     {"model": "tts-1", "voice": "alloy", "input": "Hi.", "max_new_tokens": 2},
@@ -93,19 +94,20 @@ def http_sample(random: Random, server: Running) -> str:
 
 def http_multipart(random: Random, server: Running) -> str:
     """The form itself is broken, its head too."""
-    body = multipart(name=b"n%d" % random.getrandbits(40), audio_sample=seeds.good("aac")[:2000])
+    name, audio = b"n%d" % random.getrandbits(40), seeds.good("aac")
+    body = multipart(name=name, audio_sample=audio, language=b"en", recording=audio)
     kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
     if random.random() < 0.2:
         kind = bytes(byte for byte in mutate(random, kind, [kind]) if 32 <= byte < 127)
     path = random.choice(("/v1/audio/voices", "/v1/audio/voice_consents"))
-    return _send(server, path, mutate(random, body, [body]), kind.decode())
+    return _send(server, path, mutate(random, body, [body]), kind.decode().strip())
 
 
 def multipart(**fields: bytes) -> bytes:
     fields = {"consent": b"I am the speaker and I agree.", **fields}
     parts = []
     for name, value in fields.items():
-        file = '; filename="a.wav"\r\ncontent-type: audio/wav' if name == "audio_sample" else ""
+        file = '; filename="a.wav"\r\ncontent-type: audio/wav' if name in FILES else ""
         head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="{name}"{file}\r\n\r\n'
         parts.append(head.encode() + value + b"\r\n")
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
