@@ -45,7 +45,7 @@ class References:
         self.engine = engine
         self.decoder = decoder
         wait_s = 3 * settings.http_timeout_s
-        self.fetches = Turns(max_at_once=MAX_FETCHES, max_waiting=64, max_wait_s=wait_s)
+        self.fetches = Turns(max_at_once=MAX_FETCHES, max_wait_s=wait_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def of_request(self, ref_audio: str) -> ReferenceAudio:

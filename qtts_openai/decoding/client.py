@@ -19,17 +19,17 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+import qtts_openai
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
 from qtts_openai.decoding.turns import BusyError, Turns
 
 logger = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 2
-MAX_WAITING = 64
 START_TIMEOUT_S = 20.0
 # Beside what the file and its samples take: tables of a demuxer, codecs, a resampler.
 EXTRA_MEMORY_BYTES = 192 << 20
-_PACKAGES = Path(__file__).resolve().parents[2]
+_PACKAGES = Path(qtts_openai.__file__).resolve().parents[1]
 _SAMPLE_BYTES = 4
 
 Outcome = Literal["decoded", "refused", "crashed", "timed_out", "cancelled", "busy", "unavailable"]
@@ -65,9 +65,7 @@ class AudioDecoder:
         self.timeout_s = timeout_s
         self.count = count
         self._begun: asyncio.Task[Zygote] | None = None
-        self.turns = Turns(
-            max_at_once=MAX_AT_ONCE, max_waiting=MAX_WAITING, max_wait_s=3 * timeout_s
-        )
+        self.turns = Turns(max_at_once=MAX_AT_ONCE, max_wait_s=3 * timeout_s)
 
     async def decode(self, data: bytes) -> ReferenceAudio:
         """Mono at the engine's rate. DecodeError: it is the file's fault; BusyError: others'."""
@@ -145,7 +143,7 @@ class AudioDecoder:
         if reply.refused is not None:
             raise _Refused(reply.refused)
         most = int((self.max_s + 1) * SAMPLE_RATE_HZ) * _SAMPLE_BYTES
-        if reply.num_bytes > most or reply.num_bytes % _SAMPLE_BYTES:
+        if not 0 < reply.num_bytes <= most or reply.num_bytes % _SAMPLE_BYTES:
             raise ValueError(f"{reply.num_bytes} bytes of samples")
         samples, hasher = bytearray(), hashlib.sha256()
         while len(samples) < reply.num_bytes:
@@ -198,7 +196,7 @@ class Zygote:
         control.setblocking(False)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "qtts_openai.decoding.zygote"],
+                [sys.executable, "-P", "-m", f"{__package__}.zygote"],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=_environment(), cwd="/",
                 start_new_session=True,
             )  # fmt: skip

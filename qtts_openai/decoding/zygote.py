@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+from pathlib import Path
 from typing import NoReturn
 
 import av
@@ -97,6 +98,8 @@ def _be_child(job: int, zygote: int) -> NoReturn:
         sandbox.die_with_parent(zygote)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Where memory is short, the kernel takes this process before any other.
+        Path("/proc/self/oom_score_adj").write_text("1000")
         os.dup2(job, _JOB_FD)
         os.closerange(_JOB_FD + 1, os.sysconf("SC_OPEN_MAX"))
         # What libraries print about a file is no line for the server's log.
@@ -146,6 +149,7 @@ def _write(fd: int, data: bytes) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)  # listeners come first
     av.logging.set_level(av.logging.PANIC)
     control = socket.socket(fileno=0)
     warm_up()

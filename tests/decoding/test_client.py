@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soxr
 
-from qtts_openai.decoding import turns
 from qtts_openai.decoding.client import AudioDecoder, DecodeError, DecoderUnavailableError
 from qtts_openai.decoding.turns import BusyError, Turns, current_caller
 from tests.decoding.conftest import children, files_open
@@ -192,6 +191,7 @@ async def test_the_servers_secrets_do_not_reach_it(decoder, monkeypatch):
     [
         b"",
         b"\n",
+        b"{}\n",
         b"x" * 100_000,
         b'{"num_bytes": 3}\n123',
         b'{"num_bytes": 99999999999}\n',
@@ -212,7 +212,7 @@ async def test_a_child_that_a_file_took_over_is_not_believed(reply):
 
 
 async def test_one_of_a_caller_and_two_in_all():
-    queue = Turns(max_at_once=2, max_waiting=10, max_wait_s=5)
+    queue = Turns(max_at_once=2, max_wait_s=5)
     running: Counter[str] = Counter()
     order: list[str] = []
 
@@ -229,17 +229,25 @@ async def test_one_of_a_caller_and_two_in_all():
     await asyncio.gather(*tasks)
     # b did not wait for all that a had sent before.
     assert order.index("b") == 1 and order.index("c") <= 3
-    assert queue.num_waiting == 0
+    assert not queue.num_waiting
+
+
+async def wait_in(queue: Turns, caller: str) -> None:
+    current_caller.set(caller)
+    async with queue.take():
+        pass
 
 
 async def test_waiting_has_bounds():
-    queue = Turns(max_at_once=1, max_waiting=2, max_wait_s=0.2)
+    queue = Turns(max_at_once=1, max_waiting=6, max_wait_s=0.3)
     async with queue.take():
-        tasks = [asyncio.create_task(queue.take().__aenter__()) for _ in range(3)]
         started = time.monotonic()
+        tasks = [asyncio.create_task(wait_in(queue, caller)) for caller in "aaabbbcccd"]
+        await asyncio.sleep(0.05)
+        # Two of each of three callers wait; the others were sent away at once.
+        assert dict(queue.num_waiting) == {"a": 2, "b": 2, "c": 2}
         results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(result) for result in results] == [BusyError] * 3
-    assert 0.15 < time.monotonic() - started < 2
-    async with queue.take():
-        assert queue.num_waiting == 0
-    assert turns.current_caller.get() == ""
+    assert [type(result) for result in results] == [BusyError] * 10
+    assert 0.25 < time.monotonic() - started < 3
+    await wait_in(queue, "a")
+    assert not queue.num_waiting
