@@ -43,6 +43,29 @@ def _ffmpeg(container: str, codec: str, rate: int = 24000, options: dict | None 
     return file.getvalue()
 
 
+def _film(container: str, codec: str, rate: int) -> bytes:
+    """As telephones and browsers record: the picture comes first."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        picture = out.add_stream("mpeg4", rate=10)
+        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+        sound = out.add_stream(codec, rate=rate)
+        sound.layout = "mono"
+        image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), "u1"), format="rgb24")
+        image.pts = 0
+        samples = (_wave(rate, 1).T * 20000).astype("<i2")
+        resampler = av.AudioResampler(sound.format, "mono", rate, frame_size=sound.frame_size)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for stream, parts in (
+            (picture, [image, None]),
+            (sound, [*resampler.resample(frame), *resampler.resample(None), None]),
+        ):
+            for part in parts:
+                out.mux([packet for packet in stream.encode(part) if packet.size])
+    return file.getvalue()
+
+
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 GOOD: dict[str, Callable[[], bytes]] = {
     "wav": lambda: _sndfile("WAV", "PCM_16"),
@@ -62,6 +85,8 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "mp4": lambda: _ffmpeg("mp4", "aac", 44100, FRAGMENTS),
     "mp4-alac": lambda: _ffmpeg("mp4", "alac"),
     "mp4-mp3": lambda: _ffmpeg("mp4", "libmp3lame"),
+    "mp4-film": lambda: _film("mp4", "aac", 48000),
+    "mkv-film": lambda: _film("matroska", "libopus", 48000),
     "webm": lambda: _ffmpeg("webm", "libopus", 48000),
     "mkv": lambda: _ffmpeg("matroska", "aac"),
     "mkv-pcm": lambda: _ffmpeg("matroska", "pcm_s16le"),
