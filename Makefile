@@ -1,5 +1,5 @@
 # Everything lives in .venv; a stage runs again only when the files that decide it change.
-# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); ARGS (test, bench, gpu-check, gpu-bench).
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD, TORCH_INDEX, TORCH_FIND_LINKS (install); MINUTES (fuzz); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ TEST_MARKS := not gpu and not clients and not listen and not attack
 
 export TORCH_BUILD TORCH_INDEX TORCH_FIND_LINKS
 
-.PHONY: help install serve test attack clients listen check bench gpu-check gpu-bench lock clean
+.PHONY: help install serve test attack clients listen fuzz check bench gpu-check gpu-bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -36,6 +36,10 @@ clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against 
 
 listen: $(VENV)/.test $(VENV)/.listen ## let an offline recogniser hear the embedded voice
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m listen $(ARGS)
+
+fuzz: MINUTES ?= 10
+fuzz: $(VENV)/.test ## send hostile input to a server of its own (MINUTES=, ARGS="--target http_sample --seed 3")
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types
 	@$(BIN)/ruff check

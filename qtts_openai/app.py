@@ -56,6 +56,8 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             app.state.starting.cancel()
             await asyncio.wait({app.state.starting})
             await client.drain(settings.server.drain_s)
+            if app.state.get("service") is not None:
+                app.state.service.close()
             await client.close()
 
     def service() -> Service:
@@ -92,6 +94,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
 
 async def _start(app: Litestar, settings: Settings, client: EngineClient) -> None:
     app.state.service = await Service.begin(settings, client)
+    app.state.service.warm_up()
     _announce(app.state.service)
 
 

@@ -1,11 +1,13 @@
 """Prometheus metrics of the HTTP side and, at each scrape, the engine's latest Stats."""
 
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from engine import EngineClient, Stats
+from qtts_openai.decoding.client import Outcome
 
 _TTFA_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30)
 _LAG_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
@@ -46,6 +48,19 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+
+        self.decoded = Counter(
+            "qtts_decoder_files",
+            "Audio files of requests by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+        for outcome in get_args(Outcome):
+            self.decoded.labels(outcome)
+
+    def count_decoded(self, outcome: Outcome) -> None:
+        self.decoded.labels(outcome).inc()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

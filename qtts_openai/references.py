@@ -16,9 +16,11 @@ from engine import (
     SamplingParams,
 )
 from qtts_openai.catalog import Catalog
+from qtts_openai.decoding.client import AudioDecoder
+from qtts_openai.decoding.turns import BusyError, Turns
 from qtts_openai.errors import invalid
 from qtts_openai.fetching import fetch, read_file_url
-from qtts_openai.reference_audio import decode_base64, read_reference
+from qtts_openai.reference_audio import busy, decode_base64, read_reference
 from qtts_openai.settings import RefAudioSettings
 from qtts_openai.voice_store import StoredVoice, VoiceStore
 
@@ -27,6 +29,7 @@ FIRST_WORDS = "The quick brown fox jumps over the lazy dog, while the old clock 
 DESIGN_ATTEMPTS = 3
 # Far beyond what encoders make; more could leave the range of numbers inside the model.
 MOST_EMBEDDING = 1000
+MAX_FETCHES = 4
 
 
 class References:
@@ -36,11 +39,15 @@ class References:
         store: VoiceStore,
         catalog: Catalog,
         engine: EngineClient,
+        decoder: AudioDecoder,
     ) -> None:
         self.settings = settings
         self.store = store
         self.catalog = catalog
         self.engine = engine
+        self.decoder = decoder
+        wait_s = 3 * settings.http_timeout_s
+        self.fetches = Turns(max_at_once=MAX_FETCHES, max_wait_s=wait_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def of_request(self, ref_audio: str) -> ReferenceAudio:
@@ -48,17 +55,14 @@ class References:
         return await self.read(await self._bytes(ref_audio.strip()), "ref_audio")
 
     async def read(self, data: bytes, param: str) -> ReferenceAudio:
-        bounds = self.settings
-        return await asyncio.to_thread(
-            read_reference, data, min_s=bounds.min_s, max_s=bounds.max_s, param=param
-        )
+        return await read_reference(self.decoder, data, param)
 
     async def _bytes(self, text: str) -> bytes:
         scheme, limits = text[:8].partition(":")[0].lower(), self.settings
         if scheme in ("http", "https"):
             if not limits.allow_http:
                 raise invalid("ref_audio: this server fetches no URLs; send base64.", "ref_audio")
-            return await fetch(text, max_bytes=limits.max_bytes, timeout_s=limits.http_timeout_s)
+            return await self._fetch(text)
         if scheme == "file":
             if limits.files_directory is None:
                 raise invalid("ref_audio: this server reads no files; send base64.", "ref_audio")
@@ -83,6 +87,14 @@ class References:
             raise invalid(message, "speaker_embedding")
         embedding = row.tobytes()
         return ReferenceAudio(hashlib.sha256(embedding).hexdigest(), b"", embedding)
+
+    async def _fetch(self, url: str) -> bytes:
+        limits = self.settings
+        try:
+            async with self.fetches.take():
+                return await fetch(url, max_bytes=limits.max_bytes, timeout_s=limits.http_timeout_s)
+        except BusyError as error:
+            raise busy() from error
 
     async def of_voice(self, id_: str) -> tuple[ReferenceAudio, str | None]:
         """(audio, what it says or None) of a stored voice."""

@@ -10,6 +10,7 @@ from engine import EngineClient, ModelInfo, Prompt, SpeechStream
 from qtts_openai.callers import Caller
 from qtts_openai.casting import Casting
 from qtts_openai.catalog import FAMILIES, Catalog
+from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.fair_queue import FairQueue
 from qtts_openai.limiter import Limiter
 from qtts_openai.loudness import Amplified
@@ -39,7 +40,15 @@ class Service:
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
         self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
-        self.references = References(settings.ref_audio, self.store, self.catalog, engine)
+        self.decoder = AudioDecoder(
+            min_s=settings.ref_audio.min_s,
+            max_s=settings.ref_audio.max_s,
+            timeout_s=settings.ref_audio.decode_timeout_s,
+            count=self.metrics.count_decoded,
+        )
+        self.references = References(
+            settings.ref_audio, self.store, self.catalog, engine, self.decoder
+        )
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.casting)
         self.planner = Planner(settings, self.casting)
@@ -60,6 +69,14 @@ class Service:
         except BaseException:
             await engine.close()
             raise
+
+    def warm_up(self) -> None:
+        """Begin what the first request with reference audio would have to wait for."""
+        if self.catalog.of_family("base") is not None:
+            self.decoder.warm_up()
+
+    def close(self) -> None:
+        self.decoder.close()
 
     def submit(self, utterance: Utterance, who: str = "", is_firm: bool = False) -> PcmStream:
         """Let the utterance wait for its turn among those of `who`, a source of callers.py.

@@ -130,6 +130,8 @@ class RefAudioSettings(Section, frozen=True):
     max_bytes: Bytes = 10 * MIB
     min_s: Seconds = 0.5
     max_s: Seconds = 60.0
+    # A file that takes longer to decode is a 400.
+    decode_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     # Fetch http and https URLs, from public addresses only.
     allow_http: bool = False
     http_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0

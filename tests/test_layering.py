@@ -72,6 +72,13 @@ def test_litestar_stays_at_the_edge():
     assert parts(importers("qtts_openai", "litestar")) <= edge
 
 
+def test_what_parses_hostile_audio_stays_in_its_process():
+    assert importers("qtts_openai", "soundfile") == {"qtts_openai.decoding.decoder"}
+    in_child = {"qtts_openai.decoding.decoder", "qtts_openai.decoding.zygote"}
+    assert importers("qtts_openai", "av") == in_child | {"qtts_openai.encoders"}
+    assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
+
+
 def test_app_does_not_load_torch():
-    code = "import qtts_openai.app, sys; assert 'torch' not in sys.modules"
+    code = "import qtts_openai.app, sys; assert not {'torch', 'soundfile'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -8,6 +8,7 @@ from litestar.response import Stream
 from qtts_openai import schemas as s
 from qtts_openai.batch import Batch, read_items
 from qtts_openai.callers import caller_of, source_of
+from qtts_openai.decoding.turns import current_caller
 from qtts_openai.service import Service
 from qtts_openai.streaming import Speech, respond, while_connected
 
@@ -16,9 +17,11 @@ from qtts_openai.streaming import Speech, respond, while_connected
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
     speech, ignored = s.read_speech(s.parse_json(await request.body()))
     who = source_of(request)
+    current_caller.set(who)
     lease = service.limiter.take(who, len(speech.input))
     try:
-        utterance = await service.planner.plan(speech, caller_of(request))
+        planning = service.planner.plan(speech, caller_of(request))
+        utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
     except BaseException:
@@ -33,6 +36,7 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
 async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
     items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
     who = source_of(request)
+    current_caller.set(who)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
     lease = service.limiter.take(who, num_chars)

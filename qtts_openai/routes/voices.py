@@ -13,11 +13,13 @@ from engine import SAMPLE_RATE_HZ, ReferenceAudio
 from qtts_openai import names
 from qtts_openai import schemas as s
 from qtts_openai.auth import OPEN
-from qtts_openai.callers import ANONYMOUS, Caller, caller_of
+from qtts_openai.callers import ANONYMOUS, Caller, caller_of, source_of
+from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.forms import Upload, read_fields, take_upload
 from qtts_openai.planning import check_length
 from qtts_openai.service import Service
+from qtts_openai.streaming import while_connected
 from qtts_openai.voice_store import StoredVoice, owner_of, unknown_voice
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,9 @@ async def create_voice(request: Request, service: NamedDependency[Service]) -> d
     if wanted.kind(upload is not None) == "prompt":
         voice, sample = _from_prompt(service, wanted, name, owner), None
     else:
-        voice, sample = await _from_sample(service, wanted, upload, name, owner, caller)
+        current_caller.set(source_of(request))
+        making = _from_sample(service, wanted, upload, name, owner, caller)
+        voice, sample = await while_connected(request, making)
     samples = sample.samples if sample is not None else None
     await asyncio.to_thread(service.store.add, voice, samples, overwrite=wanted.overwrite)
     logger.info("voice %s was made by %s", voice.id, caller.name)

@@ -1,129 +1,51 @@
-"""What reference audio may be, and what a server refuses to fetch or to decode."""
+"""Where reference audio comes from, and what a server refuses to fetch."""
 
 import asyncio
 import base64
-import io
+import gzip
 import threading
-import zlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
-import av
-import numpy as np
+import httpx
 import pytest
-import soundfile
 
 from qtts_openai import fetching
+from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.errors import ApiError
 from qtts_openai.fetching import fetch, read_file_url
-from qtts_openai.reference_audio import decode_base64, read_reference
+from qtts_openai.reference_audio import decode_base64
 from qtts_openai.settings import RefAudioSettings
-from tests.api.conftest import BASE
+from tests.api.conftest import BASE, CUSTOM, starter
 from tests.api.test_routing import clip
 from tests.api.test_speech import assert_envelope
+from tests.decoding.conftest import children
+from tests.fuzz import seeds
 
-BOUNDS = {"min_s": 0.5, "max_s": 10.0}
 CLIP = base64.b64decode(clip())
 
 
-def with_av(container: str, codec: str, rate: int = 24000) -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate)
-        stream.layout = "mono"
-        wave = (8000 * np.sin(np.arange(2 * rate) * 0.05)).astype("<i2")
-        frame = av.AudioFrame.from_ndarray(wave[None, :], format="s16", layout="mono")
-        frame.sample_rate = rate
-        out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def seconds(data: bytes) -> float:
-    return len(read_reference(data, **BOUNDS).samples) / 4 / 24000
-
-
 @pytest.mark.parametrize(
-    ("audio_format", "rate"), [("WAV", 8000), ("FLAC", 44100), ("OGG", 48000), ("MP3", 16000)]
+    "text",
+    ["", "a", "====", "data:audio/wav;base64,!", "data:audio/wav;base64,", "é", "https://x/y"],
 )
-def test_formats_of_soundfile(audio_format, rate):
-    assert seconds(base64.b64decode(clip(2, rate, audio_format))) == pytest.approx(2, abs=0.1)
-
-
-@pytest.mark.parametrize(
-    ("container", "codec", "rate"),
-    [
-        ("adts", "aac", 24000),
-        ("mp4", "aac", 44100),
-        ("webm", "libopus", 48000),
-        ("ogg", "libopus", 48000),
-    ],
-)
-def test_formats_of_av(container, codec, rate):
-    assert seconds(with_av(container, codec, rate)) == pytest.approx(2, abs=0.1)
-
-
-def test_channels_are_mixed_and_the_key_is_the_content():
-    wave = np.stack([np.full(24000, 0.5), np.full(24000, -0.25)], axis=1).astype("float32")
-    file = io.BytesIO()
-    soundfile.write(file, wave, 24000, format="WAV", subtype="FLOAT")
-    first = read_reference(file.getvalue(), **BOUNDS)
-    assert np.allclose(np.frombuffer(first.samples, "<f4"), 0.125)
-    assert first == read_reference(file.getvalue(), **BOUNDS)
-    assert first.key != read_reference(CLIP, **BOUNDS).key
-
-
-def wav(samples: np.ndarray, **header: int) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, 24000, format="WAV", subtype="FLOAT")
-    data = bytearray(file.getvalue())
-    for field, value in header.items():
-        at = {"channels": 22, "rate": 24}[field]
-        data[at : at + (2 if field == "channels" else 4)] = value.to_bytes(
-            2 if field == "channels" else 4, "little"
-        )
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"RIFF",
-        b"\0" * 1000,
-        b"\xff\xfb" * 500,
-        CLIP[:30],
-        zlib.compress(b"\0" * 10**6),
-        wav(np.zeros(100, "float32")),
-        wav(np.full(24000, np.nan, "float32")),
-        wav(np.full(24000, np.inf, "float32")),
-        wav(np.zeros(24000, "float32"), rate=0),
-        wav(np.zeros(24000, "float32"), rate=2**31 - 1),
-        wav(np.zeros(24000, "float32"), channels=0),
-        wav(np.zeros(24000, "float32"), channels=1000),
-        b"#EXTM3U\nfile:///etc/passwd\n",
-        b"ffconcat version 1.0\nfile /etc/passwd\n",
-    ],
-    ids=range(15),
-)
-def test_what_is_no_speech_is_a_400(data):
+def test_what_is_no_base64_is_a_400(text):
     with pytest.raises(ApiError) as error:
-        read_reference(data, **BOUNDS)
+        decode_base64(text)
     assert (error.value.status, error.value.param) == (400, "ref_audio")
 
 
-def test_a_decompression_bomb_is_cut_off():
-    """An hour of silence is 60 kB of flac; only max_s of it is ever decoded."""
-    file = io.BytesIO()
-    soundfile.write(file, np.zeros(3600 * 8000, "int16"), 8000, format="FLAC")
-    assert len(file.getvalue()) < 10**6
-    with pytest.raises(ApiError, match="more than 10 s"):
-        read_reference(file.getvalue(), **BOUNDS)
+DATA = bytes(range(256)) + b"x"
 
 
-@pytest.mark.parametrize("text", ["", "a", "====", "data:audio/wav;base64,!", "é", "https://x/y"])
-def test_what_is_no_base64_is_a_400(text):
-    with pytest.raises(ApiError):
-        read_reference(decode_base64(text), **BOUNDS)
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("head", ["", "data:audio/wav;base64,", "DATA:;base64,"])
+def test_base64_as_clients_write_it(encode, head):
+    text = encode(DATA).decode()
+    for form in (text, text.rstrip("="), "\n".join([text[:76], text[76:]]), quote(text)):
+        assert decode_base64(head + form) == DATA
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -134,6 +56,16 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, b"x" * 100_000)
         elif self.path == "/slow":
             self.server.stopped.wait(5)
+        elif self.path == "/drip":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.stopped.wait(0.05):
+                self.wfile.write(b"x")
+        elif self.path == "/bomb":
+            body = gzip.compress(gzip.compress(gzip.compress(bytes(50 << 20))))
+            self._answer(200, body, **{"content-encoding": "gzip, gzip, gzip"})
+        elif self.path == "/headers":
+            self._answer(200, self.headers["accept-encoding"].encode())
         elif self.path.startswith("/to/"):
             self._answer(302, b"", location=self.path[4:])
         else:
@@ -201,6 +133,7 @@ def trusting(monkeypatch):
         "[::ffff:127.0.0.1]",
         "[::ffff:10.0.0.1]",
         "[2002:7f00:1::]",
+        "[64:ff9b::10.0.0.1]",
         "[::]",
     ],
 )
@@ -210,7 +143,25 @@ def test_addresses_that_are_not_public_are_refused(host):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.org/a", "http://", "http://[", "http://x:99999/", "//x"]
+    "url",
+    [
+        "ftp://example.org/a",
+        "http://",
+        "http://[",
+        "http://x:99999/",
+        "//x",
+        f"http://{'a' * 64}.org/",
+        "http://a..b/",
+        "http://.a/",
+        f"http://{'a.' * 200}org/",
+        "http://\0/",
+        "http://a b/",
+        "http://\ud800/",
+        "http://\u2488com/",
+        "http://xn--a/",
+        f"http://example.org/{'a' * 70_000}",
+    ],
+    ids=range(15),
 )
 def test_bad_urls(url):
     with pytest.raises(ApiError) as error:
@@ -231,6 +182,9 @@ def test_fetching(site, trusting):
         ("/to/http://10.0.0.1/clip", "public address"),
         ("/to/file:///etc/passwd", "http or https"),
         ("/to//to//to//to//clip", "redirects"),
+        ("/bomb", "compressed"),
+        (f"/to/http://{'a' * 64}.org/", "fetched"),
+        ("/to/http://a..b/", "fetched"),
     ],
 )
 def test_what_fetching_refuses(site, trusting, path, message):
@@ -238,9 +192,16 @@ def test_what_fetching_refuses(site, trusting, path, message):
         get(f"{site}{path}")
 
 
-def test_a_slow_site_is_given_up(site, trusting):
+@pytest.mark.parametrize("path", ["/slow", "/drip"])
+def test_a_slow_site_is_given_up(site, trusting, path):
+    started = time.monotonic()
     with pytest.raises(ApiError, match="fetched"):
-        get(f"{site}/slow", timeout_s=0.2)
+        get(f"{site}{path}", timeout_s=0.5)
+    assert time.monotonic() - started < 3
+
+
+def test_bodies_are_asked_for_as_they_are(site, trusting):
+    assert get(f"{site}/headers") == b"identity"
 
 
 def test_files_are_read_below_one_directory_only(tmp_path):
@@ -250,7 +211,18 @@ def test_files_are_read_below_one_directory_only(tmp_path):
     (tmp_path / "in" / "link.wav").symlink_to(tmp_path / "out.wav")
     inside = str(tmp_path / "in")
     assert read_file_url(f"file://{inside}/a%20b.wav", inside, 10**6) == CLIP
-    for path in ("../out.wav", "link.wav", "", ".", "missing.wav", "%2e%2e/out.wav", "x%00.wav"):
+    for path in (
+        "../out.wav",
+        "link.wav",
+        "",
+        ".",
+        "missing.wav",
+        "%2e%2e/out.wav",
+        "x%00.wav",
+        "x" * 300,
+        "%ff",
+        "x/" * 3000,
+    ):
         with pytest.raises(ApiError, match=r"may be read|not valid"):
             read_file_url(f"file://{inside}/{path}", inside, 10**6)
     with pytest.raises(ApiError, match="more than 10 bytes"):
@@ -267,3 +239,105 @@ def test_the_flags_over_http(start, tmp_path):
     )
     assert open_.speak(model="base", ref_audio=f"file://{tmp_path}/a.wav").status_code == 200
     assert_envelope(open_.speak(model="base", ref_audio="http://127.0.0.1/x"), 400, "ref_audio")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a..b/x", f"http://{'a' * 64}.org/", f"file:///{'a' * 300}"]
+)
+def test_odd_urls_are_400s_over_http(start, tmp_path, url):
+    settings = RefAudioSettings(allow_http=True, files_directory=str(tmp_path))
+    server = start(models=(BASE,), ref_audio=settings)
+    assert_envelope(server.speak(model="base", ref_audio=url), 400, "ref_audio")
+
+
+@pytest.mark.parametrize("name", sorted(seeds.BAD))
+def test_other_formats_are_400s_on_both_routes(trio, name):
+    data = seeds.BAD[name]
+    answer = trio.speak(model="base", voice=..., ref_audio=base64.b64encode(data).decode())
+    assert_envelope(answer, 400, "ref_audio")
+    assert_envelope(add_voice(trio, data), 400, "audio_sample")
+
+
+def add_voice(server, data: bytes) -> httpx.Response:
+    fields = {"name": "somebody", "consent": "I am the speaker and I agree."}
+    files = {"audio_sample": ("a.wav", data, "audio/wav")}
+    return server.http.post("/audio/voices", data=fields, files=files)
+
+
+@pytest.mark.parametrize("name", ["wav", "m4a", "webm", "mkv", "aac"])
+def test_formats_over_http(trio, name):
+    text = base64.b64encode(seeds.good(name)).decode()
+    assert trio.speak(model="base", voice=..., ref_audio=text).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def hanging(tokenizer_dir):
+    """A server whose decoder never gets to the end of a file."""
+    job = AudioDecoder._job
+    settings = RefAudioSettings(decode_timeout_s=2)
+    with pytest.MonkeyPatch.context() as patch, starter(tokenizer_dir) as start:
+        patch.setattr(AudioDecoder, "_job", lambda self, num_bytes: job(self, num_bytes + 1))
+        server = start(models=(CUSTOM, BASE), ref_audio=settings)
+        add_voice(server, CLIP)  # waits until the zygote has begun
+        yield server
+
+
+def decoder_of(server) -> AudioDecoder:
+    return server.uvicorn.config.app.state.service.decoder
+
+
+def wait_for_children(server, count: int) -> None:
+    for _ in range(500):
+        if len(children(decoder_of(server)._begun.result().process.pid)) == count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"never {count} children")
+
+
+def metric(server, outcome: str) -> float:
+    text = httpx.get(f"{server.url}/metrics").text
+    name = f'qtts_decoder_files_total{{outcome="{outcome}"}}'
+    return next((float(x.split()[-1]) for x in text.splitlines() if x.startswith(name)), 0.0)
+
+
+def test_listeners_do_not_notice_files_that_hang(hanging):
+    """Six from one caller are one child at a time, and mp3 is made as fast as ever meanwhile."""
+    before, usual = metric(hanging, "timed_out"), timed_mp3(hanging)
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(post_reference, hanging) for _ in range(6)]
+        wait_for_children(hanging, 1)
+        slowest = max(timed_mp3(hanging) for _ in range(3))
+        assert slowest < 1.0 + 5 * usual
+        statuses = [answer.result() for answer in answers]
+    # The others were still waiting for their turn when they left.
+    assert statuses.count(400) == 1 and statuses.count(None) == 5
+    assert metric(hanging, "timed_out") == before + 1
+    wait_for_children(hanging, 0)
+
+
+def post_reference(server) -> int | None:
+    """The status; None where the client lost patience."""
+    body = {"model": "base", "input": "Hi.", "ref_audio": clip()}
+    try:
+        return httpx.post(f"{server.base_url}/audio/speech", json=body, timeout=3).status_code
+    except httpx.ReadTimeout:
+        return None
+
+
+def timed_mp3(server) -> float:
+    started = time.monotonic()
+    assert server.speak(response_format="mp3").status_code == 200
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("path", ["speech", "voices"])
+def test_a_client_that_leaves_frees_its_place(hanging, path):
+    url, before = f"{hanging.base_url}/audio/{path}", metric(hanging, "cancelled")
+    with httpx.Client(timeout=1.0) as client, pytest.raises(httpx.ReadTimeout):
+        if path == "speech":
+            client.post(url, json={"model": "base", "input": "Hi.", "ref_audio": clip()})
+        else:
+            fields = {"name": "n", "consent": "I am the speaker and I agree."}
+            client.post(url, data=fields, files={"audio_sample": ("a.wav", CLIP, "audio/wav")})
+    wait_for_children(hanging, 0)
+    assert metric(hanging, "cancelled") == before + 1
