@@ -99,6 +99,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     languages: dict[str, int]  # lower-case name -> codec row
     supports_instruct: bool
     random_weights: bool = False  # a made-up checkpoint: it makes noise
+    max_frames: int = 8192  # of one utterance, whatever a request asks
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from qtts_openai.errors import ApiError, invalid
+from qtts_openai.text.pipeline import Level
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
@@ -62,6 +63,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    # What is done to the text before it is tokenised; null: as the settings say.
+    normalize: Level | None = None
     # `[pause:500ms]` in the input; null: as the settings say.
     pause_tags: bool | None = None
     # Words and how to say them, on top of those of the settings.

@@ -17,7 +17,7 @@ from qtts_openai.streaming import Speech, respond
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
     speech, ignored = s.read_speech(s.parse_json(await request.body()))
-    lease = _lease(request, service, len(speech.input))
+    lease = _lease(request, service, service.planner.num_chars(speech))
     try:
         utterance = await service.planner.plan(speech)
         stream = service.submit(utterance)
@@ -26,6 +26,8 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
         raise
     names = [*ignored, *utterance.ignored]
     headers = {"x-ignored-fields": s.header_list(names)} if names else {}
+    if utterance.unspoken:
+        headers["x-unspoken-scripts"] = s.header_list([*utterance.unspoken])
     return await respond(request, Speech(speech, stream, service.metrics, lease), headers)
 
 
