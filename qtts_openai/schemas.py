@@ -113,9 +113,24 @@ class BatchRequest(msgspec.Struct, frozen=True):
 KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)
 
 
+# An escape in a JSON string; a pair of surrogates is one.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.S,
+)
+# More than that is no text that anybody would speak, and would hold the event loop.
+_MAX_ESCAPES = 200_000
+
+
+def _without_half_characters(raw: bytes) -> bytes:
+    """Clients that cut text between two code units send half an emoji; it is left out."""
+    return _ESCAPE.sub(lambda match: b"" if match[1] else match[0], raw)
+
+
 def parse_json(raw: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(raw)
+        body = _decode_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The body of the request is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
@@ -123,6 +138,15 @@ def parse_json(raw: bytes) -> dict[str, Any]:
             400, f"The body of the request must be a JSON object, not {type(body).__name__}."
         )
     return body
+
+
+def _decode_json(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        if raw.count(b"\\") > _MAX_ESCAPES or (whole := _without_half_characters(raw)) == raw:
+            raise
+        return msgspec.json.decode(whole)
 
 
 def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:

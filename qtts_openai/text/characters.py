@@ -1,6 +1,7 @@
 """Characters: emoji, what nobody sees, forms of one letter, white space."""
 
 import unicodedata
+from functools import lru_cache
 
 import emoji
 import regex
@@ -42,12 +43,23 @@ def drop_emoji(text: str) -> str:
 
 
 def name_emoji(text: str, language: str) -> str:
-    def name(match: "regex.Match[str]") -> str:
-        spoken = emoji.demojize(match[0], language=language, delimiters=("\0", "\0"))
-        return f" {spoken.strip(chr(0)).replace('_', ' ')} " if "\0" in spoken else ""
+    """In words, as far as the text does not grow to more than four times its length."""
+    room = 3 * len(text) + 100
 
+    def say(match: "regex.Match[str]") -> str:
+        nonlocal room
+        said = f" {_name(match[0], language)} "
+        room -= len(said)
+        return said if room >= 0 else " "
+
+    return _EMOJI.sub(say, _KEYCAP.sub(r"\1", text))
+
+
+@lru_cache(maxsize=4096)
+def _name(picture: str, language: str) -> str:
     emoji.config.load_language(language)
-    return _EMOJI.sub(name, _KEYCAP.sub(r"\1", text))
+    named = emoji.demojize(picture, language=language, delimiters=("\0", "\0"))
+    return named.strip("\0").replace("_", " ") if "\0" in named else ""
 
 
 def _gap(match: "regex.Match[str]") -> str:

@@ -39,7 +39,8 @@ _INLINE = frozenset(
     "title track tt u var video wbr "
     "break emphasis lang phoneme prosody say-as voice w think thinking".split()
 )
-_PERHAPS_MARKUP = re.compile(r"[*_`~<>\[\]\\|&#=]|(?m:^ {0,3}(?:[-+]|\d{1,9}[.)])(?:[ \t]|$)|^ {0,3}--)")
+_SOME_MARKUP = re.compile(r"[*_`~<>\[\]\\|&#=]|(?m:^ {0,3}(?:[-+](?:[ \t]|$)|--))")
+_LIST_ITEM = re.compile(r"(?m)^ {0,3}\d{1,9}[.)](?:[ \t]|$)")
 _OPENS, _CLOSES = re.compile(r"^(.*\S)[ \t]+```([\w+-]*)$"), re.compile(r"^[ \t]*```[ \t]*(\S.*)$")
 
 
@@ -47,8 +48,13 @@ def drop_control_tokens(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def may_hold_markup(text: str) -> bool:
+    """There is more to read, apart from the numbers of a list that has been read."""
+    return _SOME_MARKUP.search(text) is not None
+
+
 def plain_markup(text: str, speak_code: bool = True) -> str:
-    if _PERHAPS_MARKUP.search(text) is None:
+    if not (may_hold_markup(text) or _LIST_ITEM.search(text)):
         return text
     reader = _Reader(text, speak_code)
     for event in pyromark.events(_prepared(text), options=_OPTIONS):

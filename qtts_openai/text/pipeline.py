@@ -87,7 +87,7 @@ def _until_stable(text: str, options: TextOptions, language: str) -> str:
     steps = _clean_steps(options, language)
     for _ in range(MAX_PASSES):
         before, text = text, _once(text, steps)
-        if text == before:
+        if text == before or not markup.may_hold_markup(text):
             return text
     return _once(_BRACKETS.sub(" ", text), steps)
 

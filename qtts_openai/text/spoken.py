@@ -7,9 +7,10 @@ for some Chinese texts; nemo-text-processing needs pynini and a compiled grammar
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby, zip_longest
+from operator import itemgetter
 from typing import NamedTuple
 
 from qtts_openai.text.vocabulary import Vocabulary, ordinal, vocabularies, year
@@ -27,7 +28,9 @@ class Rule(NamedTuple):
 
 
 
-_DASH = r"\s?[–—-]\s?"
+_DASH = " ?[–—-] ?"
+_WORD = re.compile(r"\n|[^ \n]* |[^ \n]+")
+_LIST_NUMBER = re.compile(r"(?m)^(\d{1,2})[.)] (?=\S)")
 _URL = r"(?:https?://|ftp://|www\.)[^\s<>\"]+[^\s<>\".,;:!?)\]}'’*_]"
 _DOMAIN = r"\b(?:[a-z0-9-]{1,63}\.){1,4}(?:com|org|net|io|dev|edu|gov|co\.uk|de|ai|app)\b(?:/[^\s<>\"]*[\w/])?"
 _EMAIL = r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b"
@@ -36,7 +39,7 @@ _PHONE = (
     r"|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}|\d{3}-\d{4})(?![\w-]|[.,]\d)"
 )
 # What a line of plain words has not.
-_UNSPOKEN = re.compile(r"[^\w\s.,;:!?'\"“”‘’()–—…-]|[\d_]|\w\.[a-z]")
+_UNSPOKEN = re.compile(r"[^\w\s.,;:!?'\"“”‘’()–—…-]|[\d_½¼¾⅐-⅞²³¹⁰-₉①-⑨]|\w\.[a-z]")
 _SIGNS_OF_URLS = {"-": "dash", "_": "underscore", "?": "question mark", "=": "equals", "#": "hash"}
 
 
@@ -46,40 +49,37 @@ def spell_out(text: str, language: str) -> str:
     if not rules:
         return text
     room = (GROWTH - 1) * len(text) + SPARE
-    lines = text.split("\n")
-    for at, line in enumerate(lines):
-        if _UNSPOKEN.search(line):
-            lines[at], room = _spell_line(line, rules, room)
-    return "\n".join(lines)
-
-
-def _spell_line(line: str, rules: tuple[Rule, ...], room: int) -> tuple[str, int]:
-    """Only where there is a figure or a sign, with the words beside it: they may be its unit."""
-    words = line.split(" ")
-    said: list[str] = []
-    for start, end, is_plain in _stretches([bool(_UNSPOKEN.search(word)) for word in words]):
-        part = " ".join(words[start:end])
-        if not is_plain:
-            part, room = _spell(part, rules, room)
-        said.append(part)
-    return " ".join(said), room
-
-
-def _stretches(flags: list[bool]) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, is plain): a word with a flag takes the one before it and the two after it."""
-    near = [any(flags[max(0, at - 2) : at + 2]) for at in range(len(flags))]
-    start = 0
-    for is_near, run in groupby(near):
-        end = start + len(list(run))
-        yield start, end, not is_near
-        start = end
-
-
-def _spell(text: str, rules: tuple[Rule, ...], room: int) -> tuple[str, int]:
+    text, room = _replace(_LIST_NUMBER, _list_number(language), text, room)
+    plain, written = _apart(text)
+    # One line for each stretch, so that a rule runs once over all of them and never across two.
+    said = "\n".join(written)
     for rule in rules:
-        if not rule.needs or any(map(text.__contains__, rule.needs)):
-            text, room = _replace(rule.pattern, rule.say, text, room)
-    return text, room
+        if not rule.needs or any(map(said.__contains__, rule.needs)):
+            said, room = _replace(rule.pattern, rule.say, said, room)
+    return "".join(chain.from_iterable(zip_longest(plain, said.split("\n"), fillvalue="")))
+
+
+def _apart(text: str) -> tuple[list[str], list[str]]:
+    """Plain stretches, and between two of them one with figures or signs and the words beside it:
+    they may be its unit.
+    """
+    words = _WORD.findall(text)
+    flags = [_UNSPOKEN.search(word) is not None for word in words]
+    near = [
+        word != "\n" and any(flags[max(0, at - 2) : at + 2]) for at, word in enumerate(words)
+    ]
+    runs = [
+        (is_near, "".join(word for word, _ in run))
+        for is_near, run in groupby(zip(words, near, strict=True), key=itemgetter(1))
+    ]
+    if runs and runs[0][0]:
+        runs.insert(0, (False, ""))
+    return [run for is_near, run in runs if not is_near], [run for is_near, run in runs if is_near]
+
+
+def _list_number(language: str) -> Say:
+    words = vocabularies()[language]
+    return lambda match: f"{words.say(match[1]).capitalize()}. "
 
 
 def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[str, int]:
@@ -308,7 +308,7 @@ def _figures(words: Vocabulary) -> list[Rule]:
         Rule(re.compile(r"(?<![\w)\].,])[-−](?=\d)"), lambda m: f"{words.minus} "),
         Rule(re.compile(r"(?<=\d) ?\*\*? ?(?=\d)"), lambda m: f" {words.signs['×']} "),
         Rule(re.compile(r"~ ?(?=\d)"), lambda m: f"{words.about} "),
-        Rule(re.compile(r"#(?=\d)"), lambda m: f"{words.number} "),
+        Rule(re.compile(rf"(?:\b{words.number} )?#(?=\d)", re.I), lambda m: f"{words.number} "),
     ]
     if words.code == "en":
         rules += _english_figures(words)
@@ -319,15 +319,21 @@ def _english_figures(words: Vocabulary) -> list[Rule]:
     def nth(match: re.Match[str]) -> str:
         return ordinal(int(words.value(match[1])), "en")
 
-    def point(match: re.Match[str]) -> str:
-        return f"{words.say(match[1])}, "
+    def part(match: re.Match[str]) -> str:
+        above, below = int(match[1]), int(match[2])
+        if not above < below <= 20:
+            return f"{words.say(match[1])} {words.slash} {words.say(match[2])}"
+        name = {2: "half", 4: "quarter"}.get(below) or ordinal(below, "en")
+        return f"{words.say(match[1])} {name}{'s' if above > 1 else ''}"
 
     def nearby_year(match: re.Match[str]) -> str:
         return year(int(match[1]), "en")
 
     return [
+        Rule(re.compile(r"\b24/7\b"), lambda m: "twenty-four seven"),
+        Rule(re.compile(r"(?<![\w/.,])(\d{1,9})/(\d{1,9})(?![\w/]|[.,]\d)"), part),
+        Rule(re.compile(r"(?<=\d):(?=\d)"), lambda m: f" {words.to} "),
         Rule(re.compile(r"\b(\d[\d,]{0,11})(?:st|nd|rd|th)\b"), nth),
-        Rule(re.compile(r"(?m)^(\d{1,2})[.)] (?=\S)"), point),
         Rule(re.compile(r"(?<![\w.,])(1[1-9]\d\d|20\d\d)(?!\w|[.,]\d)"), nearby_year),
     ]
 
