@@ -38,7 +38,7 @@ def end_last_line(text: str) -> str:
 
 def end_line(line: str) -> str:
     core = line.rstrip(_CLOSING)
-    if not core or _MARKS.match(core[-1]) and not core[-1].isalnum() and core[-1] not in "%$€£°+#&":
+    if not core or (_MARKS.match(core[-1]) and not core[-1].isalnum() and core[-1] not in "%$€£°+#&"):
         return line
     if _WIDE.match(core[-1]):
         return line + "。"

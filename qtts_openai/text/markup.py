@@ -27,17 +27,10 @@ _TAG = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|</?([a-z][\w:-]*)[^<>]*>", re.I | re.S
 )
 _BREAKING = frozenset(
-    "address article aside blockquote br dd details div dl dt fieldset figcaption figure footer "
-    "form h1 h2 h3 h4 h5 h6 header hr li main nav ol p pre section summary table td th tr ul "
-    "speak s-p".split()
+    ["address", "article", "aside", "blockquote", "br", "dd", "details", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "td", "th", "tr", "ul", "speak", "s-p"]
 )
 _INLINE = frozenset(
-    "a abbr audio b base bdi bdo big body button caption center cite code col colgroup data del "
-    "dfn em embed font frame head html i iframe img input ins kbd label legend link map mark "
-    "math meta noscript object option output param picture progress q rp rt ruby s samp select "
-    "small source span strike strong sub sup svg tbody template text textarea tfoot thead time "
-    "title track tt u var video wbr "
-    "break emphasis lang phoneme prosody say-as voice w think thinking".split()
+    ["a", "abbr", "audio", "b", "base", "bdi", "bdo", "big", "body", "button", "caption", "center", "cite", "code", "col", "colgroup", "data", "del", "dfn", "em", "embed", "font", "frame", "head", "html", "i", "iframe", "img", "input", "ins", "kbd", "label", "legend", "link", "map", "mark", "math", "meta", "noscript", "object", "option", "output", "param", "picture", "progress", "q", "rp", "rt", "ruby", "s", "samp", "select", "small", "source", "span", "strike", "strong", "sub", "sup", "svg", "tbody", "template", "text", "textarea", "tfoot", "thead", "time", "title", "track", "tt", "u", "var", "video", "wbr", "break", "emphasis", "lang", "phoneme", "prosody", "say-as", "voice", "w", "think", "thinking"]
 )
 _SOME_MARKUP = re.compile(r"[*_`~<>\[\]\\|&#=]|(?m:^ {0,3}(?:[-+](?:[ \t]|$)|--))")
 _LIST_ITEM = re.compile(r"(?m)^ {0,3}\d{1,9}[.)](?:[ \t]|$)")

@@ -4,6 +4,7 @@ import msgspec
 
 from engine import FRAME_S, ModelInfo
 from qtts_openai.errors import invalid
+from qtts_openai.prompting import languages_of
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.text import characters, pipeline, scripts
@@ -88,10 +89,11 @@ class ScriptWriter:
         return pipeline.speakable(spoken, options, language)
 
     def _unspoken(self, text: str, model: ModelInfo) -> tuple[str, ...]:
-        found = scripts.unspoken(text, model.languages)
+        languages = languages_of(model)
+        found = scripts.unspoken(text, languages)
         refuses = self.options.unknown_scripts == "refuse"
-        if found and refuses and scripts.is_all_unspoken(text, model.languages):
-            names = ", ".join(name.title() for name in model.languages)
+        if found and refuses and scripts.is_all_unspoken(text, languages):
+            names = ", ".join(name.title() for name in languages)
             message = f"input: model {model.id!r} speaks {names} and has no sound for this script"
             raise invalid(f"{message} ({', '.join(found)}).", "input", "unsupported_script")
         return found
@@ -124,4 +126,5 @@ def _spoken_language(text: str, model: ModelInfo, language: str) -> str:
     """The one the request names, or the only one of the model, or what the script looks like."""
     if language != "auto":
         return language
-    return next(iter(model.languages)) if len(model.languages) == 1 else pipeline.guess(text)
+    languages = languages_of(model)
+    return languages[0] if len(languages) == 1 else pipeline.guess(text)

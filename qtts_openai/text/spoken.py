@@ -27,7 +27,6 @@ class Rule(NamedTuple):
     needs: str = "0123456789"  # one of these is in every match
 
 
-
 _DASH = " ?[–—-] ?"
 _WORD = re.compile(r"\n|[^ \n]* |[^ \n]+")
 _LIST_NUMBER = re.compile(r"(?m)^(\d{1,2})[.)] (?=\S)")
@@ -65,9 +64,7 @@ def _apart(text: str) -> tuple[list[str], list[str]]:
     """
     words = _WORD.findall(text)
     flags = [_UNSPOKEN.search(word) is not None for word in words]
-    near = [
-        word != "\n" and any(flags[max(0, at - 2) : at + 2]) for at, word in enumerate(words)
-    ]
+    near = [word != "\n" and any(flags[max(0, at - 2) : at + 2]) for at, word in enumerate(words)]
     runs = [
         (is_near, "".join(word for word, _ in run))
         for is_near, run in groupby(zip(words, near, strict=True), key=itemgetter(1))
@@ -167,7 +164,12 @@ def _dates(words: Vocabulary) -> list[Rule]:
     rules: list[Rule] = [
         Rule(re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])"), iso),
         Rule(re.compile(r"(?<![\w/.])(\d\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])"), local),
-        Rule(re.compile(r"(?<![\w:.,])(\d\d?):([0-5]\d)(?::[0-5]\d)?(?: ?([ap])\.?m\b)?(?![\w:])", re.I), time),
+        Rule(
+            re.compile(
+                r"(?<![\w:.,])(\d\d?):([0-5]\d)(?::[0-5]\d)?(?: ?([ap])\.?m\b)?(?![\w:])", re.I
+            ),
+            time,
+        ),
     ]
     if words.code == "en":
         months = "|".join([*words.months, "Jan", "Feb", "Mar", "Apr", "Jun", "Jul", "Aug", "Sept?"])

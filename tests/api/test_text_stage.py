@@ -1,16 +1,19 @@
-# ruff: noqa: RUF001
 """The text stage through HTTP: what reaches the tokenizer, and what is refused."""
 
-import asyncio
-import time
+import threading
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from engine import FRAME_S
+from qtts_openai.duration import expected_frames
 from qtts_openai.narration import SILENCE_BYTES
-from qtts_openai.settings import Limits, TextSettings
+from qtts_openai.schemas import SpeechRequest
+from qtts_openai.settings import Limits, Settings
+from qtts_openai.text.script import ScriptWriter
 from tests.api.conftest import CUSTOM
+from tests.api.fake_engine import model_info
 from tests.api.test_speech import assert_envelope
 
 
@@ -92,12 +95,12 @@ def test_a_text_longer_than_the_frames_of_a_model_is_spoken_whole(server, text):
     assert all(prompt.expected_frames * FRAME_S <= 60 for prompt in prompts)
 
 
-def test_no_utterance_fills_more_than_half_the_frames_of_its_model(start):
-    server = start()
-    model = server.engine.models[CUSTOM.id]
-    server.engine.models[CUSTOM.id] = msgspec.structs.replace(model, max_frames=200)
-    # The catalogue has read the models by now: what a request sees is what was there at the start.
-    assert model.max_frames == 8192
+def test_no_utterance_fills_more_than_half_the_frames_of_its_model():
+    model = model_info("m", Path(), max_frames=200)
+    request = SpeechRequest(input="One more sentence is here. " * 20)
+    script = ScriptWriter(Settings()).write(request, model, "english")
+    assert len(script.parts) > 3
+    assert all(expected_frames(part) <= 100 for part in script.parts)
 
 
 def test_a_limit_of_frames_is_for_one_utterance(server):
@@ -134,17 +137,14 @@ def test_silence_counts_for_the_limit_of_characters(start):
     assert 1000 - left[0] >= 140 and left[0] - left[1] < 20
 
 
-async def test_a_long_text_does_not_hold_the_event_loop(start):
-    server = start(text=TextSettings(max_long_chars=131_072))
-    text = ("**Hi** 🎉 it costs $5 on 2024-01-15, see [this](https://example.com). " * 2000)[:100_000]
-    speaking = asyncio.create_task(asyncio.to_thread(server.speak, input=text, normalize="full"))
-    waits = []
-    while not speaking.done():
-        started = time.perf_counter()
-        answer = await asyncio.to_thread(server.http.get, "/models")
-        assert answer.status_code == 200
-        waits.append(time.perf_counter() - started)
-        if len(server.engine.submitted) > 5:
-            break
-    await speaking
-    assert len(waits) > 3 and sorted(waits)[len(waits) // 2] < 0.5
+def test_a_long_text_is_prepared_beside_the_event_loop(server, monkeypatch):
+    write, seen = ScriptWriter.write, []
+
+    def note(*arguments):
+        seen.append(threading.current_thread().name)
+        return write(*arguments)
+
+    monkeypatch.setattr(ScriptWriter, "write", note)
+    server.speak(input="Short.")
+    server.speak(input="Some more words. " * 200)
+    assert not seen[0].startswith("planning") and seen[1].startswith("planning")
