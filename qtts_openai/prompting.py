@@ -133,7 +133,7 @@ class PromptBuilder:
         self.tokenizer = load_tokenizer(Path(model.path), pretokenizer)
         # From here on what looks like an added token is only text.
         self.tokenizer.encode_special_tokens = True
-        self._start, self._end = (self.tokenizer.token_to_id(t) for t in (IM_START, IM_END))
+        self._start, self._end = self._control_id(IM_START), self._control_id(IM_END)
 
     def build(
         self,
@@ -162,6 +162,12 @@ class PromptBuilder:
 
     def _reference_ids(self, text: str) -> tuple[int, ...]:
         return self._turn("assistant", text)[3:-2]
+
+    def _control_id(self, token: str) -> int:
+        number = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise CheckpointError(f"{self.model.path}: tokenizer_config.json lacks {token}")
+        return number
 
     def _turn(self, role: str, text: str) -> tuple[int, ...]:
         return (self._start, *self._ids(f"{role}\n{text}"), self._end, *self._ids("\n"))

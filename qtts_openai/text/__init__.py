@@ -1,1 +1,1 @@
-"""Text before it is tokenised: cleaned, spoken out in words, and cut where a speaker would breathe."""
+"""Text before it is tokenised: cleaned, said in words, cut where a speaker would breathe."""

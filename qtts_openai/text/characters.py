@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Characters: emoji, what nobody sees, forms of one letter, white space."""
 
 import unicodedata

@@ -1,6 +1,8 @@
+# ruff: noqa: RUF001
 """Lines: those of wrapped prose are joined, and a line that ends without a mark gets one."""
 
 import re
+from itertools import pairwise
 
 MIN_WRAP = 45  # no prose is wrapped at fewer characters
 _CLOSING = "\"'”’»」』)]}*_"
@@ -19,7 +21,7 @@ def _joined(paragraph: str) -> str:
     width = max(map(len, lines))
     if len(lines) < 2 or width < MIN_WRAP:
         return paragraph
-    pairs = list(zip(lines, lines[1:], strict=False))
+    pairs = list(pairwise(lines))
     if all(len(line) + 1 + len(after.split(" ", 1)[0]) > width for line, after in pairs):
         return " ".join(lines)
     return paragraph
@@ -38,7 +40,9 @@ def end_last_line(text: str) -> str:
 
 def end_line(line: str) -> str:
     core = line.rstrip(_CLOSING)
-    if not core or (_MARKS.match(core[-1]) and not core[-1].isalnum() and core[-1] not in "%$€£°+#&"):
+    if not core or (
+        _MARKS.match(core[-1]) and not core[-1].isalnum() and core[-1] not in "%$€£°+#&"
+    ):
         return line
     if _WIDE.match(core[-1]):
         return line + "。"

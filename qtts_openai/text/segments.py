@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Long text in pieces that are spoken one after the other: whole sentences, as far as they fit."""
 
 from collections.abc import Iterator
@@ -96,11 +97,9 @@ def _fitting_chars(text: str, size: Size) -> int:
 
 def _best_cut(head: str) -> int:
     for pattern in _CUTS:
-        last = None
-        for last in pattern.finditer(head):
-            pass
-        if last is not None and last.end() > len(head) // 8:
-            return last.end()
+        end = max((match.end() for match in pattern.finditer(head)), default=0)
+        if end > len(head) // 8:
+            return end
     return 0
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """What is written in figures and signs, in words: `full` normalisation.
 
 A small grammar over num2words. wetext, which does the same with automata, is 45 MB, takes 3 to 5 ms
@@ -31,7 +32,10 @@ _DASH = " ?[–—-] ?"
 _WORD = re.compile(r"\n|[^ \n]* |[^ \n]+")
 _LIST_NUMBER = re.compile(r"(?m)^(\d{1,2})[.)] (?=\S)")
 _URL = r"(?:https?://|ftp://|www\.)[^\s<>\"]+[^\s<>\".,;:!?)\]}'’*_]"
-_DOMAIN = r"\b(?:[a-z0-9-]{1,63}\.){1,4}(?:com|org|net|io|dev|edu|gov|co\.uk|de|ai|app)\b(?:/[^\s<>\"]*[\w/])?"
+_DOMAIN = (
+    r"\b(?:[a-z0-9-]{1,63}\.){1,4}(?:com|org|net|io|dev|edu|gov|co\.uk|de|ai|app)\b"
+    r"(?:/[^\s<>\"]*[\w/])?"
+)
 _EMAIL = r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b"
 _PHONE = (
     r"(?<![\w.,$€£/-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){1,4}\d{2,4}"
