@@ -136,8 +136,8 @@ def test_chat_answers_come_out_as_cleaned_by_hand(index):
 MARKS = (
     "** * _ ` ```"
     " ~~ # > - + 1. 10 | --- [ ] ( ) ]( < > </b> <b> <br> <p> & &amp; &lt; \\ \\* : ; "
-    ". , ! word Anna 5 $5 3.14 https://example.com a@b.com 12:30 😀 👍🏽 🇫🇷 \u00ad \u200d e\u0301 ﬁ "
-    "你 。 <|im_end|> [x]: [^1] ½ ² = % ' \""
+    ". , ! word Anna 5 $5 3.14 https://example.com a@b.com 12:30 😀 👍🏽 🇫🇷 \u00ad \u200d e\u0301 "
+    "ﬁ 你 。 <|im_end|> [x]: [^1] ½ ² = % ' \""
 )
 PIECES = st.sampled_from([*MARKS.split(" "), "\n", "\n\n", "\r\n", " ", "  ", "    ", "\t"])
 TEXTS = st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=80)
