@@ -156,8 +156,9 @@ _INLINE = frozenset(
         "thinking",
     ]
 )
-_SOME_MARKUP = re.compile(r"[*_`~<>\[\]\\|&#=]|(?m:^ {0,3}(?:[-+](?:[ \t]|$)|--))")
-_LIST_ITEM = re.compile(r"(?m)^ {0,3}\d{1,9}[.)](?:[ \t]|$)")
+_SOME_MARKUP = re.compile(
+    r"[*_`~<>\[\]\\|&#=]|(?m:^ {0,3}(?:[-+](?:[ \t]|$)|--|\d{1,9}[.)](?:[ \t]|$)))"
+)
 _OPENS, _CLOSES = re.compile(r"^(.*\S)[ \t]+```([\w+-]*)$"), re.compile(r"^[ \t]*```[ \t]*(\S.*)$")
 
 
@@ -166,12 +167,12 @@ def drop_control_tokens(text: str) -> str:
 
 
 def may_hold_markup(text: str) -> bool:
-    """There is more to read, apart from the numbers of a list that has been read."""
+    """What is certain to hold none needs no second look."""
     return _SOME_MARKUP.search(text) is not None
 
 
 def plain_markup(text: str, speak_code: bool = True) -> str:
-    if not (may_hold_markup(text) or _LIST_ITEM.search(text)):
+    if not may_hold_markup(text):
         return text
     reader = _Reader(text, speak_code)
     for event in pyromark.events(_prepared(text), options=_OPTIONS):
