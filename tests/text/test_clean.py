@@ -158,10 +158,9 @@ def test_texts_do_not_explode(text, language):
 
 
 @given(st.text(alphabet="abc XYZ,.!?\n", max_size=200))
-def test_no_word_is_lost(text):
-    assert (
-        normalize(text, FULL, "english").replace(".", " ").split() == text.replace(".", " ").split()
-    )
+def test_no_letter_is_lost(text):
+    said = normalize(text, FULL, "english")
+    assert list(filter(str.isalpha, said)) == list(filter(str.isalpha, text))
 
 
 @pytest.mark.parametrize(
