@@ -105,6 +105,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     embedding_size: int = 0  # numbers in a speaker embedding; 0 where the model takes none
     # What makes its speakers equally loud, where that is known.
     speaker_gains_db: dict[str, float] = {}
+    max_frames: int = 8192  # of one utterance, whatever a request asks
 
 
 class Usage(msgspec.Struct, frozen=True):

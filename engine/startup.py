@@ -20,7 +20,7 @@ from engine.graphs import Recorder
 from engine.layers.linear import Linear, WeightForm, can_pack
 from engine.memory import Fit, check_weights_fit, free_bytes, geometry, kv_caches, plan
 from engine.models.codec_decoder import CodecDecoder
-from engine.protocol import AudioChunk, Finished, Prompt, Ready, SamplingParams, Submit
+from engine.protocol import AudioChunk, Finished, ModelInfo, Prompt, Ready, SamplingParams, Submit
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,12 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def _bounded_info(checkpoint: Checkpoint, config: EngineConfig) -> ModelInfo:
+    """N sampled tokens give N - 1 frames."""
+    frames = min(checkpoint.generation.max_new_tokens - 1, config.max_frames)
+    return msgspec.structs.replace(checkpoint.info, max_frames=frames)
+
+
 def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Ready]:
     """Load everything, choose what is left to choose, run one warm-up utterance per model.
     CheckpointError says what is wrong and where.
@@ -87,7 +93,7 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
         _accelerate(core)
     _warm_up(core)
     ready = Ready(
-        models=[c.info for c in checkpoints.values()],
+        models=[_bounded_info(c, config) for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         num_rows=fit.num_rows,

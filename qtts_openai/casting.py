@@ -107,6 +107,15 @@ class Casting:
             return self.stored_voice(stored)
         return self.table.mix(name) if "+" in name or "(" in name else None
 
+    def preset(self, name: str) -> Voice:
+        """A voice that everybody has: a preset, or a mix of such. ApiError where there is none."""
+        voice = self.table.get(name)
+        if voice is None and ("+" in name or "(" in name):
+            voice = self.table.mix(name)
+        if voice is None:
+            raise self.table.unknown(name)
+        return voice
+
     def stored_voice(self, stored: StoredVoice) -> Voice:
         """A described voice can be cloned once it has spoken, or where it can be made to speak."""
         voice = stored.voice()

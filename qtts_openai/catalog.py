@@ -36,7 +36,6 @@ class Catalog:
     ) -> None:
         self.models = dict(loaded)
         self.builders = {name: PromptBuilder(info, pretokenizer) for name, info in loaded.items()}
-        self.segment_chars = {model.id: model.segment_chars for model in configured}
         self._named = {name: NamedModel(name, info, False) for name, info in loaded.items()}
         for model in configured:
             for alias in model.aliases:

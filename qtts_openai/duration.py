@@ -5,6 +5,7 @@ a third around these, which the guard's factor covers many times over.
 """
 
 import unicodedata
+from functools import lru_cache
 
 from engine import FRAME_S
 
@@ -18,10 +19,11 @@ SYLLABIC = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "YI ")
 
 def expected_frames(text: str) -> float:
     """Codec frames (80 ms) that speaking `text` would take."""
-    return sum(map(_seconds, text)) / FRAME_S
+    return sum(map(seconds_of, text)) / FRAME_S
 
 
-def _seconds(character: str) -> float:
+@lru_cache(maxsize=4096)
+def seconds_of(character: str) -> float:
     if character == " ":
         return 0.0
     category = unicodedata.category(character)

@@ -3,12 +3,14 @@
 The next prompt is submitted as soon as the one before it is made, which is before it has been
 heard: its audio is there in time, and one answer never has two places in a batch. The engine is
 told how much is still to be heard, so that others come first. Each part fades in and out over 5 ms.
+Silence is made as it is sent, so that a long pause costs no memory and no time at once.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -27,6 +29,10 @@ BYTES_PER_S = SAMPLE_RATE_HZ * 2
 FADE_BYTES = SAMPLE_RATE_HZ // 200 * 2
 # How long a part in the middle may wait for a place in a full queue.
 MAX_WAIT_S = 30.0
+# Of silence, at once.
+SILENCE_BYTES = SAMPLE_RATE_HZ // 2 * 2
+
+logger = logging.getLogger(__name__)
 
 
 class PcmStream(Protocol):
@@ -60,8 +66,8 @@ class Narration:
     ) -> None:
         self.finished: Finished | None = None
         self._submit = submit
-        self._waiting, self._last_silence = _with_silences(parts)
-        self._open: deque[tuple[bytes, PartStream]] = deque()
+        self._waiting, self._last_silence_s = _with_silences(parts)
+        self._open: deque[tuple[float, PartStream]] = deque()
         self._reason = FinishReason.STOP
         self._usage = Usage(0, 0)
         self._plays_until = 0.0  # by the clock, for one who plays from the first sound on
@@ -81,14 +87,14 @@ class Narration:
 
     async def _speak(self) -> AsyncGenerator[bytes]:
         while self._open:
-            silence, stream = self._open[0]
+            silence_s, stream = self._open[0]
             next_one = asyncio.create_task(self._submit_after(stream))
             try:
                 async for pcm in _faded(stream):
-                    heard_at = max(self._plays_until, time.monotonic())
-                    self._plays_until = heard_at + len(silence + pcm) / BYTES_PER_S
-                    yield silence + pcm
-                    silence = b""
+                    for quiet in _silence(silence_s):
+                        yield self._heard(quiet)
+                    silence_s = 0.0
+                    yield self._heard(pcm)
                 await next_one
             finally:
                 next_one.cancel()
@@ -97,15 +103,20 @@ class Narration:
                 break
             if not self._open:
                 await self._submit_patiently()
-        if self._last_silence:
-            yield self._last_silence
+        for quiet in _silence(self._last_silence_s):
+            yield self._heard(quiet)
         self.finished = Finished(0, self._reason, self._usage)
+
+    def _heard(self, pcm: bytes) -> bytes:
+        heard_at = max(self._plays_until, time.monotonic())
+        self._plays_until = heard_at + len(pcm) / BYTES_PER_S
+        return pcm
 
     def _submit_next(self) -> None:
         if self._waiting:
-            silence, prompt = self._waiting[0]
+            silence_s, prompt = self._waiting[0]
             lead_s = max(0.0, self._plays_until - time.monotonic())
-            self._open.append((silence, self._submit(prompt, lead_s)))
+            self._open.append((silence_s, self._submit(prompt, lead_s)))
             self._waiting.popleft()
 
     async def _submit_after(self, stream: PartStream) -> None:
@@ -137,22 +148,32 @@ class Narration:
         )
         if reason is not FinishReason.STOP:
             self._reason = reason
+        if reason is FinishReason.LENGTH:
+            # Its text was cut to fit, so this is a voice that did not find its end: go on, and say.
+            logger.warning("a part of %d frames ended at its limit", usage.num_frames)
         return reason in (FinishReason.STOP, FinishReason.LENGTH)
 
 
 def _with_silences(
     parts: tuple[Prompt | float, ...],
-) -> tuple[deque[tuple[bytes, Prompt]], bytes]:
-    """Each prompt with the silence before it, and the silence after the last one."""
-    prompts: deque[tuple[bytes, Prompt]] = deque()
-    silence = b""
+) -> tuple[deque[tuple[float, Prompt]], float]:
+    """Each prompt with the seconds of silence before it, and those after the last one."""
+    prompts: deque[tuple[float, Prompt]] = deque()
+    silence_s = 0.0
     for part in parts:
         if isinstance(part, Prompt):
-            prompts.append((silence, part))
-            silence = b""
+            prompts.append((silence_s, part))
+            silence_s = 0.0
         else:
-            silence += bytes(2 * round(part * SAMPLE_RATE_HZ))
-    return prompts, silence
+            silence_s += part
+    return prompts, silence_s
+
+
+def _silence(seconds: float) -> Iterator[bytes]:
+    left = 2 * round(seconds * SAMPLE_RATE_HZ)
+    while left > 0:
+        yield bytes(min(left, SILENCE_BYTES))
+        left -= SILENCE_BYTES
 
 
 async def _faded(stream: PartStream) -> AsyncGenerator[bytes]:

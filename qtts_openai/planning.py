@@ -1,7 +1,8 @@
 """A SpeechRequest -> what the engine is asked to do: prompts, pauses between them, sampling."""
 
-import math
+import asyncio
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import msgspec
@@ -13,17 +14,19 @@ from qtts_openai.encoders import check_rate
 from qtts_openai.errors import invalid
 from qtts_openai.prompting import find_language
 from qtts_openai.schemas import SpeechRequest
-from qtts_openai.script import Part, pronounce, split_pauses, split_sentences
 from qtts_openai.settings import Settings
+from qtts_openai.text.script import Script, ScriptWriter
+from qtts_openai.text.script import check_length as check_length  # for the routes
 
-# What a second of silence costs: the characters that could be spoken in it.
-CHARS_PER_S = 15
+# Longer texts are prepared in a thread: shorter ones take the event loop less than 10 ms.
+INLINE_CHARS = 2000
+MAX_THREADS = 2
 
 
 class Utterance(msgspec.Struct, frozen=True):
     """Ready for the engine. `parts` are prompts and seconds of silence, at least one prompt.
-    `ignored` names fields of the request that this model has no use for. `num_chars` is what it
-    costs of the limit per minute.
+    `ignored` names fields of the request that this model has no use for, `unspoken` scripts of the
+    text that it has no sound for. `num_chars` is what it costs of the limit per minute.
     """
 
     model: ModelInfo
@@ -33,22 +36,30 @@ class Utterance(msgspec.Struct, frozen=True):
     ignored: tuple[str, ...]
     num_chars: int
     gain_db: float = 0.0  # for the PCM that the engine makes
+    unspoken: tuple[str, ...] = ()
 
 
 class Planner:
     def __init__(self, settings: Settings, casting: Casting) -> None:
-        self.settings = settings
         self.casting = casting
+        self.writer = ScriptWriter(settings)
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "planning")
 
     async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> Utterance:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
-        script = self._script(request)
+        self.writer.check(request)
         check_rate(request.response_format, request.sample_rate)
         cast = await self.casting.cast(request, caller)
+        if len(request.input) <= INLINE_CHARS:
+            return self._utterance(request, cast)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._utterance, request, cast)
+
+    def _utterance(self, request: SpeechRequest, cast: Cast) -> Utterance:
+        language = _language(request, cast.model)
         instruct = _instruct(request, cast)
-        num_chars = _num_chars(script, instruct)
-        script = self._cut(request, cast.model, script)
-        parts = self._prompts(request, cast, instruct, script)
+        script = self.writer.write(request, cast.model, language)
+        parts = self._prompts(request, cast, language, instruct, script)
         params = _sampling(request, cast, len(parts) > 1)
         return Utterance(
             cast.model,
@@ -56,8 +67,9 @@ class Planner:
             params,
             cast.reference,
             _unused(request, cast, instruct),
-            num_chars,
+            script.num_chars + len(instruct or ""),
             self._gain_db(cast),
+            script.unspoken,
         )
 
     def _gain_db(self, cast: Cast) -> float:
@@ -65,35 +77,13 @@ class Planner:
             return 0.0
         return self.casting.table.gain_db(cast.voice, cast.model)
 
-    def _script(self, request: SpeechRequest) -> list[Part]:
-        """Texts and pauses. A plain request is one text, exactly as it was sent."""
-        limits, options = self.settings.limits, self.settings.text
-        longest = max(limits.max_input_chars, options.max_long_chars)
-        check_length(request.input, longest, "input")
-        check_length(request.instructions or "", limits.max_instructions_chars, "instructions")
-        check_length(request.ref_text or "", limits.max_input_chars, "ref_text")
-        text = pronounce(request.input, {**options.pronunciations, **request.pronunciations})
-        check_length(text, 2 * longest, "pronunciations")
-        use_tags = options.pause_tags if request.pause_tags is None else request.pause_tags
-        parts: list[Part] = split_pauses(text, options.max_pause_s) if use_tags else [text]
-        if not any(isinstance(part, str) and part.strip() for part in parts):
-            raise invalid("input: there is no text to speak.", "input", "empty_string")
-        return parts
-
-    def _cut(self, request: SpeechRequest, model: ModelInfo, script: list[Part]) -> list[Part]:
-        """Long texts at sentences: those beyond the limit for one text, and those that are long for
-        this model, unless the request says how long its one utterance may be.
-        """
-        sizes = []
-        if len(request.input) > self.settings.limits.max_input_chars:
-            sizes.append(self.settings.text.segment_chars)
-        for_model = self.casting.catalog.segment_chars.get(model.id)
-        if for_model is not None and request.max_new_tokens is None:
-            sizes.append(for_model)
-        return split_sentences(script, min(sizes)) if sizes else script
-
     def _prompts(
-        self, request: SpeechRequest, cast: Cast, instruct: str | None, script: list[Part]
+        self,
+        request: SpeechRequest,
+        cast: Cast,
+        language: str,
+        instruct: str | None,
+        script: Script,
     ) -> tuple[Prompt | float, ...]:
         model, voice = cast.model, cast.voice
         builder = self.casting.catalog.builders[model.id]
@@ -101,20 +91,14 @@ class Planner:
         whole = request.non_streaming_mode
         build = partial(
             builder.build,
-            language=_language(request, model),
+            language=language,
             instruct=instruct,
             speakers=self.casting.table.rows(voice, model) if voice and has_speaker else (),
             reference=cast.reference.key if cast.reference else None,
             reference_text=cast.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
-        return tuple(part if isinstance(part, float) else build(part) for part in script)
-
-
-def check_length(text: str, limit: int, param: str) -> None:
-    if len(text) > limit:
-        message = f"{param}: {len(text)} characters, and at most {limit} are accepted."
-        raise invalid(message, param, "string_above_max_length")
+        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
 
 
 def _language(request: SpeechRequest, model: ModelInfo) -> str:
@@ -135,13 +119,6 @@ def _instruct(request: SpeechRequest, cast: Cast) -> str | None:
         message = "instructions: describe the voice, since the request names none."
         raise invalid(message, "instructions", "missing_required_parameter")
     return ". ".join(parts)
-
-
-def _num_chars(script: list[Part], instruct: str | None) -> int:
-    """Text as it is spoken, the instructions, and silence at the pace of speech."""
-    texts = sum(len(part) for part in script if isinstance(part, str))
-    silence_s = sum(part for part in script if isinstance(part, float))
-    return texts + len(instruct or "") + math.ceil(silence_s * CHARS_PER_S)
 
 
 def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[str, ...]:

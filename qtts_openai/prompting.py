@@ -1,7 +1,7 @@
 """Text -> the ids of an engine.Prompt, in the layouts the Qwen3-TTS models were trained with.
 
 A text is tokenised together with its template and cut by position, because the tokenizer may merge
-across the seam:
+across the seam. The control tokens are put in by id, so that a text which spells one stays text:
 
     <|im_start|>assistant\\n{text}<|im_end|>\\n<|im_start|>assistant\\n   role [:3], text [3:-5]
     <|im_start|>assistant\\n{reference text}<|im_end|>\\n                 reference_text [3:-2]
@@ -29,6 +29,8 @@ MISTRAL_SPLIT = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
 Pretokenizer = Literal["qwen", "mistral"]
 
@@ -88,7 +90,8 @@ def _add_tokens(tokenizer: Tokenizer, config: Path) -> None:
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{config} cannot be read: {error}") from error
     for number, fields in sorted(added.items(), key=lambda item: int(item[0])):
-        tokenizer.add_tokens([AddedToken(**fields)])
+        # All are special, also those that a file says are not, such as <think>: see PromptBuilder.
+        tokenizer.add_tokens([AddedToken(**{**fields, "special": True})])
         got = tokenizer.token_to_id(fields["content"])
         if got != int(number):
             raise CheckpointError(
@@ -128,6 +131,9 @@ class PromptBuilder:
     def __init__(self, model: ModelInfo, pretokenizer: Pretokenizer = "qwen") -> None:
         self.model = model
         self.tokenizer = load_tokenizer(Path(model.path), pretokenizer)
+        # From here on what looks like an added token is only text.
+        self.tokenizer.encode_special_tokens = True
+        self._start, self._end = self._control_id(IM_START), self._control_id(IM_END)
 
     def build(
         self,
@@ -141,11 +147,11 @@ class PromptBuilder:
         streaming_text: bool = False,
     ) -> Prompt:
         """`language` as find_language gives it; `speakers` are (codec row, weight)."""
-        ids = self._ids(f"<|im_start|>assistant\n{text}<|im_end|>\n<|im_start|>assistant\n")
+        ids = (*self._turn("assistant", text), self._start, *self._ids("assistant\n"))
         return Prompt(
             role=ids[:3],
             text=ids[3:-5],
-            instruct=self._ids(f"<|im_start|>user\n{instruct}<|im_end|>\n") if instruct else (),
+            instruct=self._turn("user", instruct) if instruct else (),
             language_id=self._language_id(language, speakers),
             speakers=speakers,
             reference=reference,
@@ -155,7 +161,16 @@ class PromptBuilder:
         )
 
     def _reference_ids(self, text: str) -> tuple[int, ...]:
-        return self._ids(f"<|im_start|>assistant\n{text}<|im_end|>\n")[3:-2]
+        return self._turn("assistant", text)[3:-2]
+
+    def _control_id(self, token: str) -> int:
+        number = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise CheckpointError(f"{self.model.path}: tokenizer_config.json lacks {token}")
+        return number
+
+    def _turn(self, role: str, text: str) -> tuple[int, ...]:
+        return (self._start, *self._ids(f"{role}\n{text}"), self._end, *self._ids("\n"))
 
     def _language_id(self, language: str, speakers: tuple[tuple[int, float], ...]) -> int | None:
         """A speaker of a dialect speaks it where the language is auto or Chinese."""

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from qtts_openai.errors import ApiError, invalid
+from qtts_openai.text.pipeline import Level
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
@@ -69,6 +70,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    # What is done to the text before it is tokenised; null: as the settings say.
+    normalize: Level | None = None
     # `[pause:500ms]` in the input; null: as the settings say.
     pause_tags: bool | None = None
     # Words and how to say them, on top of those of the settings.
@@ -125,9 +128,24 @@ KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)
 READ_FIELDS = KNOWN_FIELDS | _ALIASES.keys() | {"references"}
 
 
+# An escape in a JSON string; a pair of surrogates is one.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.S,
+)
+# More than that is no text that anybody would speak, and would hold the event loop.
+_MAX_ESCAPES = 200_000
+
+
+def _without_half_characters(raw: bytes) -> bytes:
+    """Clients that cut text between two code units send half an emoji; it is left out."""
+    return _ESCAPE.sub(lambda match: b"" if match[1] else match[0], raw)
+
+
 def parse_json(raw: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(raw.removeprefix(codecs.BOM_UTF8))
+        body = _decode_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The body of the request is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
@@ -135,6 +153,16 @@ def parse_json(raw: bytes) -> dict[str, Any]:
             400, f"The body of the request must be a JSON object, not {type(body).__name__}."
         )
     return body
+
+
+def _decode_json(raw: bytes) -> Any:
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        if raw.count(b"\\") > _MAX_ESCAPES or (whole := _without_half_characters(raw)) == raw:
+            raise
+        return msgspec.json.decode(whole)
 
 
 def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:

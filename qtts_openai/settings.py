@@ -15,6 +15,7 @@ import yaml
 from msgspec import Meta
 
 from engine import EngineConfig, ModelSpec
+from qtts_openai.text.pipeline import Level, Step
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
 KIB = 1 << 10
@@ -81,6 +82,8 @@ class ModelSettings(Section, frozen=True):
     aliases: tuple[Name, ...] = ()
     # Longer texts are spoken in pieces of whole sentences; null: in one.
     segment_chars: SegmentChars | None = None
+    # As in `text`; null: what is said there.
+    normalize: Level | None = None
 
     def spec(self) -> ModelSpec:
         return ModelSpec(id=self.id, checkpoint=self.checkpoint, revision=self.revision)
@@ -143,6 +146,18 @@ class TextSettings(Section, frozen=True):
     # "qwen" is what the models were trained with; "mistral" is what the official package uses
     # on a local directory.
     pretokenizer: Literal["qwen", "mistral"] = "qwen"
+    # What is done to a text before it is tokenised, unless a model or a request says otherwise.
+    # clean: characters, markup and lines; full: figures and signs as words, too.
+    normalize: Level = "clean"
+    # Steps that are left out.
+    skip_steps: tuple[Step, ...] = ()
+    # Left out, or said in words.
+    emoji: Literal["drop", "name"] = "drop"
+    code_blocks: Literal["speak", "drop"] = "speak"
+    # A text of nothing but letters that the model has no language for: a 400, or tried.
+    unknown_scripts: Literal["refuse", "speak"] = "refuse"
+    # No utterance is expected to take longer than this; what would is cut at sentences.
+    segment_s: Annotated[float, Meta(ge=5)] = 60.0
     # Input beyond limits.max_input_chars is accepted up to here and cut at sentences; 0: off.
     max_long_chars: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     # Such input is spoken in pieces of whole sentences, at most this long.
@@ -150,6 +165,8 @@ class TextSettings(Section, frozen=True):
     # Read `[pause:500ms]` as silence in every request, not only in those with pause_tags: true.
     pause_tags: bool = False
     max_pause_s: Seconds = 10.0
+    # Of all pauses of one answer together.
+    max_total_pause_s: Seconds = 60.0
     # Words and how to say them, in every request.
     pronunciations: dict[Word, Word] = msgspec.field(default_factory=dict)
 
@@ -167,6 +184,7 @@ EMBEDDED = ModelSettings(
         "gpt-4o-mini-tts-2025-12-15",
     ),
     segment_chars=150,
+    normalize="full",
 )
 
 

@@ -41,7 +41,7 @@ def _check_default_voice(settings: Settings, casting: Casting, models: list[Mode
     if name is None:
         return
     try:
-        voice = casting.find_voice(name)
+        voice = casting.preset(name)
     except ApiError as error:
         raise SettingsError(error.message, "defaults.voice") from error
     families = voice.families()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from qtts_openai.script import split_sentences
 
 from engine.config import EngineConfig, ModelSpec
 from engine.protocol import (
@@ -20,7 +21,6 @@ from engine.protocol import (
 )
 from engine.startup import build
 from qtts_openai.prompting import PromptBuilder
-from qtts_openai.script import split_sentences
 from training.codes import PHONES, VOICES, encode
 
 TEACHER = Path(__file__).parent / "work" / "teacher_dump"

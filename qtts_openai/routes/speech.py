@@ -29,6 +29,8 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
         raise
     names = [*ignored, *utterance.ignored]
     headers = {"x-ignored-fields": s.header_list(names)} if names else {}
+    if utterance.unspoken:
+        headers["x-unspoken-scripts"] = s.header_list([*utterance.unspoken])
     return await respond(request, Speech(speech, stream, service.metrics, lease), headers)
 
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import FinishReason, QueueFullError
-from qtts_openai.script import pronounce, split_pauses, split_sentences
 from qtts_openai.settings import Limits, TextSettings
+from qtts_openai.text.pauses import split_pauses
+from qtts_openai.text.pronounce import pronounce
+from qtts_openai.text.segments import Size, split_sentences
 from tests.api.audio import decode
 from tests.api.conftest import CUSTOM
 from tests.api.test_speech import assert_envelope, read_events
@@ -28,12 +30,12 @@ def test_pronunciations_are_whole_words_in_any_case():
 
 def test_pauses():
     text = "[pause:0.1s]One.[pause:500ms] Two [pause:1s][PAUSE: 250ms]"
-    assert split_pauses(text, 10) == [0.1, "One.", 0.5, " Two ", 1.0, 0.25]
-    assert split_pauses("none [pause:soon]", 10) == ["none [pause:soon]"]
+    assert split_pauses(text, 10, 60) == [0.1, "One.", 0.5, " Two ", 1.0, 0.25]
+    assert split_pauses("a [paused] game", 10, 60) == ["a [paused] game"]
 
 
 def test_sentences_are_kept_whole():
-    pieces = split_sentences([LONG, 0.5, "Next."], 120)
+    pieces = split_sentences([LONG, 0.5, "Next."], Size(120))
     assert pieces[-2:] == [0.5, "Next."]
     assert all(len(piece) <= 120 for piece in pieces if isinstance(piece, str))
     assert all(re.search(r"[.?!]$", piece) for piece in pieces if isinstance(piece, str))
@@ -42,7 +44,7 @@ def test_sentences_are_kept_whole():
 
 @given(st.text(max_size=600), st.integers(50, 120))
 def test_no_text_is_lost_and_no_piece_is_too_long(text, max_chars):
-    pieces = split_sentences([text], max_chars)
+    pieces = split_sentences([text], Size(max_chars))
     assert "".join("".join(pieces).split()) == "".join(text.split())
     assert all(len(piece) <= max_chars for piece in pieces)
 
@@ -71,7 +73,7 @@ def test_long_text_is_spoken_in_order_with_one_seed(patient):
     assert len(prompts) > 3 and len(seeds) == 1 and None not in seeds
     first, *others = patient.engine.leads_s
     assert first == 0 and min(others) > 0.5, "a fake engine is much faster than speech"
-    pieces = [piece for piece in split_sentences([LONG], 60) if isinstance(piece, str)]
+    pieces = [piece for piece in split_sentences([LONG], Size(60)) if isinstance(piece, str)]
     alone = [pcm(patient.speak(input=piece, response_format="pcm")) for piece in pieces]
     assert len(long) == sum(map(len, alone))
     at = 0
@@ -92,7 +94,7 @@ def test_a_model_may_want_its_texts_in_pieces(start):
     server = start(models=(msgspec.structs.replace(CUSTOM, segment_chars=60),))
     prompts = server.engine.submitted
     whole = len(pcm(server.speak(input=LONG, response_format="pcm")))
-    assert len(prompts) == len(split_sentences([LONG], 60)) > 3
+    assert len(prompts) == len(split_sentences([LONG], Size(60))) > 3
     assert whole > 3 * len(pcm(server.speak(input="One. Two.", response_format="pcm")))
     num = len(prompts)
     server.speak(input=" Short, as it was sent. ")

@@ -9,7 +9,8 @@ from qtts_openai.prompting import PromptBuilder, find_language, load_tokenizer
 from tests.api.fake_engine import SPEAKERS, model_info
 
 CASES = json.loads((Path(__file__).parent.parent / "golden" / "cases.json").read_text("utf-8"))
-SPEECH = CASES["speech"]
+# The official package lets a text spell control tokens; here they stay text.
+SPEECH = [case for case in CASES["speech"] if "<|" not in case["text"]]
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("qwen", "stock"), ("mistral", "mistral")])
