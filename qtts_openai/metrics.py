@@ -6,12 +6,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from engine import EngineClient, Stats
+from qtts_openai.speech_cache import SpeechCache
 
 _TTFA_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, cache: SpeechCache | None = None) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(engine))
         self.requests = Counter(
@@ -22,7 +23,7 @@ class Metrics:
         )
         self.ttfa = Histogram(
             "qtts_ttfa_seconds",
-            "Request read to first PCM",
+            "Request read to first PCM of the engine or the cache",
             buckets=_TTFA_BUCKETS,
             registry=self.registry,
         )
@@ -32,6 +33,14 @@ class Metrics:
         self.finished = Counter(
             "qtts_finished", "Utterances by how they ended", ["reason"], registry=self.registry
         )
+        self.cache_answers = Counter(
+            "qtts_cache_answers",
+            "Utterances that a cache may serve, by whether it did",
+            ["result"],
+            registry=self.registry,
+        )
+        cache_bytes = Gauge("qtts_cache_bytes", "PCM in the cache", registry=self.registry)
+        cache_bytes.set_function(lambda: float(cache.num_bytes if cache else 0))
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

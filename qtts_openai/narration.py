@@ -33,7 +33,8 @@ MAX_WAIT_S = 30.0
 class PcmStream(Protocol):
     """What SpeechStream and Narration have in common."""
 
-    finished: Finished | None
+    @property
+    def finished(self) -> Finished | None: ...
 
     def __aiter__(self) -> "PcmStream": ...
 

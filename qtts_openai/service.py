@@ -1,9 +1,12 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
+import secrets
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from engine import EngineClient, ModelInfo, Prompt, SpeechStream
 from qtts_openai.casting import Casting
@@ -14,6 +17,7 @@ from qtts_openai.narration import Narration, PcmStream
 from qtts_openai.planning import Planner, Utterance
 from qtts_openai.references import References
 from qtts_openai.settings import Settings
+from qtts_openai.speech_cache import Recording, SpeechCache, cache_key
 from qtts_openai.voice_store import VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
 
@@ -24,7 +28,9 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.created = int(time.time())
-        self.metrics = Metrics(engine)
+        max_bytes = settings.cache.max_bytes
+        self.cache = SpeechCache(max_bytes) if max_bytes else None
+        self.metrics = Metrics(engine, self.cache)
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
         self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
@@ -47,7 +53,19 @@ class Service:
             raise
 
     def submit(self, utterance: Utterance) -> PcmStream:
-        """Raises QueueFullError or EngineDeadError at once, before any work."""
+        """What was kept, or new work: QueueFullError or EngineDeadError at once, before any."""
+        key = cache_key(utterance) if self.cache else None
+        if self.cache is None or key is None:
+            return self._speak(utterance)
+        known = self.cache.get(key)
+        self.metrics.cache_answers.labels("hit" if known else "miss").inc()
+        return known or Recording(self._speak(utterance), self.cache, key)
+
+    def _speak(self, utterance: Utterance) -> PcmStream:
+        """All parts of an utterance share a seed, so that a described voice stays the same."""
+        if utterance.params.seed is None and len(utterance.parts) > 1:
+            params = msgspec.structs.replace(utterance.params, seed=secrets.randbits(62))
+            utterance = msgspec.structs.replace(utterance, params=params)
         submit = partial(self._submit_prompt, utterance)
         first = utterance.parts[0]
         if len(utterance.parts) == 1 and isinstance(first, Prompt):

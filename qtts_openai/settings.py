@@ -14,6 +14,7 @@ import yaml
 from msgspec import Meta
 
 from engine import EngineConfig, ModelSpec
+from qtts_openai.schemas import AudioFormat
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
 MIB = 1 << 20
@@ -66,10 +67,24 @@ class Limits(Section, frozen=True):
 
 
 class Defaults(Section, frozen=True):
-    """What a request that leaves out `model` or `voice` gets; null keeps OpenAI's 400."""
+    """What a request that leaves a field out gets. `model` and `voice`: null keeps OpenAI's 400."""
 
     model: str | None = None
     voice: str | None = None
+    # Audio as it is made; false: one body once it is whole, with exact sizes.
+    stream: bool = True
+    # Formats that are sent whole in any case, for clients that need to read their length.
+    exact_sizes: tuple[AudioFormat, ...] = ()
+
+    def streams(self, audio_format: AudioFormat) -> bool:
+        return self.stream and audio_format not in self.exact_sizes
+
+
+class CacheSettings(Section, frozen=True):
+    """Speech of requests with a seed, or temperature 0, is kept for the next one alike."""
+
+    # Of PCM, 48,000 for a second of speech; 0: off.
+    max_bytes: Annotated[int, Meta(ge=0)] = 0
 
 
 class AuthSettings(Section, frozen=True):
@@ -143,6 +158,7 @@ class Settings(Section, frozen=True):
     voices: VoiceSettings = VoiceSettings()
     ref_audio: RefAudioSettings = RefAudioSettings()
     text: TextSettings = TextSettings()
+    cache: CacheSettings = CacheSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]

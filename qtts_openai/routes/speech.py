@@ -1,6 +1,7 @@
 """POST /v1/audio/speech and its batch form."""
 
 import secrets
+import time
 from typing import Any
 
 from litestar import MediaType, Request, Response, post
@@ -16,17 +17,20 @@ from qtts_openai.streaming import Speech, respond
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
-    speech, ignored = s.read_speech(s.parse_json(await request.body()))
-    lease = _lease(request, service, len(speech.input))
+    body = await request.body()
+    started = time.perf_counter()
+    wanted, ignored = s.read_speech(s.parse_json(body))
+    lease = _lease(request, service, len(wanted.input))
     try:
-        utterance = await service.planner.plan(speech)
+        utterance = await service.planner.plan(wanted)
         stream = service.submit(utterance)
+        speech = Speech(wanted, stream, service.metrics, lease, started)
     except BaseException:
         lease.refund()
         raise
     names = [*ignored, *utterance.ignored]
     headers = {"x-ignored-fields": s.header_list(names)} if names else {}
-    return await respond(request, Speech(speech, stream, service.metrics, lease), headers)
+    return await respond(request, speech, headers, service.settings.defaults)
 
 
 @post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
