@@ -94,16 +94,19 @@ async def test_trailers_tell_it_behind_a_stream(start, te):
     server = start()
     app = server.uvicorn.config.app
     body = json.dumps({"model": "tts-1", "voice": "alloy", "input": "Hello."}).encode()
-    sent, bodies = [], [body]
+    sent, bodies, complete = [], [body], asyncio.Event()
 
     async def receive() -> dict:
         if not bodies:
-            await asyncio.Event().wait()
+            await complete.wait()
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": bodies.pop(), "more_body": False}
 
     async def send(message: dict) -> None:
         sent.append(message)
-        await asyncio.sleep(0)
+        ends = "http.response.trailers" if sent[0].get("trailers") else "http.response.body"
+        if message["type"] == ends and not message.get("more_body"):
+            complete.set()
 
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "2", "method": "POST",
