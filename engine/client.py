@@ -2,7 +2,8 @@
 PCM.
 
 Each worker has one reader task, which routes facts to streams. A stream keeps what its reader has
-not taken yet in one buffer, so chunks merge when the reader lags and the worker never waits for it.
+not taken yet in one buffer, so chunks merge when the reader lags. One who lags by max_unread_s has
+his own utterance paused until he reads on; the worker never waits for him.
 A worker that dies fails its streams at once and is started again with back-off.
 """
 
@@ -31,12 +32,14 @@ from engine.errors import (
 from engine.protocol import (
     HEADER,
     MAX_VOICES,
+    SAMPLE_RATE_HZ,
     Abort,
     Append,
     AudioChunk,
     Failed,
     Fatal,
     Finished,
+    Hold,
     Inbound,
     ModelInfo,
     Outbound,
@@ -72,6 +75,8 @@ class SpeechStream:
         self.ended = asyncio.Event()  # finished or failed; PCM may still be unread
         self._worker = worker
         self._pcm = bytearray()
+        self._max_unread = round(worker.config.max_unread_s * SAMPLE_RATE_HZ) * 2
+        self._held = False
         self._error: EngineError | None = None
         self._news = asyncio.Event()
 
@@ -88,6 +93,7 @@ class SpeechStream:
             await self._news.wait()
         pcm = bytes(self._pcm)
         self._pcm.clear()
+        self._hold(False)
         return pcm
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
@@ -108,7 +114,13 @@ class SpeechStream:
 
     def feed(self, pcm: bytes) -> None:
         self._pcm += pcm
+        self._hold(len(self._pcm) >= self._max_unread)
         self._news.set()
+
+    def _hold(self, held: bool) -> None:
+        if held is not self._held and self.is_open:
+            self._held = held
+            self._worker.send(Hold(self.id, held))
 
     def finish(self, finished: Finished) -> None:
         self.finished = finished

@@ -82,7 +82,7 @@ class CodecSchedule:
         for seq in alive:
             lead_s, backlog = seq.lead_s(now), backlog + len(seq.codes)
             can_wait = seq.plays_since is not None and lead_s > LONG_LEAD_S
-            if somebody_is_short and can_wait and not seq.waits_for_text:
+            if somebody_is_short and can_wait and not seq.is_paused:
                 continue
             size = self.next_chunk(seq, lead_s - backlog * self.frame_s)
             if 0 < size <= budget:
@@ -94,7 +94,7 @@ class CodecSchedule:
         chunk is not full.
         """
         pending = len(seq.codes)
-        if seq.waits_for_text:
+        if seq.is_paused:
             return min(pending, self.ramp[-1])
         wanted = self._wanted(seq, lead_s)
         return max((size for size in self.ramp if wanted <= size <= pending), default=0)

@@ -31,6 +31,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # Utterances spoken at once. "auto": 32 on a CPU, on a GPU by its free memory.
     max_num_seqs: int | Literal["auto"] = "auto"
     max_queued: int = 64
+    # Audio made for a listener who does not take it; then its utterance pauses, the others go on.
+    max_unread_s: float = 30.0
     # "auto", or a size such as "512MB" or "4GiB"; all loaded checkpoints share it.
     kv_cache_memory: str = "auto"
     block_size: int = 16

@@ -150,6 +150,12 @@ class EngineCore:
         seq.num_trailing += len(text) + final
         seq.text_open = not final
 
+    def hold(self, seq_id: int, held: bool) -> None:
+        """Pause a sequence, which keeps its row and blocks, or go on; too late is no error."""
+        seq = self.sequences.get(seq_id)
+        if seq is not None:
+            seq.held = held
+
     def abort(self, seq_id: int) -> None:
         """The listener left: free everything now. Idempotent."""
         seq = self.sequences.get(seq_id)

@@ -1,6 +1,6 @@
 """Messages between EngineClient and its worker, and the records both sides share.
 
-Verbs go in (Start, Submit, Append, Abort, RegisterVoice, Shutdown), facts come out (Ready,
+Verbs go in (Start, Submit, Append, Hold, Abort, RegisterVoice, Shutdown), facts come out (Ready,
 AudioChunk, Finished, Failed, Stats, Fatal). Each is a tagged msgspec Struct, sent as msgpack behind
 a 4-byte little-endian length. Only ids, numbers and PCM cross.
 """
@@ -137,6 +137,13 @@ class Append(msgspec.Struct, frozen=True, tag=True):
     final: bool
 
 
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Make no more of a sequence while `held`: its listener is behind."""
+
+    id: int
+    held: bool
+
+
 class Abort(msgspec.Struct, frozen=True, tag=True):
     id: int
 
@@ -206,5 +213,5 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Inbound = Start | Submit | Append | Abort | RegisterVoice | Shutdown
+Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | Shutdown
 Outbound = Ready | AudioChunk | Finished | Failed | Stats | Fatal

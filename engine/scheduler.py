@@ -71,11 +71,11 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting) or any(not seq.waits_for_text for seq in self.running)
+        return bool(self.waiting) or any(not seq.is_paused for seq in self.running)
 
     def schedule(self, now: float) -> Batch | None:
-        """The next step, or None when nothing can run (every sequence waits for text, or there is
-        none).
+        """The next step, or None when nothing can run (every sequence waits for text or for its
+        listener, or there is none).
         """
         self._admit()
         for _ in self._models:
@@ -167,7 +167,7 @@ class Scheduler:
         """Prompt tokens that may run now without letting a stream of any model run dry; if
         `forced`, some in any case.
         """
-        streaming = [seq for seq in self.running if seq.is_prefilled and not seq.waits_for_text]
+        streaming = [seq for seq in self.running if seq.is_prefilled and not seq.is_paused]
         lead = min((seq.lead_s(now) for seq in streaming), default=float("inf"))
         cost = self.prefill_s_per_token.get(model)
         if lead == float("inf") or not cost:

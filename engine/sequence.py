@@ -47,6 +47,7 @@ class Sequence:
     max_frames: int
     num_trailing: int = 0
     text_open: bool = False
+    held: bool = False  # its listener has not taken what was made
     guarded: bool = False  # the frame budget is the runaway guard, not a request
 
     status: SequenceStatus = SequenceStatus.WAITING
@@ -75,7 +76,12 @@ class Sequence:
     @property
     def may_speak(self) -> bool:
         """Another frame may be begun."""
-        return self.num_scheduled < self.max_frames and not self.waits_for_text
+        return self.num_scheduled < self.max_frames and not self.is_paused
+
+    @property
+    def is_paused(self) -> bool:
+        """Nothing can be done for it until a message comes."""
+        return self.held or self.waits_for_text
 
     @property
     def waits_for_text(self) -> bool:

@@ -24,6 +24,7 @@ from engine.protocol import (
     Abort,
     Append,
     Fatal,
+    Hold,
     Inbound,
     Outbound,
     RegisterVoice,
@@ -88,6 +89,8 @@ def handle(core: EngineCore, message: Inbound) -> None:
             core.add(message)
         case Append(seq_id, text, final):
             core.append(seq_id, text, final)
+        case Hold(seq_id, held):
+            core.hold(seq_id, held)
         case Abort(seq_id):
             core.abort(seq_id)
         case RegisterVoice(model, reference):

@@ -61,7 +61,9 @@ def _add_speech_options(say: argparse.ArgumentParser) -> None:
         "--out", help="the file to write, else speech.mp3 or what --format ends in; - is stdout"
     )
     say.add_argument("--model", help="id or alias; else the first model of the settings")
-    say.add_argument("--format", help="mp3, opus, aac, flac, wav or pcm; else as --out ends")
+    say.add_argument(
+        "--format", help="mp3, opus, aac, flac, wav, pcm, ulaw, alaw; else as --out ends"
+    )
     say.add_argument("--speed", type=float)
     say.add_argument("--instructions")
     say.add_argument("--language")

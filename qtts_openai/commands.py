@@ -93,6 +93,8 @@ def _body(arguments: argparse.Namespace) -> dict[str, Any]:
     body = {name: getattr(arguments, name) for name in names}
     body["input"] = _text(arguments.text)
     body["response_format"] = arguments.format or _format_of(arguments.out)
+    if arguments.out != "-" and body["response_format"] in ("wav", "flac"):
+        body["stream"] = False  # a file holds its own length
     return body
 
 

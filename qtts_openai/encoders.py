@@ -3,9 +3,10 @@
     int16 mono 24 kHz -> speed (atempo, pitch kept) -> sample_rate (soxr) -> container
 
 `encode(pcm)` may return nothing yet; `flush()` ends the file. What comes out does not depend on how
-the PCM was cut.
+the PCM was cut, and is the same each time, but for the serial number of an Ogg stream.
 """
 
+import secrets
 import struct
 from collections.abc import Iterator
 from typing import Protocol
@@ -27,13 +28,20 @@ CONTENT_TYPES: dict[AudioFormat, str] = {
     "flac": "audio/flac",
     "wav": "audio/wav",
     "pcm": "audio/pcm",
+    "ulaw": "audio/pcmu",
+    "alaw": "audio/pcma",
 }
 
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _TEMPO_FRAME_BYTES = SAMPLES_PER_FRAME * 2
 _MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # Rates a format can carry; formats that are not here carry any.
-_RATES: dict[AudioFormat, tuple[int, ...]] = {"mp3": _MPEG_RATES, "aac": _MPEG_RATES}
+_RATES: dict[AudioFormat, tuple[int, ...]] = {
+    "mp3": _MPEG_RATES,
+    "aac": _MPEG_RATES,
+    "ulaw": (8000,),
+    "alaw": (8000,),
+}
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
@@ -49,14 +57,15 @@ class Stage(Protocol):
 
 
 class AudioEncoder:
-    """`speed` 0.25-4; `sample_rate` must be one that check_rate let through."""
+    """`speed` 0.25-4; `sample_rate` as check_rate lets through, None for the format's own."""
 
     def __init__(
-        self, audio_format: AudioFormat, *, sample_rate: int = SAMPLE_RATE_HZ, speed: float = 1.0
+        self, audio_format: AudioFormat, *, sample_rate: int | None = None, speed: float = 1.0
     ) -> None:
         self.content_type = CONTENT_TYPES[audio_format]
-        self.sample_rate = sample_rate
-        self._stages = list(_stages(audio_format, sample_rate, speed))
+        self.sample_rate = sample_rate or _default_rate(audio_format)
+        self.bit_depth = 8 if audio_format in ("ulaw", "alaw") else 16
+        self._stages = list(_stages(audio_format, self.sample_rate, speed))
         # wav and pcm cost next to nothing; the rest is worth a thread.
         self.is_cheap = len(self._stages) == 1 and audio_format in ("wav", "pcm")
 
@@ -76,12 +85,19 @@ class AudioEncoder:
         return self._stages[-1].with_exact_sizes(body)
 
 
-def check_rate(audio_format: AudioFormat, sample_rate: int) -> None:
+def _default_rate(audio_format: AudioFormat) -> int:
     rates = _RATES.get(audio_format)
-    if rates is not None and sample_rate not in rates:
+    return SAMPLE_RATE_HZ if rates is None or SAMPLE_RATE_HZ in rates else rates[0]
+
+
+def check_rate(audio_format: AudioFormat, sample_rate: int | None) -> None:
+    """400 for a rate that the format does not carry; None is always right."""
+    rates = _RATES.get(audio_format)
+    if sample_rate is not None and rates is not None and sample_rate not in rates:
         known = ", ".join(map(str, rates))
+        known = f"one of {known}" if len(rates) > 1 else f"{known} only"
         raise invalid(
-            f"sample_rate: {audio_format} carries one of {known}, not {sample_rate}.", "sample_rate"
+            f"sample_rate: {audio_format} carries {known}, not {sample_rate}.", "sample_rate"
         )
 
 
@@ -101,11 +117,18 @@ def _stages(audio_format: AudioFormat, rate: int, speed: float) -> Iterator[Stag
         case "mp3":
             yield _Mp3(rate)
         case "opus":
-            yield _Muxed("ogg", "libopus", rate, 64_000, {"page_duration": "20000"})
+            # Files can be joined only if each has a serial number of its own (RFC 3533, 4).
+            serial = str(secrets.randbelow(1 << 31))
+            options = {"page_duration": "20000", "serial_offset": serial}
+            yield _Muxed("ogg", "libopus", rate, 64_000, options)
         case "aac":
             yield _Muxed("adts", "aac", rate, 96_000, {}, {"aac_coder": "fast"})
         case "flac":
             yield _Flac("flac", "flac", rate, None, {}, {"frame_size": "1920"})
+        case "ulaw":
+            yield _Muxed("mulaw", "pcm_mulaw", rate, None)
+        case "alaw":
+            yield _Muxed("alaw", "pcm_alaw", rate, None)
 
 
 class _Pcm(Stage):

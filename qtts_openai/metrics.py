@@ -8,13 +8,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from engine import EngineClient, Stats
 from qtts_openai.decoding.client import Outcome
+from qtts_openai.speech_cache import SpeechCache
 
 _TTFA_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30)
 _LAG_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, cache: SpeechCache | None = None) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(engine))
         self.requests = Counter(
@@ -25,7 +26,7 @@ class Metrics:
         )
         self.ttfa = Histogram(
             "qtts_ttfa_seconds",
-            "Request read to first PCM",
+            "Request read to first PCM of the engine or the cache",
             buckets=_TTFA_BUCKETS,
             registry=self.registry,
         )
@@ -55,6 +56,15 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+
+        self.cache_answers = Counter(
+            "qtts_cache_answers",
+            "Utterances that a cache may serve, by whether it did",
+            ["result"],
+            registry=self.registry,
+        )
+        cache_bytes = Gauge("qtts_cache_bytes", "PCM in the cache", registry=self.registry)
+        cache_bytes.set_function(lambda: float(cache.num_bytes if cache else 0))
 
         for outcome in get_args(Outcome):
             self.decoded.labels(outcome)

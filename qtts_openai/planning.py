@@ -1,7 +1,6 @@
 """A SpeechRequest -> what the engine is asked to do: prompts, pauses between them, sampling."""
 
 import asyncio
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -60,7 +59,7 @@ class Planner:
         instruct = _instruct(request, cast)
         script = self.writer.write(request, cast.model, language)
         parts = self._prompts(request, cast, language, instruct, script)
-        params = _sampling(request, cast, len(parts) > 1)
+        params = _sampling(request, cast)
         return Utterance(
             cast.model,
             parts,
@@ -130,13 +129,10 @@ def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[s
     return tuple(name for name, is_unused in unused.items() if is_unused)
 
 
-def _sampling(request: SpeechRequest, cast: Cast, has_parts: bool) -> SamplingParams:
-    """All parts of one utterance share a seed, so that a described voice stays the same."""
+def _sampling(request: SpeechRequest, cast: Cast) -> SamplingParams:
     seed = None if request.seed == -1 else request.seed
     if seed is None and cast.voice is not None and cast.model.model_type == "voice_design":
         seed = cast.voice.seed
-    if seed is None and has_parts:
-        seed = secrets.randbits(62)
     return SamplingParams(
         temperature=request.temperature,
         top_k=None if request.top_k is None else max(0, request.top_k),

@@ -15,13 +15,25 @@ from msgspec import Meta
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.text.pipeline import Level
 
-AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
 TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
 
 # Sent by openai-agents for OpenAI's own model; neither a style nor a description of a voice.
 _AGENTS_INSTRUCTION = "you will receive partial sentences"
 
 _ALIASES = {"speaker": "voice", "instruct": "instructions"}
+
+# G.711 by the names that telephony, RTP, FFmpeg and other speech APIs have for it.
+_FORMAT_ALIASES = {
+    **dict.fromkeys(
+        ("mulaw", "mu-law", "mu_law", "g711_ulaw", "g711_mulaw", "pcmu", "pcm_mulaw", "ulaw_8000"),
+        "ulaw",
+    ),
+    **dict.fromkeys(
+        ("a-law", "a_law", "g711_alaw", "pcma", "pcm_alaw", "alaw_8000"),
+        "alaw",
+    ),
+}
 
 T = TypeVar("T")
 
@@ -53,8 +65,10 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     response_format: AudioFormat = "mp3"
     speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
-    stream: bool = True
-    sample_rate: Annotated[int, Meta(ge=8000, le=48000)] = 24000
+    # null: as the settings say.
+    stream: bool | None = None
+    # null: 24000, or what the format has.
+    sample_rate: Annotated[int, Meta(ge=8000, le=48000)] | None = None
     task_type: TaskType | None = None
     language: str | None = None
     lang_code: str | None = None
@@ -171,6 +185,9 @@ def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:
     for alias, name in _ALIASES.items():
         if alias in fields:
             fields.setdefault(name, fields.pop(alias))
+    audio_format = fields.get("response_format")
+    if isinstance(audio_format, str):
+        fields["response_format"] = _FORMAT_ALIASES.get(audio_format.lower(), audio_format)
     _take_references(fields)
     if not _are_instructions(fields.get("instructions")):
         fields.pop("instructions", None)

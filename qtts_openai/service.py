@@ -1,10 +1,13 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
 import logging
+import secrets
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from engine import EngineClient, ModelInfo, Prompt, SpeechStream
 from qtts_openai.callers import Caller
@@ -21,6 +24,7 @@ from qtts_openai.prompting import languages_of
 from qtts_openai.references import References
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
+from qtts_openai.speech_cache import Recording, SpeechCache, cache_key
 from qtts_openai.turns import Turn
 from qtts_openai.voice_store import StoredVoice, VoiceStore
 from qtts_openai.voices import Voice, VoiceTable
@@ -36,7 +40,9 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.created = int(time.time())
-        self.metrics = Metrics(engine)
+        max_bytes = settings.cache.max_bytes
+        self.cache = SpeechCache(max_bytes) if max_bytes else None
+        self.metrics = Metrics(engine, self.cache)
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
         self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
@@ -79,11 +85,24 @@ class Service:
         self.decoder.close()
 
     def submit(self, utterance: Utterance, who: str = "", is_firm: bool = False) -> PcmStream:
-        """Let the utterance wait for its turn among those of `who`, a source of callers.py.
+        """What was kept, or new work, which waits for its turn among that of `who`, a source of
+        callers.py.
 
         QueueFullError where too many wait, EngineDeadError where nothing can be spoken; with
         `is_firm` it waits however many do.
         """
+        key = cache_key(utterance) if self.cache else None
+        if self.cache is None or key is None:
+            return self._speak(utterance, who, is_firm)
+        known = self.cache.get(key)
+        self.metrics.cache_answers.labels("hit" if known else "miss").inc()
+        return known or Recording(self._speak(utterance, who, is_firm), self.cache, key)
+
+    def _speak(self, utterance: Utterance, who: str, is_firm: bool) -> PcmStream:
+        """All parts of an utterance share a seed, so that a described voice stays the same."""
+        if utterance.params.seed is None and len(utterance.parts) > 1:
+            params = msgspec.structs.replace(utterance.params, seed=secrets.randbits(62))
+            utterance = msgspec.structs.replace(utterance, params=params)
         has_begun = False
 
         def submit(prompt: Prompt, lead_s: float) -> Turn:

@@ -15,6 +15,7 @@ import yaml
 from msgspec import Meta
 
 from engine import EngineConfig, ModelSpec
+from qtts_openai.schemas import AudioFormat
 from qtts_openai.text.pipeline import Level, Step
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
@@ -101,10 +102,24 @@ class Limits(Section, frozen=True):
 
 
 class Defaults(Section, frozen=True):
-    """What a request that leaves out `model` or `voice` gets; null keeps OpenAI's 400."""
+    """What a request that leaves a field out gets. `model` and `voice`: null keeps OpenAI's 400."""
 
     model: Name | None = None
     voice: Name | None = None
+    # Audio as it is made; false: one body once it is whole, with exact sizes.
+    stream: bool = True
+    # Formats that are sent whole in any case, for clients that need to read their length.
+    exact_sizes: tuple[AudioFormat, ...] = ()
+
+    def streams(self, audio_format: AudioFormat) -> bool:
+        return self.stream and audio_format not in self.exact_sizes
+
+
+class CacheSettings(Section, frozen=True):
+    """Speech of requests with a seed, or temperature 0, is kept for the next one alike."""
+
+    # Of PCM, 48,000 for a second of speech; 0: off.
+    max_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
 
 
 class AuthSettings(Section, frozen=True):
@@ -198,6 +213,7 @@ class Settings(Section, frozen=True):
     voices: VoiceSettings = VoiceSettings()
     ref_audio: RefAudioSettings = RefAudioSettings()
     text: TextSettings = TextSettings()
+    cache: CacheSettings = CacheSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]

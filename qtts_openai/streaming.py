@@ -5,13 +5,16 @@ The first PCM is awaited before the headers go out, so a failure until then is s
 5xx. A later one breaks a raw body off and is an `error` event in SSE; audio never ends short as if
 it were whole. The engine stops as soon as the listener is gone: the generator's `finally` and the
 response's background task both abort, which is idempotent.
+
+How the speech ended is told in headers of a whole body, in SSE's last event, in trailers of a
+streamed body where client and HTTP server know trailers, in the log and in a metric.
 """
 
 import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -19,6 +22,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
 from qtts_openai.encoders import AudioEncoder
@@ -27,6 +31,8 @@ from qtts_openai.limiter import Lease
 from qtts_openai.metrics import Metrics
 from qtts_openai.narration import PcmStream
 from qtts_openai.schemas import SpeechRequest
+from qtts_openai.settings import Defaults
+from qtts_openai.speech_cache import Recording, Replay
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +48,23 @@ class Speech:
         stream: PcmStream,
         metrics: Metrics,
         lease: Lease | None = None,
+        started: float | None = None,
     ) -> None:
+        """`started`: when the request had been read, by time.perf_counter."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
         self.lease = lease
-        self.encoder = AudioEncoder(
-            request.response_format, sample_rate=request.sample_rate, speed=request.speed
-        )
+        try:
+            self.encoder = AudioEncoder(
+                request.response_format, sample_rate=request.sample_rate, speed=request.speed
+            )
+        except BaseException:
+            stream.abort()
+            raise
         self.first = b""
-        self.audio_s = 0.0  # of speech from the engine, so far
-        self.started = time.perf_counter()
+        self.audio_s = 0.0  # of speech, so far
+        self.started = time.perf_counter() if started is None else started
 
     async def start(self) -> None:
         """Wait for the first PCM; the engine's error comes from here."""
@@ -100,6 +112,8 @@ class Speech:
         if reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise GenerationFailedError(f"The utterance ended early ({reason.value}).")
         self.metrics.finished.labels(reason.value).inc()
+        level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
+        logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 
     def usage(self) -> dict[str, int]:
         assert self.stream.finished is not None
@@ -109,6 +123,16 @@ class Speech:
             "output_tokens": usage.num_frames,
             "total_tokens": usage.num_prompt_tokens + usage.num_frames,
         }
+
+    def ending(self) -> dict[str, str]:
+        """Headers that are known at the end; none where the speech did not end well."""
+        finished = self.stream.finished
+        if finished is None:
+            return {}
+        usage = {
+            f"x-usage-{name.replace('_', '-')}": str(count) for name, count in self.usage().items()
+        }
+        return {"x-finish-reason": finished.reason.value, **usage}
 
     async def raw(self) -> AsyncIterator[bytes]:
         try:
@@ -161,30 +185,37 @@ class Speech:
 
     def headers(self) -> dict[str, str]:
         limits = self.lease.headers if self.lease else {}
-        return limits | {
-            "x-sample-rate": str(self.encoder.sample_rate),
-            "x-channels": "1",
-            "x-bit-depth": "16",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-        }
+        cached = {Replay: {"x-cache": "hit"}, Recording: {"x-cache": "miss"}}
+        return (
+            limits
+            | cached.get(type(self.stream), {})
+            | {
+                "x-sample-rate": str(self.encoder.sample_rate),
+                "x-channels": "1",
+                "x-bit-depth": str(self.encoder.bit_depth),
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",
+            }
+        )
 
 
-async def respond(http: Request, speech: Speech, headers: dict[str, str]) -> Response:
+async def respond(
+    http: Request, speech: Speech, headers: dict[str, str], defaults: Defaults
+) -> Response:
+    wanted = speech.request
+    streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
     try:
         await while_connected(http, speech.start())
         headers = {**speech.headers(), **headers}
         if speech.request.stream_format == "sse":
             return _stream(speech, speech.events(), "text/event-stream", headers)
-        if speech.request.stream:
+        if streams:
             return _stream(speech, speech.raw(), speech.encoder.content_type, headers)
         body = await while_connected(http, speech.whole())
     except BaseException:
         speech.close()
         raise
-    finished = speech.stream.finished
-    assert finished is not None
-    headers["x-finish-reason"] = finished.reason.value
+    headers |= speech.ending()
     return Response(body, status_code=200, media_type=speech.encoder.content_type, headers=headers)
 
 
@@ -195,13 +226,57 @@ def _stream(
         """On the event loop: a plain function would be run in a thread."""
         speech.close()
 
-    return Stream(
+    return _Stream(
+        speech,
         content,
         status_code=200,
         media_type=media_type,
         headers=headers,
         background=BackgroundTask(close),
     )
+
+
+class _Stream(Stream):
+    """With how the speech ended in trailers, where the client reads them and the HTTP server can
+    send them (of uvicorn's, only that for HTTP/2 can).
+    """
+
+    def __init__(self, speech: Speech, content: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(content, **options)
+        self._speech = speech
+
+    def to_asgi_response(self, *args: Any, **options: Any) -> ASGIApp:  # type: ignore[override]
+        answer, ending = super().to_asgi_response(*args, **options), self._speech.ending
+
+        async def answer_with_trailers(scope: Scope, receive: Receive, send: Send) -> None:
+            sends_trailers = _reads_trailers(scope)
+            await answer(scope, receive, _with_trailers(send, ending) if sends_trailers else send)
+
+        return answer_with_trailers
+
+
+def _reads_trailers(scope: Scope) -> bool:
+    accepted = (value for name, value in scope["headers"] if name.lower() == b"te")
+    return "http.response.trailers" in (scope.get("extensions") or {}) and any(
+        b"trailers" in value.lower() for value in accepted
+    )
+
+
+def _with_trailers(send: Send, ending: Callable[[], dict[str, str]]) -> Send:
+    async def tell(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["trailers"] = True
+        await send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            headers = [(name.encode(), value.encode()) for name, value in ending().items()]
+            trailers: Any = {
+                "type": "http.response.trailers",
+                "headers": headers,
+                "more_trailers": False,
+            }
+            await send(trailers)
+
+    return tell
 
 
 async def while_connected(http: Request, work: Awaitable[T]) -> T:

@@ -67,10 +67,12 @@ class Linear(nn.Module):
         out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
-    def transform_(self, form: WeightForm) -> None:
-        """Give the weight another form and drop the plain one; a small weight stays plain."""
+    def transform_(self, form: WeightForm, pack_from: int = PACK_FROM) -> None:
+        """Give the weight another form and drop the plain one; a weight of fewer numbers than
+        `pack_from` stays plain.
+        """
         assert self.product is None, "the weight has been transformed already"
-        if self.weight.numel() >= PACK_FROM:
+        if self.weight.numel() >= pack_from:
             self.product = FORMS[form](self.weight)
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 

@@ -2,8 +2,8 @@
 kHz.
 
 Every stage is causal, so the exact state of a stream is small and explicit (codec_layers.py),
-nothing is ever decoded twice, and streaming equals one whole pass for every cut. Rows of many
-streams go through together.
+nothing is ever decoded twice, and streaming equals one whole pass for every cut: to the last bit
+once packed on a CPU, within rounding elsewhere. Rows of many streams go through together.
 """
 
 import math
@@ -115,12 +115,14 @@ class CodecDecoder(nn.Module):
                 module.finish_loading()
 
     def pack_(self) -> None:
-        """Large weights into the CPU's own layout (layers/linear.py)."""
+        """Weights into the CPU's own layout (layers/linear.py), and sums in an order that no cut
+        changes (codec_layers.py).
+        """
         for module in self.modules():
-            if isinstance(module, CausalConv | CausalUpsample):
+            if isinstance(module, CausalConv | CausalUpsample | WindowLayer):
                 module.pack_()
             elif isinstance(module, Linear):
-                module.transform_("packed")
+                module.transform_("packed", pack_from=0)
 
     def use_kernels_(self, snake: Snake) -> None:
         """Activations in one kernel each, on a GPU."""

@@ -9,6 +9,11 @@
 
 A stage reads and replaces its own entry in `state`, a dict of tensors named by stage with a leading
 row dimension. All states start at zero, which is the padding the model was trained with.
+
+After pack_() on a CPU, every sum is taken in one order whatever the number of frames and rows, so a
+stream's samples are the same bits for every cut and in any company: products are packed
+(layers/linear.py), convolutions always take oneDNN's kernel, and each query has its window of keys
+to itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,19 +51,31 @@ class CausalConv(nn.Module):
         self.in_ = in_
         self.weight, self.bias = _parameter(out, in_ // groups, kernel), _parameter(out)
         self.product: Product | None = None
+        self.one_kernel = False
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         if self.history:
             x = torch.cat([state[self.name], x], dim=-1)
             state[self.name] = x[..., -self.history :]
         if self.product is None:
-            return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+            return self._convolve(x)
         taps = x.unfold(2, self.history + 1, 1)[..., :: self.dilation]  # [B, C, T, kernel]
         rows = taps.transpose(1, 2).flatten(2)  # [B, T, C * kernel]
         return (self.product(rows.flatten(0, 1)) + self.bias).unflatten(0, rows.shape[:2]).mT
 
+    def _convolve(self, x: Tensor) -> Tensor:
+        if not self.one_kernel:
+            return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+        # F.conv1d sends small inputs to another kernel, which sums in another order.
+        images, weight = x[:, :, None], self.weight[:, :, None]
+        dilation = [1, self.dilation]
+        return torch.mkldnn_convolution(
+            images, weight, self.bias, [0, 0], [1, 1], dilation, self.groups
+        )[:, :, 0]
+
     def pack_(self) -> None:
         """Compute as one packed matrix product, where the weight is large enough for it to pay."""
+        self.one_kernel = True
         if self.groups == 1 and self.weight.numel() >= PACK_FROM:
             self.product = packed(self.weight.flatten(1))
             self.weight = _parameter(0)
@@ -97,10 +114,9 @@ class CausalUpsample(nn.Module):
         return own.transpose(1, 2).flatten(2) + self.bias[:, None]
 
     def pack_(self) -> None:
-        """As CausalConv.pack_."""
-        if self.weight.numel() >= PACK_FROM:
-            self.product = packed(self.weight.flatten(1).mT.contiguous())
-            self.weight = _parameter(0)
+        """Compute as one packed matrix product."""
+        self.product = packed(self.weight.flatten(1).mT.contiguous())
+        self.weight = _parameter(0)
 
     def state_shapes(self) -> Shapes:
         if self.overlaps:
@@ -223,6 +239,10 @@ class WindowLayer(nn.Module):
         self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size)
         self.down = Linear(c.intermediate_size, c.hidden_size)
         self.attn_scale, self.mlp_scale = _parameter(c.hidden_size), _parameter(c.hidden_size)
+        self.by_window = False
+
+    def pack_(self) -> None:
+        self.by_window = True
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, state: State) -> Tensor:
         """x [B, F, hidden]; cos, sin [B, 1, F, D]; mask [B, 1, F, past + F]."""
@@ -232,7 +252,8 @@ class WindowLayer(nn.Module):
         kv = torch.stack([rotate(k, cos, sin), v], dim=1)  # [B, 2, heads, F, D]
         kv = torch.cat([state[self.name], kv], dim=3)
         state[self.name] = kv[:, :, :, -self.past :]
-        y = F.scaled_dot_product_attention(rotate(q, cos, sin), kv[:, 0], kv[:, 1], attn_mask=mask)
+        attend = _attend_by_window if self.by_window else F.scaled_dot_product_attention
+        y = attend(rotate(q, cos, sin), kv[:, 0], kv[:, 1], mask)
         x = x + self.attn_scale * self.o(y.transpose(1, 2).flatten(2))
         gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
         return x + self.mlp_scale * self.down(F.silu(gate) * up)
@@ -251,3 +272,20 @@ class WindowLayer(nn.Module):
         yield f"{prefix}.post_attention_layernorm.weight", Slot(self.post_norm.weight)
         yield f"{prefix}.self_attn_layer_scale.scale", Slot(self.attn_scale)
         yield f"{prefix}.mlp_layer_scale.scale", Slot(self.mlp_scale)
+
+
+def _attend_by_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """As scaled_dot_product_attention for queries [B, H, F, D] whose window begins at their own
+    place in keys and values [B, H, past + F, D]. A row at a time, since the windows are copied.
+    """
+    window = k.shape[2] - q.shape[2] + 1
+    masks = mask.unfold(3, window, 1).diagonal(dim1=2, dim2=3).mT  # [B, 1, F, window]
+    rows = zip(q, k.unfold(2, window, 1).mT, v.unfold(2, window, 1).mT, masks, strict=True)
+    return torch.stack([_attend_windows(*row) for row in rows])
+
+
+def _attend_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """q [H, F, D]; k, v [H, F, window, D]; mask [1, F, window] -> [H, F, D]."""
+    scores = (k * q[:, :, None]).sum(-1) * q.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    return (weights[:, :, None] @ v)[:, :, 0]

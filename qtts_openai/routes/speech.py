@@ -1,5 +1,7 @@
 """POST /v1/audio/speech and its batch form."""
 
+import time
+
 from litestar import MediaType, Request, Response, post
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
@@ -15,15 +17,18 @@ from qtts_openai.streaming import Speech, respond, while_connected
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
-    speech, ignored = s.read_speech(s.parse_json(await request.body()))
+    body = await request.body()
+    started = time.perf_counter()
+    wanted, ignored = s.read_speech(s.parse_json(body))
     who = source_of(request)
     current_caller.set(who)
-    lease = service.limiter.take(who, len(speech.input))
+    lease = service.limiter.take(who, len(wanted.input))
     try:
-        planning = service.planner.plan(speech, caller_of(request))
+        planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
+        speech = Speech(wanted, stream, service.metrics, lease, started)
     except BaseException:
         lease.refund()
         raise
@@ -31,7 +36,7 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     headers = {"x-ignored-fields": s.header_list(names)} if names else {}
     if utterance.unspoken:
         headers["x-unspoken-scripts"] = s.header_list([*utterance.unspoken])
-    return await respond(request, Speech(speech, stream, service.metrics, lease), headers)
+    return await respond(request, speech, headers, service.settings.defaults)
 
 
 @post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")

@@ -86,3 +86,25 @@ def test_vercel_ai_sdk(server, tmp_path):
     assert types == {"mp3": "audio/mpeg", "wav": "audio/wav", "flac": "audio/flac"}
     assert (found["status"], found["retry"]) == (400, False)
     assert "nobody" in found["message"]
+
+
+@pytest.mark.parametrize("version", ["HTTP_1_1", "HTTP_2"])
+def test_the_jdks_own_client(server, spoken_s, version):
+    """By default it asks for HTTP/2 with an Upgrade header in front of the body."""
+    if shutil.which("java") is None:
+        pytest.skip("no java")
+    found = run(["java", str(SCRIPTS / "StockClient.java"), server.base_url, version])
+    assert found == {"status": 200, "bytes": round(spoken_s * 48000)}
+
+
+@pytest.mark.parametrize("version", ["--http1.0", "--http1.1", "--http2"])
+def test_curl(server, spoken_s, version, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("no curl")
+    out = tmp_path / "speech.pcm"
+    body = {"model": "tts-1", "voice": "alloy", "response_format": "pcm"}
+    body["input"] = "Hello there, this is a test."
+    command = ["curl", "-sS", version, "-o", str(out), "-w", '{"status": %{http_code}}\n']
+    command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    assert run([*command, f"{server.base_url}/audio/speech"]) == {"status": 200}
+    assert out.stat().st_size == round(spoken_s * 48000)
