@@ -105,7 +105,9 @@ def parse_version_py(text: str) -> TorchBuild | None:
 def find_torch(python: str) -> TorchBuild | None:
     """The torch that `python` would import."""
     answer = subprocess.run([python, "-I", "-c", ORIGIN], capture_output=True, text=True)
-    version_py = Path(answer.stdout.strip()).with_name("version.py") if answer.stdout.strip() else None
+    version_py = (
+        Path(answer.stdout.strip()).with_name("version.py") if answer.stdout.strip() else None
+    )
     return parse_version_py(version_py.read_text()) if version_py and version_py.is_file() else None
 
 
@@ -188,11 +190,13 @@ class Environment:
         if importlib.util.find_spec("ensurepip") is None:
             options.append("--without-pip")
             if importlib.util.find_spec("pip") is None:
-                raise StopError("This Python can make no virtual environment: install python3-venv.")
+                raise StopError(
+                    "This Python can make no virtual environment: install python3-venv."
+                )
         run(sys.executable, "-m", "venv", *options, str(path))
 
     def _pip(self) -> list[str]:
-        """The environment's own pip; where there is none, the system's, which can work on others."""
+        """The environment's own pip, else the system's, which can work on another Python."""
         own = subprocess.run([self.python, "-I", "-m", "pip", "--version"], capture_output=True)
         if own.returncode == 0:
             return [self.python, "-m", "pip", "--disable-pip-version-check"]
@@ -230,7 +234,9 @@ class Environment:
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise StopError(f"{' '.join(command)} failed:\n{done.stderr.strip() or done.stdout.strip()}")
+        raise StopError(
+            f"{' '.join(command)} failed:\n{done.stderr.strip() or done.stdout.strip()}"
+        )
     return done
 
 
@@ -275,7 +281,9 @@ def install_rest(environment: Environment, build: TorchBuild, packages: list[str
 def main(path: Path, packages: list[str]) -> None:
     gpu = has_gpu()
     kind = wanted_kind(os.environ, gpu)
-    system = find_torch(getattr(sys, "_base_executable", sys.executable)) if kind == "cuda" else None
+    system = (
+        find_torch(getattr(sys, "_base_executable", sys.executable)) if kind == "cuda" else None
+    )
     see_system = system is not None and system.suits(kind)
     environment = Environment(path, see_system)
     build = find_torch(environment.python)
