@@ -29,6 +29,9 @@ test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
 		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
 
+test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS) and not slow" $(ARGS)
+
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)
 
