@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 # Two threads on busy cores are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,7 +23,7 @@ HEAVY_IMPORT = re.compile(
     re.MULTILINE,
 )
 HEAVY_FIXTURES = {"shared_servers"}
-HEAVY_CALL = re.compile(r"\b(?:serving|Popen|cli|run_cli)\(")
+HEAVY_CALL = re.compile(r"\b(?:serving|Popen|process)\(")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
