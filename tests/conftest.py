@@ -31,13 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if not config.getoption("--fast") or collection_path.suffix != ".py":
+    if not config.getoption("--fast", False) or collection_path.suffix != ".py":
         return None
     return True if HEAVY_IMPORT.search(collection_path.read_text("utf-8")) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--fast"):
+    if not config.getoption("--fast", False):
         return
     heavy = [item for item in items if isinstance(item, pytest.Function) and is_heavy(item)]
     config.hook.pytest_deselected(items=heavy)
