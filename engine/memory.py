@@ -5,7 +5,6 @@ rows are made as can all speak sentences at once; KV then takes most of what is 
 texts and clones need more.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from engine.checkpoint import Checkpoint
 from engine.config import EngineConfig
 from engine.errors import CheckpointError
+from engine.host_memory import available_bytes
 from engine.models.config import TalkerConfig
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -55,7 +55,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that may still be taken; a GPU's without its workspace."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] - GPU_WORKSPACE_BYTES
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return available_bytes()
 
 
 def check_weights_fit(paths: list[Path], dtype: torch.dtype, device: torch.device) -> None:
