@@ -81,30 +81,42 @@ class Fit:
     num_blocks: dict[Geometry, int]
 
 
-def plan(
-    config: EngineConfig,
-    shapes: set[Geometry],
-    dtype: torch.dtype,
-    row_bytes: int,
-    free: int,
-    *,
-    gpu: bool,
-) -> Fit:
-    """Share `free` bytes among rows (`row_bytes` of state each) and KV. CheckpointError says what
-    does not fit and what to change.
+@dataclass(frozen=True)
+class Footprint:
+    """What the loaded models take beside their weights.
+
+    row_bytes        codec state of one row
+    position_bytes   one KV position by geometry: keys and values, and a row of trailing text in
+                     every model of that geometry
+    kept_bytes       what is kept for all rows: copies of prompt beginnings, codec states that
+                     clones start from
     """
-    most_costly = max(token_bytes(shape, dtype) for shape in shapes)
-    num_rows = _num_rows(config, row_bytes + SENTENCE_TOKENS * most_costly, free, gpu=gpu)
-    budget = _cache_budget(config, free - num_rows * row_bytes, gpu=gpu) // len(shapes)
+
+    row_bytes: int
+    position_bytes: dict[Geometry, int]
+    kept_bytes: int = 0
+
+
+def plan(config: EngineConfig, footprint: Footprint, free: int, *, gpu: bool) -> Fit:
+    """Share `free` bytes among rows and KV. CheckpointError says what does not fit and what to
+    change.
+    """
+    shapes = footprint.position_bytes
+    if gpu:  # a CPU's plan leaves most of the memory alone
+        free -= footprint.kept_bytes
+    sentence_bytes = SENTENCE_TOKENS * max(shapes.values())
+    num_rows = _num_rows(config, footprint.row_bytes + sentence_bytes, free, gpu=gpu)
+    left = free - num_rows * footprint.row_bytes
+    budget = _cache_budget(config, left, gpu=gpu) // len(shapes)
     most = max(config.max_tokens, num_rows * min(config.max_tokens, MOST_TOKENS_PER_ROW))
     num_blocks = {}
-    for shape in shapes:
-        block_bytes = token_bytes(shape, dtype) * config.block_size
+    for shape, position_bytes in shapes.items():
+        block_bytes = position_bytes * config.block_size
         num_blocks[shape] = min(max(budget, 0) // block_bytes, -(-most // config.block_size))
         if num_blocks[shape] < min(most, LEAST_TOKENS) // config.block_size:
             raise CheckpointError(
                 f"{max(budget, 0) / 1e6:.0f} MB are left for a KV cache, which needs at least "
-                f"{LEAST_TOKENS * token_bytes(shape, dtype) / 1e6:.0f} MB: raise "
+                f"{LEAST_TOKENS * position_bytes / 1e6:.0f} MB: raise "
                 "engine.kv_cache_memory, lower engine.max_num_seqs, or load a smaller checkpoint"
             )
     return Fit(num_rows, num_blocks)
@@ -112,10 +124,6 @@ def plan(
 
 def _num_rows(config: EngineConfig, bytes_per_row: int, free: int, *, gpu: bool) -> int:
     if config.max_num_seqs != "auto":
-        if config.max_num_seqs < 1:
-            raise CheckpointError(
-                f"engine.max_num_seqs is {config.max_num_seqs}: make it 1 or more"
-            )
         return config.max_num_seqs
     if not gpu:
         return CPU_ROWS

@@ -18,9 +18,28 @@ from engine.core import EngineCore
 from engine.errors import CheckpointError
 from engine.graphs import Recorder
 from engine.layers.linear import Linear, WeightForm, can_pack
-from engine.memory import Fit, check_weights_fit, free_bytes, geometry, kv_caches, plan
+from engine.memory import (
+    Fit,
+    Footprint,
+    Geometry,
+    check_weights_fit,
+    free_bytes,
+    geometry,
+    kv_caches,
+    plan,
+    token_bytes,
+)
 from engine.models.codec_decoder import CodecDecoder
-from engine.protocol import AudioChunk, Finished, Prompt, Ready, SamplingParams, Submit
+from engine.prefix_cache import MAX_PREFIX_TOKENS
+from engine.protocol import (
+    MAX_VOICES,
+    AudioChunk,
+    Finished,
+    Prompt,
+    Ready,
+    SamplingParams,
+    Submit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +98,8 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
         transform_weights(checkpoints[spec.id], config, dtype, device)
     decoders = _codec_decoders(checkpoints, dtype, device)
-    fit = _plan(config, checkpoints, decoders, dtype, device)
+    needs = footprint(checkpoints, decoders, dtype)
+    fit = plan(config, needs, free_bytes(device), gpu=device.type == "cuda")
     config = msgspec.structs.replace(config, max_num_seqs=fit.num_rows)
     caches = kv_caches(config, fit, checkpoints, dtype, device)
     core = EngineCore(config, checkpoints, caches, _codec_runners(config, fit, decoders))
@@ -116,21 +136,27 @@ def _prepare_gpu(device: torch.device) -> None:
     torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
 
 
-def _plan(
-    config: EngineConfig,
-    checkpoints: dict[str, Checkpoint],
-    decoders: dict[str, CodecDecoder],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Fit:
-    shapes = {geometry(c.config.talker_config) for c in checkpoints.values()}
-    row_bytes = sum(
-        sum(torch.Size(shape).numel() for shape in decoder.state_shapes().values())
-        * decoder.output_proj.weight.dtype.itemsize
-        for decoder in {id(d): d for d in decoders.values()}.values()
-    )
-    gpu = device.type == "cuda"
-    return plan(config, shapes, dtype, row_bytes, free_bytes(device), gpu=gpu)
+def footprint(
+    checkpoints: dict[str, Checkpoint], decoders: dict[str, CodecDecoder], dtype: torch.dtype
+) -> Footprint:
+    """decoders by model; models may share one."""
+    position_bytes: dict[Geometry, int] = {}
+    kept_bytes = 0
+    for model, checkpoint in checkpoints.items():
+        c = checkpoint.config.talker_config
+        shape = geometry(c)
+        position_bytes.setdefault(shape, token_bytes(shape, dtype))
+        position_bytes[shape] += c.hidden_size * dtype.itemsize
+        kept_bytes += MAX_PREFIX_TOKENS * token_bytes(shape, dtype)
+        if checkpoint.codec_encoder is not None:
+            kept_bytes += MAX_VOICES * _state_bytes(decoders[model])
+    distinct = {id(decoder): decoder for decoder in decoders.values()}.values()
+    return Footprint(sum(map(_state_bytes, distinct)), position_bytes, kept_bytes)
+
+
+def _state_bytes(decoder: CodecDecoder) -> int:
+    sizes = (torch.Size(shape).numel() for shape in decoder.state_shapes().values())
+    return sum(sizes) * decoder.output_proj.weight.dtype.itemsize
 
 
 @torch.inference_mode()
