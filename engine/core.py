@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import msgspec
 import torch
@@ -156,6 +156,13 @@ class EngineCore:
         if seq is not None:
             self._end(seq, FinishReason.ABORT)
 
+    def fail(self, seq_id: int, error: Exception) -> None:
+        """End an utterance, queued or not, by what a message about it did."""
+        seq = self.sequences.get(seq_id)
+        if seq is not None:
+            self._release(seq, FinishReason.ERROR)
+        self._tell_failure(seq_id, error)
+
     def register_voice(self, model: str, reference: ReferenceAudio) -> None:
         """Keep a recording; for a model that cannot clone, its first use is refused instead."""
         if model in self.voices:
@@ -194,7 +201,7 @@ class EngineCore:
         one.
         """
         if self.encoding and not self.scheduler.has_work:
-            wait(self.encoding.values(), timeout=0.02)
+            wait(self.encoding.values(), timeout=0.02, return_when=FIRST_COMPLETED)
         for seq_id in [seq_id for seq_id, future in self.encoding.items() if future.done()]:
             seq, future = self.sequences[seq_id], self.encoding[seq_id]
             error = future.exception()
@@ -209,9 +216,10 @@ class EngineCore:
         self.num_steps += 1
         if batch.prefill:
             self._prefill(batch)
-        if batch.decode:
+        decode = [seq for seq in batch.decode if not seq.is_finished]
+        if decode:
             started = self.clock()
-            self.speaking.append(self.runners[batch.model].decode(batch.decode))
+            self.speaking.append(self.runners[batch.model].decode(decode))
             self.decode_s += self.clock() - started
 
     def _take_frames(self, leave: int) -> None:
@@ -225,7 +233,8 @@ class EngineCore:
         self.decode_s += self.clock() - started
 
     def _prefill(self, batch: Batch) -> None:
-        chunks = [chunk for chunk in map(self._started, batch.prefill) if chunk.start < chunk.end]
+        begun = [self._started(chunk) for chunk in batch.prefill]
+        chunks = [chunk for chunk in begun if chunk is not None and chunk.start < chunk.end]
         started = self.clock()
         if chunks:
             self.runners[batch.model].prefill(chunks)
@@ -237,13 +246,19 @@ class EngineCore:
             self.scheduler.observe_prefill(batch.model, num_tokens, elapsed)
         self.prefill_s += elapsed
 
-    def _started(self, chunk: PrefillChunk) -> PrefillChunk:
-        """What is left to do of a slice; the first one of a sequence starts it."""
+    def _started(self, chunk: PrefillChunk) -> PrefillChunk | None:
+        """What is left to do of a slice; the first one of a sequence starts it. None if it cannot
+        be started: that ends this sequence and no other.
+        """
         seq = chunk.seq
         if chunk.start == 0:
-            voice = self.voice_prompts.get(seq.id)
-            seq.num_prefilled = self.runners[seq.model].start(seq, voice)
-            self.sound.start(seq, voice.ref_codes if voice is not None else None)
+            try:
+                voice = self.voice_prompts.get(seq.id)
+                seq.num_prefilled = self.runners[seq.model].start(seq, voice)
+                self.sound.start(seq, voice.ref_codes if voice is not None else None)
+            except Exception as error:
+                self._fail(seq, error)
+                return None
         return PrefillChunk(seq, max(chunk.start, seq.num_prefilled), chunk.end)
 
     def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:
@@ -281,11 +296,16 @@ class EngineCore:
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)
+        self._tell_failure(seq.id, error)
+
+    def _tell_failure(self, seq_id: int, error: BaseException) -> None:
+        """What an unforeseen error says is for the log: a listener gets a sentence of ours."""
         if isinstance(error, InvalidPromptError):
-            self.outbox.append(Failed(seq.id, "invalid_prompt", str(error), error.param))
+            self.outbox.append(Failed(seq_id, "invalid_prompt", str(error), error.param))
         else:
-            log.error("sequence %d failed", seq.id, exc_info=error)
-            self.outbox.append(Failed(seq.id, "generation", f"{type(error).__name__}: {error}"))
+            log.error("sequence %d failed", seq_id, exc_info=error)
+            message = f"the engine could not speak this (sequence {seq_id} in the server's log)"
+            self.outbox.append(Failed(seq_id, "generation", message))
 
     def _release(self, seq: Sequence, reason: FinishReason) -> None:
         """The one place where a sequence gives everything back."""

@@ -5,19 +5,17 @@ rows are made as can all speak sentences at once; KV then takes most of what is 
 texts and clones need more.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from engine.checkpoint import Checkpoint
-from engine.config import EngineConfig
+from engine.config import EngineConfig, parse_bytes
 from engine.errors import CheckpointError
 from engine.host_memory import available_bytes
 from engine.models.config import TalkerConfig
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CPU_ROWS, GPU_ROWS = 32, (128, 64, 32, 16, 8, 4)
 CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.9
 CPU_CACHE_MOST = 4 * 2**30
@@ -31,15 +29,6 @@ ROWS_SHARE = 0.6  # of the free memory may be promised to rows that speak senten
 
 # (layers, kv heads, head dim): models of one geometry share a cache.
 Geometry = tuple[int, int, int]
-
-
-def parse_bytes(text: str) -> int:
-    """ "512MB", "4GiB", "1000000" -> bytes. ValueError says what is accepted."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)\s*", text)
-    unit = match.group(2).upper() if match else ""
-    if match is None or unit not in UNITS:
-        raise ValueError(f"{text!r} is not a size: write a number with KB, MB, GB, KiB, MiB or GiB")
-    return int(float(match.group(1)) * UNITS[unit])
 
 
 def geometry(c: TalkerConfig) -> Geometry:

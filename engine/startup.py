@@ -46,13 +46,29 @@ log = logging.getLogger(__name__)
 SMALL_MODEL_BYTES = 100 * 10**6
 
 
-def choose_device(config: EngineConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
+def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
+    """On GPUs each replica has one of its own: the `replica`-th of those torch sees, which are the
+    ones CUDA_VISIBLE_DEVICES names, if it is set.
+    """
+    if config.device == "cpu":
+        return torch.device("cpu")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = f"torch sees {num_gpus} GPU(s)"
+    if visible is not None:
+        seen += f" with CUDA_VISIBLE_DEVICES={visible}"
+    if num_gpus == 0:
+        if config.device == "cuda":
+            raise CheckpointError(f"engine.device is cuda, but {seen}; use auto or cpu")
+        if visible not in (None, "", "-1"):
+            log.warning("%s: running on the CPU", seen)
+        return torch.device("cpu")
+    if num_gpus < config.replicas:
         raise CheckpointError(
-            "engine.device is cuda, but torch sees no CUDA device; use auto or cpu"
+            f"engine.replicas is {config.replicas}, but {seen}: lower it to {num_gpus}, or make "
+            "more of them visible"
         )
-    use_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", 0) if use_cuda else torch.device("cpu")
+    return torch.device("cuda", replica)
 
 
 def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) -> torch.dtype:
@@ -76,12 +92,14 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Ready]:
+def build(
+    config: EngineConfig, models: list[ModelSpec], replica: int = 0
+) -> tuple[EngineCore, Ready]:
     """Load everything, choose what is left to choose, run one warm-up utterance per model.
     CheckpointError says what is wrong and where.
     """
     started = time.monotonic()
-    device = choose_device(config)
+    device = choose_device(config, replica)
     paths = {spec.id: resolve(spec) for spec in models}
     dtype = choose_dtype(config, device, list(paths.values()))
     check_weights_fit(list(paths.values()), dtype, device)
@@ -132,6 +150,7 @@ def _prepare_gpu(device: torch.device) -> None:
     """Full float32 products, and a stream that graphs can be captured on. Talker and predictor go
     before the codec wherever both want the GPU.
     """
+    torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
 
@@ -180,7 +199,7 @@ def _accelerate(core: EngineCore) -> None:
         for runner in core.runners.values():
             runner.capture(record, config.prefill_tokens)
         for codec in codecs:
-            codec.capture(config.chunk_ramp)
+            codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
     log.info(
         "kernels chosen in %.1f s, graphs recorded in %.1f s",
         chosen - started,

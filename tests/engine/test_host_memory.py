@@ -11,7 +11,9 @@ MIB = 1 << 20
 
 def host(root: Path, *, free: int, available: int, cgroup: str = "") -> Path:
     (root / "proc/self").mkdir(parents=True)
-    meminfo = f"MemTotal: 64000000 kB\nMemFree: {free >> 10} kB\nMemAvailable: {available >> 10} kB\n"
+    meminfo = (
+        f"MemTotal: 64000000 kB\nMemFree: {free >> 10} kB\nMemAvailable: {available >> 10} kB\n"
+    )
     (root / "proc/meminfo").write_text(meminfo)
     (root / "proc/self/cgroup").write_text(cgroup)
     return root

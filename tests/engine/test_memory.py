@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import torch
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, parse_bytes
 from engine.errors import CheckpointError
 from engine.memory import (
     CPU_CACHE_MOST,
@@ -13,7 +13,6 @@ from engine.memory import (
     SENTENCE_TOKENS,
     Fit,
     Footprint,
-    parse_bytes,
     plan,
     token_bytes,
 )
