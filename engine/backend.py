@@ -25,9 +25,6 @@ class Backend(Protocol):
     # Keys and values of one frame of the code predictor, in the layout that `passes` expects.
     scratch: Tensor
 
-    def start(self, seq: Sequence) -> None:
-        """A sequence has been given its row."""
-
     def begin(self, seqs: list[Sequence]) -> None:
         """The next step is for these sequences, in this order."""
 
@@ -67,19 +64,16 @@ class TorchBackend:
         self.true = torch.ones((), dtype=torch.bool, device=device)
         self._params: tuple[list[Sequence], BatchParams] | None = None
 
-    def start(self, seq: Sequence) -> None:
-        pass
-
     def begin(self, seqs: list[Sequence]) -> None:
         # The longest sequence bounds what attention gathers.
         self._num_keys = max(seq.num_prompt_tokens + seq.num_scheduled - 1 for seq in seqs)
         if self._params is None or self._params[0] != seqs:
             c = self.config
-            params = BatchParams.of(
+            params = BatchParams.gather(
+                self.buffers.sampling,
+                upload([seq.row for seq in seqs], self.buffers.device),
                 [seq.sampling for seq in seqs],
-                c.vocab_size,
-                c.code_predictor_config.vocab_size,
-                self.buffers.device,
+                (c.vocab_size, c.code_predictor_config.vocab_size),
             )
             self._params = (list(seqs), params)
 

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import logging
 import os
-import random
 import socket
 import sys
 import time
@@ -189,8 +188,6 @@ class EngineClient:
         limit = worker.num_rows + self.config.max_queued
         if len(worker.streams) >= limit:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
-        if params.seed is None:
-            params = msgspec.structs.replace(params, seed=random.getrandbits(63))
         submit = Submit(next(self._ids), model, prompt, params, lead_s)
         return worker.submit(submit, reference)
 

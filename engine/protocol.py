@@ -43,7 +43,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     subtalker_temperature: float | None = None
     subtalker_top_k: int | None = None
     subtalker_top_p: float | None = None
-    # Same seed, same codes, alone and in any batch (fp32). None: drawn by the client.
+    # Same seed, same codes, alone and in any batch (fp32). None: drawn when it is admitted.
     seed: int | None = None
     # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the
     # stop token's turn.

@@ -80,7 +80,6 @@ class TalkerRunner:
         self._prompt_embeds[seq.id] = embeds
         self.buffers.start(seq)
         self.buffers.add_text(seq, 0, trailing[: seq.num_trailing])
-        self.backend.start(seq)
         return self.prefixes.restore(seq.prompt, partial(self.buffers.first_slots, seq.row))
 
     def append_text(self, seq: Sequence, ids: Seq[int], final: bool) -> None:

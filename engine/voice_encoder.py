@@ -36,7 +36,7 @@ class VoiceEncoder:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="voice-encoder")
 
     def register(self, reference: ReferenceAudio) -> None:
-        """Nothing is looked at here: a bad recording is the fault of the first who speaks with it."""
+        """Nothing is looked at here: a bad recording fails whoever asks for its voice."""
         self.samples[reference.key] = reference.samples
         self.samples.move_to_end(reference.key)
         while len(self.samples) > MAX_VOICES:

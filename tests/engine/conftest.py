@@ -97,6 +97,6 @@ def core(models: list[ModelSpec]) -> Iterator["EngineCore"]:
 @pytest.fixture(scope="session")
 def small_core(models: list[ModelSpec]) -> Iterator["EngineCore"]:
     """All checkpoints in 4 rows and so little memory that blocks run out before rows do."""
-    core = build_core(models, max_num_seqs=4, max_tokens=512, kv_cache_memory="790KB")
+    core = build_core(models, max_num_seqs=4, max_tokens=512, kv_cache_memory="1580KB")
     yield core
     core.close()

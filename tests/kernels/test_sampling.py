@@ -13,7 +13,8 @@ from torch import Tensor
 
 from engine import sampler
 from engine.kernels import sampling
-from engine.kernels.sampling import SamplingTable, draw_code0, draw_codes
+from engine.kernels.sampling import draw_code0, draw_codes
+from engine.sampling_table import SamplingTable
 from engine.sequence import Sampling
 from tests.kernels.compiling import CAPABILITIES, Compiled, compile_apart, compile_kernel
 
@@ -134,7 +135,9 @@ def test_top_p_keeps_whole_ties(device: str, weights: list[int], parts: int) -> 
 
 
 def plain_params(samplings: list[Sampling], device: str) -> sampler.BatchParams:
-    return sampler.BatchParams.of(samplings, VOCAB, VOCAB, torch.device(device))
+    rows = torch.arange(len(samplings), device=device)
+    table = table_of(samplings, device)
+    return sampler.BatchParams.gather(table, rows, samplings, (VOCAB, VOCAB))
 
 
 def agree(codes: Tensor, expected: Tensor) -> None:
