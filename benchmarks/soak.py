@@ -166,7 +166,7 @@ class CoreSoak:
             while self.core.sequences or self.core.has_work:
                 self._step()
             self.report.read_memory(min(total, done + max(1, total // 10)))
-        self.core.scheduler.check_integrity()
+        self.core.talker.check_integrity()
         self.report.leaks = self._leaks()
         return self.report
 

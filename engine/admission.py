@@ -8,7 +8,6 @@ import math
 import random
 from typing import TypeVar
 
-from engine.block_manager import BlockManager
 from engine.checkpoint import Checkpoint
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
@@ -27,16 +26,18 @@ def build_sequence(
     submit: Submit,
     checkpoint: Checkpoint,
     config: EngineConfig,
-    pool: BlockManager,
+    max_tokens: int,
     num_ref_frames: int,
 ) -> Sequence:
-    """InvalidPromptError names the request's field when the prompt cannot run on this checkpoint or
+    """`max_tokens`: KV positions that the memory has for one sequence.
+
+    InvalidPromptError names the request's field when the prompt cannot run on this checkpoint or
     in this memory.
     """
     prompt = submit.prompt
     _check(prompt, checkpoint)
     num_prompt_tokens, num_trailing = prompt_shape(prompt, num_ref_frames)
-    room = min(config.max_tokens, pool.num_blocks * pool.block_size) - num_prompt_tokens
+    room = min(config.max_tokens, max_tokens) - num_prompt_tokens
     max_frames = _frame_budget(submit, checkpoint.generation, config, room)
     return Sequence(
         id=submit.id,

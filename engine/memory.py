@@ -63,7 +63,7 @@ def check_weights_fit(paths: list[Path], dtype: torch.dtype, device: torch.devic
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryPlan:
     """`num_rows` sequences at once, and blocks of the KV cache by geometry."""
 
     num_rows: int
@@ -86,7 +86,7 @@ class Footprint:
     kept_bytes: int = 0
 
 
-def plan(config: EngineConfig, footprint: Footprint, free: int, *, gpu: bool) -> Fit:
+def plan_memory(config: EngineConfig, footprint: Footprint, free: int, *, gpu: bool) -> MemoryPlan:
     """Share `free` bytes among rows and KV. CheckpointError says what does not fit and what to
     change.
     """
@@ -108,7 +108,7 @@ def plan(config: EngineConfig, footprint: Footprint, free: int, *, gpu: bool) ->
                 f"{LEAST_TOKENS * position_bytes / 1e6:.0f} MB: raise "
                 "engine.kv_cache_memory, lower engine.max_num_seqs, or load a smaller checkpoint"
             )
-    return Fit(num_rows, num_blocks)
+    return MemoryPlan(num_rows, num_blocks)
 
 
 def _num_rows(config: EngineConfig, bytes_per_row: int, free: int, *, gpu: bool) -> int:
@@ -127,8 +127,8 @@ def _cache_budget(config: EngineConfig, free: int, *, gpu: bool) -> int:
 
 
 def kv_caches(
-    config: EngineConfig,
-    fit: Fit,
+    plan: MemoryPlan,
+    block_size: int,
     checkpoints: dict[str, Checkpoint],
     dtype: torch.dtype,
     device: torch.device,
@@ -138,8 +138,8 @@ def kv_caches(
     """
     caches = {
         shape: torch.zeros(
-            (shape[0], 2, num_blocks + 1, config.block_size, *shape[1:]), dtype=dtype, device=device
+            (shape[0], 2, num_blocks + 1, block_size, *shape[1:]), dtype=dtype, device=device
         )
-        for shape, num_blocks in fit.num_blocks.items()
+        for shape, num_blocks in plan.num_blocks.items()
     }
     return {model: caches[geometry(c.config.talker_config)] for model, c in checkpoints.items()}

@@ -6,9 +6,9 @@ import hashlib
 import logging
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import torch
 
 from engine.checkpoint import Checkpoint, load, load_codec, resolve
@@ -19,17 +19,18 @@ from engine.errors import CheckpointError
 from engine.graphs import Recorder
 from engine.layers.linear import Linear, WeightForm, can_pack
 from engine.memory import (
-    Fit,
     Footprint,
     Geometry,
+    MemoryPlan,
     check_weights_fit,
     free_bytes,
     geometry,
     kv_caches,
-    plan,
+    plan_memory,
     token_bytes,
 )
 from engine.models.codec_decoder import CodecDecoder
+from engine.native_talker import NativeTalkerEngine
 from engine.prefix_cache import MAX_PREFIX_TOKENS
 from engine.protocol import (
     MAX_VOICES,
@@ -40,10 +41,22 @@ from engine.protocol import (
     SamplingParams,
     Submit,
 )
+from engine.talker_runner import TalkerRunner
 
 log = logging.getLogger(__name__)
 
 SMALL_MODEL_BYTES = 100 * 10**6
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What start-up decided where the configuration leaves it open ("auto")."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory: MemoryPlan
+    use_kernels: bool  # Triton's, in talker and predictor
+    overlap: bool  # begin a frame before the last one's codes are taken
 
 
 def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
@@ -100,6 +113,7 @@ def build(
     """
     started = time.monotonic()
     device = choose_device(config, replica)
+    on_gpu = device.type == "cuda"
     paths = {spec.id: resolve(spec) for spec in models}
     dtype = choose_dtype(config, device, list(paths.values()))
     check_weights_fit(list(paths.values()), dtype, device)
@@ -117,20 +131,27 @@ def build(
         transform_weights(checkpoints[spec.id], config, dtype, device)
     decoders = _codec_decoders(checkpoints, dtype, device)
     needs = footprint(checkpoints, decoders, dtype)
-    fit = plan(config, needs, free_bytes(device), gpu=device.type == "cuda")
-    config = msgspec.structs.replace(config, max_num_seqs=fit.num_rows)
-    caches = kv_caches(config, fit, checkpoints, dtype, device)
-    core = EngineCore(config, checkpoints, caches, _codec_runners(config, fit, decoders))
-    if core.use_kernels and device.type == "cuda":
-        _accelerate(core)
+    memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
+    plan = EnginePlan(
+        device=device,
+        dtype=dtype,
+        memory=memory,
+        use_kernels=config.kernels == "triton" or (config.kernels == "auto" and on_gpu),
+        overlap=on_gpu,
+    )
+    talker = native_talker(config, plan, checkpoints)
+    codecs = _codec_runners(config, memory, decoders)
+    if plan.use_kernels and on_gpu:
+        _accelerate(config, talker, codecs)
+    core = EngineCore(config, checkpoints, talker, codecs)
     _warm_up(core)
     ready = Ready(
         models=[c.info for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        num_rows=fit.num_rows,
-        num_blocks=sum(fit.num_blocks.values()),
-        kv_cache_bytes=sum({id(cache): cache.nbytes for cache in caches.values()}.values()),
+        num_rows=memory.num_rows,
+        num_blocks=sum(memory.num_blocks.values()),
+        kv_cache_bytes=sum({id(c): c.nbytes for c in talker.kv_caches()}.values()),
         load_s=time.monotonic() - started,
     )
     log.info(
@@ -144,6 +165,20 @@ def build(
         ready.num_rows,
     )
     return core, ready
+
+
+def native_talker(
+    config: EngineConfig, plan: EnginePlan, checkpoints: dict[str, Checkpoint]
+) -> NativeTalkerEngine:
+    caches = kv_caches(plan.memory, config.block_size, checkpoints, plan.dtype, plan.device)
+    num_rows = plan.memory.num_rows
+    runners = {
+        model: TalkerRunner(
+            checkpoint, caches[model], num_rows, config.max_tokens, kernels=plan.use_kernels
+        )
+        for model, checkpoint in checkpoints.items()
+    }
+    return NativeTalkerEngine(runners, num_rows, config.prefill_tokens, overlap=plan.overlap)
 
 
 def _prepare_gpu(device: torch.device) -> None:
@@ -179,26 +214,28 @@ def _state_bytes(decoder: CodecDecoder) -> int:
 
 
 @torch.inference_mode()
-def _accelerate(core: EngineCore) -> None:
+def _accelerate(
+    config: EngineConfig, talker: NativeTalkerEngine, codecs: dict[str, CodecRunner]
+) -> None:
     """On a GPU: measure which kernels are fastest here, then record the steps as graphs."""
     # Triton is there only with a GPU.
     from engine.kernels.fused import fuse_
     from engine.kernels.snake import snake
 
-    started, config = time.monotonic(), core.config
-    for runner in core.runners.values():
+    started = time.monotonic()
+    for runner in talker.runners.values():
         fuse_(
             runner.talker, runner.predictor, runner.buffers.num_rows, int8=config.weights == "int8"
         )
-    codecs = {id(codec): codec for codec in core.codecs.values()}.values()
-    for codec in codecs:
+    distinct = {id(codec): codec for codec in codecs.values()}.values()
+    for codec in distinct:
         codec.decoder.use_kernels_(snake)
     chosen = time.monotonic()
     if config.cuda_graphs:
         record = Recorder()
-        for runner in core.runners.values():
+        for runner in talker.runners.values():
             runner.capture(record, config.prefill_tokens)
-        for codec in codecs:
+        for codec in distinct:
             codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
     log.info(
         "kernels chosen in %.1f s, graphs recorded in %.1f s",
@@ -275,11 +312,11 @@ def _codec_decoders(
 
 
 def _codec_runners(
-    config: EngineConfig, fit: Fit, decoders: dict[str, CodecDecoder]
+    config: EngineConfig, memory: MemoryPlan, decoders: dict[str, CodecDecoder]
 ) -> dict[str, CodecRunner]:
     official = config.codec_mode == "official"
     runners = {
-        id(decoder): CodecRunner(decoder, fit.num_rows, config.max_tokens, official=official)
+        id(decoder): CodecRunner(decoder, memory.num_rows, config.max_tokens, official=official)
         for decoder in decoders.values()
     }
     return {model: runners[id(decoder)] for model, decoder in decoders.items()}
@@ -307,5 +344,4 @@ def _warm_up(core: EngineCore) -> None:
         "warm-up failed"
     )
     assert any(isinstance(fact, AudioChunk) for fact in told), "warm-up made no audio"
-    core.num_steps = core.num_frames = 0
-    core.scheduler.prefill_s_per_token.clear()  # a cold run's costs are nobody's
+    core.reset_stats()

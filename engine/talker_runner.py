@@ -59,6 +59,7 @@ class TalkerRunner:
             for net, length in ((c, max_tokens), (inner, c.num_code_groups))
         )
         self.buffers = RowBuffers(c, kv_cache, num_rows, max_tokens, self.prompts.pad[0])
+        self.kernels = "triton" if kernels else "torch"
         self.backend = make_backend(kernels, c, self.buffers, rotary, inner_rotary)
         self.frame = FrameStep(
             self.talker, self.predictor, self.prompts, kv_cache, self.buffers, self.backend

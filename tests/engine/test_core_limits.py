@@ -103,7 +103,7 @@ def test_refused(small_core: EngineCore, case: str) -> None:
 
 def test_what_just_fits_runs(small_core: EngineCore) -> None:
     """The whole pool for one utterance, to the last position."""
-    pool = small_core.pools[CUSTOM]
+    pool = small_core.talker.pools[CUSTOM]
     room = min(512, pool.num_blocks * pool.block_size)
     one = prompt(8, instruct=(1,) * 480)
     num_prompt = 480 + 3 + 4 + 8 + 1 + 1  # instruct, role, head, text, end, bos

@@ -11,9 +11,9 @@ from engine.memory import (
     CPU_ROWS,
     LEAST_TOKENS,
     SENTENCE_TOKENS,
-    Fit,
     Footprint,
-    plan,
+    MemoryPlan,
+    plan_memory,
     token_bytes,
 )
 
@@ -31,14 +31,14 @@ def fit(
     kept_bytes: int = 0,
     text_bytes: int = 0,
     **changes: object,
-) -> Fit:
+) -> MemoryPlan:
     config = msgspec.structs.replace(EngineConfig(), **changes)
     position_bytes = {shape: token_bytes(shape, BF16) + text_bytes for shape in shapes}
     footprint = Footprint(ROW_BYTES, position_bytes, kept_bytes)
-    return plan(config, footprint, int(free), gpu=gpu)
+    return plan_memory(config, footprint, int(free), gpu=gpu)
 
 
-def kv_bytes(fit: Fit) -> int:
+def kv_bytes(fit: MemoryPlan) -> int:
     return sum(n * 16 * token_bytes(shape, BF16) for shape, n in fit.num_blocks.items())
 
 

@@ -57,7 +57,7 @@ def test_a_message_without_an_utterance_is_dropped(core: EngineCore) -> None:
 
 def test_a_prompt_that_cannot_be_laid_out(core: EngineCore, monkeypatch) -> None:
     """Whatever start-up of one sequence raises, in the step in which others speak."""
-    runner = core.runners["custom_voice-0b6"]
+    runner = core.talker.runners["custom_voice-0b6"]
     build = runner.prompts.build
     bad = prompt(9)
 

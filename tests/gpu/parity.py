@@ -68,7 +68,7 @@ def end_row(core: EngineCore, case: dict[str, Any]) -> Iterator[None]:
 
     In place, so that a recorded graph sees it.
     """
-    weight, like = core.runners["m"].talker.codec_head.weight, case["eos_row_from"]
+    weight, like = core.talker.runners["m"].talker.codec_head.weight, case["eos_row_from"]
     with torch.inference_mode():
         before = weight[EOS].clone()
         if like is not None:

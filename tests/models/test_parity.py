@@ -18,8 +18,10 @@ from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.layers import linear
 from engine.layers.linear import can_pack
+from engine.native_talker import NativeTalkerEngine
 from engine.protocol import ReferenceAudio, Submit
 from engine.startup import transform_weights
+from engine.talker_runner import TalkerRunner
 from qtts_openai.prompting import PromptBuilder, find_language
 from tests.models import golden
 
@@ -46,7 +48,11 @@ def make_core(path: Path, packed: bool) -> EngineCore:
     c = checkpoint.config.talker_config
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
     codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_tokens)
-    return EngineCore(CONFIG, {"m": checkpoint}, {"m": torch.zeros(shape)}, {"m": codec})
+    runner = TalkerRunner(checkpoint, torch.zeros(shape), CONFIG.max_num_seqs, CONFIG.max_tokens)
+    talker = NativeTalkerEngine(
+        {"m": runner}, CONFIG.max_num_seqs, CONFIG.prefill_tokens, overlap=False
+    )
+    return EngineCore(CONFIG, {"m": checkpoint}, talker, {"m": codec})
 
 
 def submission(core: EngineCore, case: dict[str, Any], id_: int = 1) -> Submit:
@@ -118,10 +124,10 @@ def test_prompt(cores: dict[str, EngineCore], case: dict[str, Any]) -> None:
     if prompt.reference is not None:
         encoder = core.voices["m"]
         voice = encoder.request(prompt.reference, bool(prompt.reference_text)).result()
-    rows, trailing = core.runners["m"].prompts.build(prompt, voice)
+    rows, trailing = core.talker.runners["m"].prompts.build(prompt, voice)
     data = golden.arrays("speech")
     np.testing.assert_allclose(rows.numpy(), data[f"{case['id']}.prompt"], atol=2e-5)
-    pad = core.runners["m"].prompts.pad
+    pad = core.talker.runners["m"].prompts.pad
     trailing = trailing if len(trailing) else pad
     np.testing.assert_allclose(trailing.numpy(), data[f"{case['id']}.trailing"], atol=1e-5)
 
