@@ -55,9 +55,9 @@ CONFIG = EngineConfig(
     threads=1,
     max_num_seqs=ROWS,
     max_queued=QUEUE,
-    max_tokens=512,
-    prefill_tokens=64,
-    kv_cache_memory="3MB",
+    max_model_len=512,
+    max_num_batched_tokens=64,
+    kv_cache_memory="6MB",
 )
 
 

@@ -37,7 +37,7 @@ def build_sequence(
     prompt = submit.prompt
     _check(prompt, checkpoint)
     num_prompt_tokens, num_trailing = prompt_shape(prompt, num_ref_frames)
-    room = min(config.max_tokens, max_tokens) - num_prompt_tokens
+    room = min(config.max_model_len, max_tokens) - num_prompt_tokens
     max_frames = _frame_budget(submit, checkpoint.generation, config, room)
     return Sequence(
         id=submit.id,

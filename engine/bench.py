@@ -196,7 +196,11 @@ def device_seconds(run: Callable[[], Any], stream: torch.cuda.Stream) -> float:
 
 def floors(core: EngineCore, machine: floor.Machine, batch: int, frames: int) -> dict[str, float]:
     """Least seconds per step of each part."""
-    runner, codec, weights = native(core).runners[MODEL], core.codecs[MODEL], core.config.weights
+    runner, codec, weights = (
+        native(core).runners[MODEL],
+        core.codecs[MODEL],
+        core.config.quantization,
+    )
     dtype, chunk = runner.kv_cache.dtype, core.config.chunk_ramp[-1]
     context = PROMPT_TOKENS / 2 + WARM_UP + frames / 2
     work = {
@@ -236,14 +240,14 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
     config = EngineConfig(
         device=args.device,
         dtype=args.dtype,
-        weights=args.weights,
+        quantization=args.quantization,
         kernels=args.kernels,
         cuda_graphs=not args.no_cuda_graphs,
         threads=args.threads,
         max_num_seqs="auto" if on_auto_gpu else max(batches),
         # The whole batch starts in one step; room for the chunks that are decoded on top.
-        prefill_tokens=max(512, PROMPT_TOKENS * max(batches)),
-        max_tokens=1024 + frames,
+        max_num_batched_tokens=max(512, PROMPT_TOKENS * max(batches)),
+        max_model_len=1024 + frames,
     )
     resolve(spec)  # a wrong name is said before anything is measured
     machine = floor.measure_machine(device)  # before the KV cache takes the memory
@@ -253,7 +257,7 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
     print(describe(machine, device))
     core, ready = build(config, [spec])
     source = args.shape or args.checkpoint
-    print(f"{source}, {ready.dtype}, weights {args.weights}\n\n{COLUMNS}", flush=True)
+    print(f"{source}, {ready.dtype}, quantization {args.quantization}\n\n{COLUMNS}", flush=True)
     rows = []
     for batch in batches:
         if not fits(ready, config, batch, frames):
@@ -270,7 +274,7 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
         "model": source,
         "device": ready.device,
         "dtype": ready.dtype,
-        "weights": args.weights,
+        "quantization": args.quantization,
         "kernels": native(core).runners[MODEL].kernels,
         "cuda_graphs": native(core).runners[MODEL].frames is not None,
         "threads": torch.get_num_threads(),
@@ -326,7 +330,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--frames", type=int, help="timed frames per sequence")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    add("--weights", choices=("full", "int8", "int4"), default="full")
+    add("--quantization", choices=("none", "int8", "int4"), default="none")
     add("--kernels", choices=("auto", "torch", "triton"), default="auto")
     add("--no-cuda-graphs", action="store_true", help="launch every kernel anew")
     add("--threads", type=int, default=0, help="torch threads; 0 measures")

@@ -131,14 +131,16 @@ class SpeechStream:
 
 
 class EngineClient:
-    """One engine as the HTTP side sees it: `config.replicas` workers, each with all models, least
-    loaded first.
+    """One engine as the HTTP side sees it: `config.data_parallel_size` workers, each with all
+    models, least loaded first.
     """
 
     def __init__(self, config: EngineConfig, models: list[ModelSpec]) -> None:
         self.config = config
         self.models: dict[str, ModelInfo] = {}
-        self._workers = [_Worker(config, models, index) for index in range(config.replicas)]
+        self._workers = [
+            _Worker(config, models, index) for index in range(config.data_parallel_size)
+        ]
         self._ids = itertools.count(1)
         self._draining = False
 

@@ -9,6 +9,13 @@ import msgspec
 from msgspec import Meta
 
 PositiveInt = Annotated[int, Meta(ge=1)]
+# Keys that were called otherwise before 0.2.0.
+RENAMED_KEYS = {
+    "weights": "quantization",
+    "prefill_tokens": "max_num_batched_tokens",
+    "max_tokens": "max_model_len",
+    "replicas": "data_parallel_size",
+}
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -28,7 +35,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     # Layer weights of talker and predictor: full precision, weight-only int8, or (CPU) int4.
-    weights: Literal["full", "int8", "int4"] = "full"
+    quantization: Literal["none", "int8", "int4"] = "none"
     # Talker and predictor in plain torch, or in Triton's kernels; "auto": kernels on a GPU.
     kernels: Literal["auto", "torch", "triton"] = "auto"
     # On a GPU, record steps as CUDA graphs; off to look for faults.
@@ -40,11 +47,11 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     kv_cache_memory: str = "auto"
     block_size: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256] = 16
     # Most prompt tokens in one prefill step; a longer prompt is prefilled in several.
-    prefill_tokens: PositiveInt = 512
+    max_num_batched_tokens: PositiveInt = 512
     # No utterance is longer than this many frames (12.5 per second), whatever a request asks.
     max_frames: PositiveInt = 8192
     # KV positions one sequence may have: prompt plus frames (the model's limit is 32768).
-    max_tokens: Annotated[int, Meta(ge=64, le=32768)] = 32768
+    max_model_len: Annotated[int, Meta(ge=64, le=32768)] = 32768
     # Frames reserved for an utterance whose text comes live.
     open_text_frames: PositiveInt = 3000
     # Runaway guard when a request names no max_new_tokens: base + factor * expected frames.
@@ -55,7 +62,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # "official" restarts the codec every 300 frames as the official package does; for parity
     # checks.
     codec_mode: Literal["exact", "official"] = "exact"
-    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    data_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
     # Torch threads per worker; 0 measures at start.
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     # A worker that gives no sign of life for this long, or whose step takes this long, is killed

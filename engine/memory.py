@@ -97,7 +97,7 @@ def plan_memory(config: EngineConfig, footprint: Footprint, free: int, *, gpu: b
     num_rows = _num_rows(config, footprint.row_bytes + sentence_bytes, free, gpu=gpu)
     left = free - num_rows * footprint.row_bytes
     budget = _cache_budget(config, left, gpu=gpu) // len(shapes)
-    most = max(config.max_tokens, num_rows * min(config.max_tokens, MOST_TOKENS_PER_ROW))
+    most = max(config.max_model_len, num_rows * min(config.max_model_len, MOST_TOKENS_PER_ROW))
     num_blocks = {}
     for shape, position_bytes in shapes.items():
         block_bytes = position_bytes * config.block_size

@@ -25,7 +25,7 @@ class NativeTalkerEngine:
         self,
         runners: dict[str, TalkerRunner],
         max_num_seqs: int,
-        prefill_tokens: int,
+        max_num_batched_tokens: int,
         *,
         overlap: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -40,7 +40,7 @@ class NativeTalkerEngine:
             key: BlockManager(cache.shape[2] - 1, cache.shape[3]) for key, cache in caches.items()
         }
         self.pools = {model: pools[id(runner.kv_cache)] for model, runner in runners.items()}
-        self.scheduler = Scheduler(self.pools, max_num_seqs, prefill_tokens)
+        self.scheduler = Scheduler(self.pools, max_num_seqs, max_num_batched_tokens)
         self.in_flight: Frames | None = None  # begun, and not taken yet
         self._voices: dict[int, VoicePrompt] = {}  # of sequences that wait
         self._started: list[Sequence] = []

@@ -112,7 +112,7 @@ class Usage(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True, tag=True):
     config: EngineConfig
     models: list[ModelSpec]
-    replica: int = 0  # of config.replicas: on GPUs, each has the device of its number
+    replica: int = 0  # of config.data_parallel_size: on GPUs, each has the device of its number
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):

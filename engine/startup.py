@@ -76,10 +76,10 @@ def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
         if visible not in (None, "", "-1"):
             log.warning("%s: running on the CPU", seen)
         return torch.device("cpu")
-    if num_gpus < config.replicas:
+    if num_gpus < config.data_parallel_size:
         raise CheckpointError(
-            f"engine.replicas is {config.replicas}, but {seen}: lower it to {num_gpus}, or make "
-            "more of them visible"
+            f"engine.data_parallel_size is {config.data_parallel_size}, but {seen}: lower it to "
+            f"{num_gpus}, or make more of them visible"
         )
     return torch.device("cuda", replica)
 
@@ -174,11 +174,13 @@ def native_talker(
     num_rows = plan.memory.num_rows
     runners = {
         model: TalkerRunner(
-            checkpoint, caches[model], num_rows, config.max_tokens, kernels=plan.use_kernels
+            checkpoint, caches[model], num_rows, config.max_model_len, kernels=plan.use_kernels
         )
         for model, checkpoint in checkpoints.items()
     }
-    return NativeTalkerEngine(runners, num_rows, config.prefill_tokens, overlap=plan.overlap)
+    return NativeTalkerEngine(
+        runners, num_rows, config.max_num_batched_tokens, overlap=plan.overlap
+    )
 
 
 def _prepare_gpu(device: torch.device) -> None:
@@ -225,7 +227,10 @@ def _accelerate(
     started = time.monotonic()
     for runner in talker.runners.values():
         fuse_(
-            runner.talker, runner.predictor, runner.buffers.num_rows, int8=config.weights == "int8"
+            runner.talker,
+            runner.predictor,
+            runner.buffers.num_rows,
+            int8=config.quantization == "int8",
         )
     distinct = {id(codec): codec for codec in codecs.values()}.values()
     for codec in distinct:
@@ -234,7 +239,7 @@ def _accelerate(
     if config.cuda_graphs:
         record = Recorder()
         for runner in talker.runners.values():
-            runner.capture(record, config.prefill_tokens)
+            runner.capture(record, config.max_num_batched_tokens)
         for codec in distinct:
             codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
     log.info(
@@ -277,15 +282,20 @@ def transform_weights(
     """On a CPU, the decoder layers' weights into the configured form, everything else packed. On a
     GPU the kernels bring their own forms (kernels/fused.py).
     """
-    if device.type == "cuda" and config.weights == "int8" and config.kernels != "torch":
+    form = config.quantization
+    if device.type == "cuda" and form == "int8" and config.kernels != "torch":
         return
     if device.type != "cpu" or not can_pack(dtype):
-        if config.weights != "full":
-            raise CheckpointError(f"engine.weights {config.weights} needs a CPU with bfloat16")
+        if config.quantization != "none":
+            raise CheckpointError(
+                f"engine.quantization {config.quantization} needs a CPU with bfloat16"
+            )
         return
-    if config.weights != "full" and dtype != torch.bfloat16:
-        raise CheckpointError(f"engine.weights {config.weights} needs engine.dtype bfloat16")
-    layers: WeightForm = "packed" if config.weights == "full" else config.weights
+    if config.quantization != "none" and dtype != torch.bfloat16:
+        raise CheckpointError(
+            f"engine.quantization {config.quantization} needs engine.dtype bfloat16"
+        )
+    layers: WeightForm = "packed" if config.quantization == "none" else config.quantization
     for net in (checkpoint.talker, checkpoint.predictor):
         for name, module in net.named_modules():
             if isinstance(module, Linear):
@@ -316,7 +326,7 @@ def _codec_runners(
 ) -> dict[str, CodecRunner]:
     official = config.codec_mode == "official"
     runners = {
-        id(decoder): CodecRunner(decoder, memory.num_rows, config.max_tokens, official=official)
+        id(decoder): CodecRunner(decoder, memory.num_rows, config.max_model_len, official=official)
         for decoder in decoders.values()
     }
     return {model: runners[id(decoder)] for model, decoder in decoders.items()}

@@ -13,7 +13,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from engine import EngineConfig, ModelSpec
+from engine import RENAMED_KEYS, EngineConfig, ModelSpec
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
 
 MIB = 1 << 20
@@ -191,6 +191,8 @@ def _explain(message: str) -> str:
     unknown = re.search(r"unknown field `(.+)`", what)
     if unknown is not None:
         key = f"{where}.{unknown[1]}" if where else unknown[1]
+        if where == "engine" and unknown[1] in RENAMED_KEYS:
+            return f"{key} is called engine.{RENAMED_KEYS[unknown[1]]} now"
         known = [field.encode_name for field in _type_at(where).fields]
         return f"{key} is not a known key; known here: {', '.join(known)}"
     if "enum value" in what:

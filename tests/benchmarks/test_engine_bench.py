@@ -102,7 +102,7 @@ def core(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("bench") / "tiny"
     write_random_checkpoint(path, model_type="custom_voice", shape="tiny-0b6")
     config = EngineConfig(
-        device="cpu", dtype="float32", threads=1, max_num_seqs=3, max_tokens=1024,
+        device="cpu", dtype="float32", threads=1, max_num_seqs=3, max_model_len=1024,
         kv_cache_memory="64MB",
     )  # fmt: skip
     core, _ = build(config, [ModelSpec(id=bench.MODEL, checkpoint=str(path))])

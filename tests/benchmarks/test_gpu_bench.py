@@ -76,7 +76,7 @@ def engine_part(shape: str, weights: str, step_s: float) -> Part:
     floor = {name: seconds / 2 for name, seconds in split.items() if name != "rest"}
     row = {"batch": 1, "step_s": step_s, "real_time": 2.0, "split_s": split, "floor_s": floor}
     known = {"bandwidth_bytes_s": 4e12, "flop_s": {"bfloat16": 7e14}}
-    result = {"machine": known, "memory_bytes": {"kv_cache": 5e9}, "weights": weights}
+    result = {"machine": known, "memory_bytes": {"kv_cache": 5e9}, "quantization": weights}
     return Part(f"engine {shape} {weights}", "done", "", 1.0, result | {"rows": [row]})
 
 
@@ -101,7 +101,7 @@ def report(*parts: Part) -> str:
 
 def test_the_report_has_a_table_of_each_kind():
     text = report(
-        engine_part("1.7B", "full", 0.004),
+        engine_part("1.7B", "none", 0.004),
         engine_part("1.7B", "int8", 0.003),
         Part("http start", "done"),
         http_part(20),

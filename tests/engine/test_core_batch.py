@@ -265,7 +265,7 @@ def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> No
         beginning = {"speakers": ((SPEAKERS[0], 1.0),), "instruct": tuple(range(20, 31))}
         return submit(i, prompt=prompt(num_text, language_id=LANGUAGES[1], **beginning))
 
-    core = build_core(models[:1], prefill_tokens=16)
+    core = build_core(models[:1], max_num_batched_tokens=16)
     fresh = [say(build_core(models[:1]), says(i, 5 + i)) for i in range(3)]
     prefilled: list[int] = []
     core.talker.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore

@@ -31,7 +31,7 @@ def config(**changes: object) -> EngineConfig:
 def test_each_replica_has_a_gpu_of_its_own(gpus, visible: str | None) -> None:
     """Numbers are torch's, which counts what CUDA_VISIBLE_DEVICES names."""
     gpus(2, visible)
-    two = config(replicas=2)
+    two = config(data_parallel_size=2)
     assert [choose_device(two, i) for i in (0, 1)] == [
         torch.device("cuda", 0),
         torch.device("cuda", 1),
@@ -42,13 +42,15 @@ def test_each_replica_has_a_gpu_of_its_own(gpus, visible: str | None) -> None:
 def test_more_replicas_than_gpus_are_refused(gpus, device: str) -> None:
     """Not two on one GPU, and none on the CPU without a word."""
     gpus(1, "3")
-    with pytest.raises(CheckpointError, match=r"replicas is 2, but torch sees 1 GPU.*DEVICES=3"):
-        choose_device(config(replicas=2, device=device))
+    with pytest.raises(
+        CheckpointError, match=r"data_parallel_size is 2, but torch sees 1 GPU.*DEVICES=3"
+    ):
+        choose_device(config(data_parallel_size=2, device=device))
 
 
 def test_without_a_gpu(gpus, caplog: pytest.LogCaptureFixture) -> None:
     gpus(0)
-    assert choose_device(config(replicas=2), 1) == torch.device("cpu")
+    assert choose_device(config(data_parallel_size=2), 1) == torch.device("cpu")
     with pytest.raises(CheckpointError, match="torch sees 0 GPU"):
         choose_device(config(device="cuda"))
     assert not caplog.records
@@ -60,4 +62,4 @@ def test_without_a_gpu(gpus, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_gpu_need_not_be_used(gpus) -> None:
     gpus(1)
-    assert choose_device(config(device="cpu", replicas=3), 2) == torch.device("cpu")
+    assert choose_device(config(device="cpu", data_parallel_size=3), 2) == torch.device("cpu")

@@ -206,7 +206,7 @@ async def test_a_worker_that_cannot_come_back_is_tried_again(
 
 
 async def test_least_loaded_first(models: list[ModelSpec]) -> None:
-    async with running(models[:1], replicas=2) as engine:
+    async with running(models[:1], data_parallel_size=2) as engine:
         workers = engine._workers
         assert len(set(pids(engine))) == 2
 

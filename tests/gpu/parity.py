@@ -24,7 +24,7 @@ def make_core(path: Path, **changes: Any) -> EngineCore:
         **{
             "dtype": "float32",
             "max_num_seqs": 4,
-            "max_tokens": 512,
+            "max_model_len": 512,
             "kv_cache_memory": "32MB",
             "threads": 1,
             **changes,

@@ -27,7 +27,7 @@ from tests.models import golden
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 SPEECH = golden.CASES["speech"]
-CONFIG = EngineConfig(max_num_seqs=4, max_tokens=512, prefill_tokens=512)
+CONFIG = EngineConfig(max_num_seqs=4, max_model_len=512, max_num_batched_tokens=512)
 
 
 @pytest.fixture(scope="module", params=["plain", "packed"])
@@ -47,10 +47,10 @@ def make_core(path: Path, packed: bool) -> EngineCore:
         transform_weights(checkpoint, CONFIG, FP32, CPU)
     c = checkpoint.config.talker_config
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
-    codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_tokens)
-    runner = TalkerRunner(checkpoint, torch.zeros(shape), CONFIG.max_num_seqs, CONFIG.max_tokens)
+    codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_model_len)
+    runner = TalkerRunner(checkpoint, torch.zeros(shape), CONFIG.max_num_seqs, CONFIG.max_model_len)
     talker = NativeTalkerEngine(
-        {"m": runner}, CONFIG.max_num_seqs, CONFIG.prefill_tokens, overlap=False
+        {"m": runner}, CONFIG.max_num_seqs, CONFIG.max_num_batched_tokens, overlap=False
     )
     return EngineCore(CONFIG, {"m": checkpoint}, talker, {"m": codec})
 
