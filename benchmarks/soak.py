@@ -196,7 +196,7 @@ class CoreSoak:
         return {
             "rows": stats.num_rows - stats.num_free_rows,
             "blocks": stats.num_blocks - stats.num_free_blocks,
-            "sequences": len(core.sequences) + len(core.encoding) + len(core.ending),
+            "sequences": len(core.sequences) + len(core.encoding) + len(core.finishing),
             "voice_prompts": len(core.voice_prompts),
         }
 

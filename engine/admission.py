@@ -19,7 +19,7 @@ from engine.sequence import Sampling, Sequence
 # Speech per text token at an ordinary pace, where the prompt does not say how long its text is.
 FRAMES_PER_TOKEN = 4
 # A guard cut below this share of the expected frames to fit memory would cut speech.
-LEAST_FACTOR = 1.5
+MIN_FACTOR = 1.5
 
 
 def build_sequence(
@@ -98,7 +98,7 @@ def _frame_budget(
         expected = prompt.expected_frames or FRAMES_PER_TOKEN * len(prompt.text)
         guard = config.guard_frames_base + math.ceil(config.guard_factor * expected)
         frames = min(guard, generation.max_new_tokens - 1, config.max_frames)
-        least = min(frames, math.ceil(LEAST_FACTOR * expected))
+        least = min(frames, math.ceil(MIN_FACTOR * expected))
     if least > room:
         raise InvalidPromptError(
             f"the text needs room for {least} frames of speech and the engine has {max(room, 0)}: "

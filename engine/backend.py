@@ -37,10 +37,10 @@ class Backend(Protocol):
     def passes(self, batch: int) -> list[Attention]:
         """The code predictor's 15 passes over a frame of `batch` rows."""
 
-    def draw_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Codebook 0 [B] from logits [B, V] by the rows' rules, which are told what was drawn."""
 
-    def draw(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
+    def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
         """Another codebook's codes [B] of the same frame."""
 
 
@@ -105,7 +105,7 @@ class TorchBackend:
     def passes(self, batch: int) -> list[Attention]:
         return self._passes(batch)
 
-    def draw_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         assert self._params is not None, "begin comes first"
         params, b = self._params[1], self.buffers
         self._uniform = uniforms(params.seeds, b.num_frames[rows])
@@ -121,7 +121,7 @@ class TorchBackend:
         b.seen.index_put_((rows, code0), self.true)
         return code0
 
-    def draw(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
+    def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
         assert self._params is not None, "begin comes first"
         params = self._params[1].predictor
         return sample(logits.float(), params, self._uniform[:, codebook])

@@ -55,13 +55,13 @@ class EngineCore:
             for model, c in checkpoints.items()
             if c.speaker_encoder is not None
         }
-        self.sound = CodecStage(codecs, config.chunk_ramp, clock)
+        self.codec_stage = CodecStage(codecs, config.chunk_ramp, clock)
         self.sequences: dict[int, Sequence] = {}
         # Not with the talker yet: their voice is being encoded.
         self.encoding: dict[int, Future[VoicePrompt]] = {}
         # Of sequences that the talker has not started: the codec begins with it, too.
         self.voice_prompts: dict[int, VoicePrompt] = {}
-        self.ending: dict[int, FinishReason] = {}
+        self.finishing: dict[int, FinishReason] = {}
         self.outbox: list[Outbound] = []
         self.num_frames = self.num_runaways = 0
         self.codec_s = 0.0
@@ -132,13 +132,13 @@ class EngineCore:
         """Keep a recording; for a model that cannot clone, its first use is refused instead."""
         if model in self.voices:
             self.voices[model].register(reference)
-            self.sound.forget(lambda model, key: key in self.voices[model].samples)
+            self.codec_stage.forget(lambda model, key: key in self.voices[model].samples)
 
     @property
     def has_work(self) -> bool:
         """Whether step() has something to do: also audio of a sequence that waits for text."""
         unheard = any(seq.codes for seq in self.sequences.values())
-        under_way = self.sound.queue or self.outbox
+        under_way = self.codec_stage.queue or self.outbox
         return bool(self.talker.has_work or self.encoding or under_way or unheard)
 
     # ---- the step ----
@@ -156,7 +156,7 @@ class EngineCore:
             if not seq.is_finished:
                 self._postprocess(seq, codes)
         self._decode_audio()
-        outbox, self.outbox = self.outbox + self.sound.take(wait=not step.in_flight), []
+        outbox, self.outbox = self.outbox + self.codec_stage.take(wait=not step.in_flight), []
         return outbox
 
     def _collect_voices(self) -> None:
@@ -178,20 +178,20 @@ class EngineCore:
     def _start_codec(self, seq: Sequence) -> None:
         voice = self.voice_prompts.pop(seq.id, None)
         try:
-            self.sound.start(seq, voice.ref_codes if voice is not None else None)
+            self.codec_stage.start(seq, voice.ref_codes if voice is not None else None)
         except Exception as error:
             self._fail(seq, error)
 
     def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:
         """Take a frame, or learn that the sequence has ended."""
         if codes is None:
-            self.ending[seq.id] = FinishReason.STOP
+            self.finishing[seq.id] = FinishReason.STOP
             return
         seq.codes.append(codes)
         seq.num_frames += 1
         self.num_frames += 1
         if seq.num_frames >= seq.max_frames:
-            self.ending[seq.id] = FinishReason.LENGTH
+            self.finishing[seq.id] = FinishReason.LENGTH
             if seq.guarded:
                 self.num_runaways += 1
                 log.warning(
@@ -203,19 +203,19 @@ class EngineCore:
     def _decode_audio(self) -> None:
         """Due chunks to the codec, then the end of what has ended."""
         started = self.clock()
-        ending = [self.sequences[seq_id] for seq_id in self.ending]
+        ending = [self.sequences[seq_id] for seq_id in self.finishing]
         running = [
-            seq for seq in self.sequences.values() if seq.codes and seq.id not in self.ending
+            seq for seq in self.sequences.values() if seq.codes and seq.id not in self.finishing
         ]
-        self.sound.decode(running, ending)
+        self.codec_stage.decode(running, ending)
         for seq in ending:
-            self._end(seq, self.ending[seq.id])
+            self._end(seq, self.finishing[seq.id])
         self.codec_s += self.clock() - started
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._release(seq, reason)
         usage = Usage(seq.num_prompt_tokens, seq.num_frames)
-        self.sound.end(Finished(seq.id, reason, usage))
+        self.codec_stage.end(Finished(seq.id, reason, usage))
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)
@@ -235,7 +235,7 @@ class EngineCore:
         if self.encoding.pop(seq.id, None) is None:
             self.talker.finish(seq, reason)
         self.voice_prompts.pop(seq.id, None)
-        self.ending.pop(seq.id, None)
+        self.finishing.pop(seq.id, None)
         del self.sequences[seq.id]
 
     # ---- what others may ask ----

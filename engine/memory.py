@@ -18,11 +18,11 @@ from engine.models.config import TalkerConfig
 
 CPU_ROWS, GPU_ROWS = 32, (128, 64, 32, 16, 8, 4)
 CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.9
-CPU_CACHE_MOST = 4 * 2**30
-LEAST_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
+MAX_CPU_CACHE_BYTES = 4 * 2**30
+MIN_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
 SENTENCE_TOKENS = 512  # what one spoken sentence reserves, its runaway guard included
 # KV positions per row beyond which more would lie idle.
-MOST_TOKENS_PER_ROW = 2048
+MAX_TOKENS_PER_ROW = 2048
 # A GPU's memory for graphs, activations and libraries: not for KV.
 GPU_WORKSPACE_BYTES = 2**30
 ROWS_SHARE = 0.6  # of the free memory may be promised to rows that speak sentences
@@ -97,15 +97,15 @@ def plan_memory(config: EngineConfig, footprint: Footprint, free: int, *, gpu: b
     num_rows = _num_rows(config, footprint.row_bytes + sentence_bytes, free, gpu=gpu)
     left = free - num_rows * footprint.row_bytes
     budget = _cache_budget(config, left, gpu=gpu) // len(shapes)
-    most = max(config.max_model_len, num_rows * min(config.max_model_len, MOST_TOKENS_PER_ROW))
+    most = max(config.max_model_len, num_rows * min(config.max_model_len, MAX_TOKENS_PER_ROW))
     num_blocks = {}
     for shape, position_bytes in shapes.items():
         block_bytes = position_bytes * config.block_size
         num_blocks[shape] = min(max(budget, 0) // block_bytes, -(-most // config.block_size))
-        if num_blocks[shape] < min(most, LEAST_TOKENS) // config.block_size:
+        if num_blocks[shape] < min(most, MIN_TOKENS) // config.block_size:
             raise CheckpointError(
                 f"{max(budget, 0) / 1e6:.0f} MB are left for a KV cache, which needs at least "
-                f"{LEAST_TOKENS * position_bytes / 1e6:.0f} MB: raise "
+                f"{MIN_TOKENS * position_bytes / 1e6:.0f} MB: raise "
                 "engine.kv_cache_memory, lower engine.max_num_seqs, or load a smaller checkpoint"
             )
     return MemoryPlan(num_rows, num_blocks)
@@ -123,7 +123,11 @@ def _num_rows(config: EngineConfig, bytes_per_row: int, free: int, *, gpu: bool)
 def _cache_budget(config: EngineConfig, free: int, *, gpu: bool) -> int:
     if config.kv_cache_memory != "auto":
         return parse_bytes(config.kv_cache_memory)
-    return int(free * GPU_CACHE_SHARE) if gpu else min(int(free * CPU_CACHE_SHARE), CPU_CACHE_MOST)
+    return (
+        int(free * GPU_CACHE_SHARE)
+        if gpu
+        else min(int(free * CPU_CACHE_SHARE), MAX_CPU_CACHE_BYTES)
+    )
 
 
 def kv_caches(

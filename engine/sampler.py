@@ -127,11 +127,11 @@ def sample(logits: Tensor, params: NetParams, uniform: Tensor) -> Tensor:
     probs = logits.softmax(-1)
     if params.use_top_p:
         probs = _nucleus(probs, params.top_p)
-    codes = draw(probs, uniform)
+    codes = invert_cdf(probs, uniform)
     return codes if greedy is None else torch.where(params.greedy, greedy, codes)
 
 
-def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+def invert_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
     """probs [B, V] (any positive total), uniform [B] in [0, 1) -> indices [B], by inverting the
     cumulative distribution."""
     cdf = probs.cumsum(-1)

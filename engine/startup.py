@@ -286,16 +286,12 @@ def transform_weights(
     if device.type == "cuda" and form == "int8" and config.kernels != "torch":
         return
     if device.type != "cpu" or not can_pack(dtype):
-        if config.quantization != "none":
-            raise CheckpointError(
-                f"engine.quantization {config.quantization} needs a CPU with bfloat16"
-            )
+        if form != "none":
+            raise CheckpointError(f"engine.quantization {form} needs a CPU with bfloat16")
         return
-    if config.quantization != "none" and dtype != torch.bfloat16:
-        raise CheckpointError(
-            f"engine.quantization {config.quantization} needs engine.dtype bfloat16"
-        )
-    layers: WeightForm = "packed" if config.quantization == "none" else config.quantization
+    if form != "none" and dtype != torch.bfloat16:
+        raise CheckpointError(f"engine.quantization {form} needs engine.dtype bfloat16")
+    layers: WeightForm = "packed" if form == "none" else form
     for net in (checkpoint.talker, checkpoint.predictor):
         for name, module in net.named_modules():
             if isinstance(module, Linear):

@@ -20,14 +20,14 @@ _TALKER, _PREDICTOR = tl.constexpr(0), tl.constexpr(1)
 _CODEBOOKS = tl.constexpr(NUM_CODEBOOKS)
 
 
-def draw_codes(
+def sample_codes(
     logits: Tensor, rows: Tensor, table: SamplingTable, num_frames: Tensor, codebook: int
 ) -> Tensor:
     """A code of codebook 1..15 for each row, as sampler.sample: logits [B, V], rows [B] int64,
     num_frames [R] int64 -> codes [B] int64.
     """
     codes, vocab = _outputs(logits)
-    _draw_codes[(len(rows),)](
+    _sample_codes[(len(rows),)](
         logits,
         rows,
         table.words,
@@ -41,7 +41,7 @@ def draw_codes(
     return codes
 
 
-def draw_code0(
+def sample_code0(
     logits: Tensor,
     rows: Tensor,
     table: SamplingTable,
@@ -57,7 +57,7 @@ def draw_code0(
     """
     codes, vocab = _outputs(logits)
     assert seen.is_contiguous() and seen.shape[1] == vocab
-    _draw_code0[(len(rows),)](
+    _sample_code0[(len(rows),)](
         logits,
         rows,
         table.words,
@@ -86,7 +86,7 @@ def _width(vocab: int) -> dict[str, int]:
 
 
 @triton.jit(do_not_specialize=["codebook"])
-def _draw_codes(
+def _sample_codes(
     logits,
     rows,
     words,
@@ -107,7 +107,7 @@ def _draw_codes(
 
 
 @triton.jit
-def _draw_code0(
+def _sample_code0(
     logits,
     rows,
     words,
@@ -205,7 +205,7 @@ def _nucleus(probs, top_p):
 
 @triton.jit
 def _invert(probs, uniform, WIDTH: tl.constexpr):
-    """sampler.draw. A parallel scan may lose monotony in the last place, so that a code of
+    """sampler.invert_cdf. A parallel scan may lose monotony in the last place, so that a code of
     probability 0 could be the first beyond the mark: those are left out.
     """
     i = tl.arange(0, WIDTH)

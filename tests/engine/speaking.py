@@ -195,9 +195,9 @@ def assert_idle(core: EngineCore) -> None:
         core.sequences,
         core.encoding,
         core.voice_prompts,
-        core.ending,
+        core.finishing,
         core.outbox,
-        core.sound.queue,
+        core.codec_stage.queue,
     ):
         assert not kept
     assert not core.has_work

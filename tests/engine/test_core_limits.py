@@ -246,7 +246,10 @@ def test_the_least_recently_used_recording_is_forgotten(models: list[ModelSpec])
     assert say(core, clone(3, first.key)).failed is None
     for i, reference in enumerate(references[2:12]):
         assert say(core, clone(10 + i, reference.key)).failed is None
-    assert len(core.sound.snapshots) <= MAX_VOICES and len(core.voices[BASE].samples) == MAX_VOICES
+    assert (
+        len(core.codec_stage.snapshots) <= MAX_VOICES
+        and len(core.voices[BASE].samples) == MAX_VOICES
+    )
     core.close()
 
 

@@ -7,9 +7,9 @@ import torch
 from engine.config import EngineConfig, parse_bytes
 from engine.errors import CheckpointError
 from engine.memory import (
-    CPU_CACHE_MOST,
     CPU_ROWS,
-    LEAST_TOKENS,
+    MAX_CPU_CACHE_BYTES,
+    MIN_TOKENS,
     SENTENCE_TOKENS,
     Footprint,
     MemoryPlan,
@@ -62,7 +62,7 @@ def test_a_gpu_gets_as_many_rows_as_can_speak_sentences(free_gb: float, rows: in
 def test_a_cpu_gets_32_and_a_bounded_cache() -> None:
     got = fit(200 * GB, gpu=False)
     assert got.num_rows == CPU_ROWS
-    assert kv_bytes(got) <= CPU_CACHE_MOST
+    assert kv_bytes(got) <= MAX_CPU_CACHE_BYTES
 
 
 def test_what_is_asked_for_is_done() -> None:
@@ -79,7 +79,7 @@ def test_models_of_different_geometry_share_the_memory() -> None:
 
 @pytest.mark.parametrize("free_gb", [0.03, 0.0, -1.0])
 def test_what_does_not_fit_is_said(free_gb: float) -> None:
-    least = LEAST_TOKENS * token_bytes(PUBLISHED, BF16) / 1e6
+    least = MIN_TOKENS * token_bytes(PUBLISHED, BF16) / 1e6
     with pytest.raises(CheckpointError, match=f"at least {least:.0f} MB: raise engine.kv_cache"):
         fit(free_gb * GB)
 

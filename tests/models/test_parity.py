@@ -85,7 +85,7 @@ def end_row(cores: dict[str, EngineCore], monkeypatch: pytest.MonkeyPatch):
         like = case["eos_row_from"]
         if like is None:
             return
-        head = cores[case["checkpoint"]].runners["m"].talker.codec_head
+        head = cores[case["checkpoint"]].talker.runners["m"].talker.codec_head
         inner = head.forward
 
         def forward(x: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,9 @@ def test_sampled_codes(
     cores: dict[str, EngineCore], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the official generator in place of ours, the distributions drawn from are the same."""
-    monkeypatch.setattr(sampler, "draw", lambda probs, uniform: torch.multinomial(probs, 1)[:, 0])
+    monkeypatch.setattr(
+        sampler, "invert_cdf", lambda probs, uniform: torch.multinomial(probs, 1)[:, 0]
+    )
     core = cores[case["checkpoint"]]
     submit = submission(core, case)
     torch.manual_seed(case["seed"])
