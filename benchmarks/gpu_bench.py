@@ -90,7 +90,7 @@ def plan(args: argparse.Namespace, paths: dict[str, Path]) -> list:
     the one that is served and raced.
     """
     first, *others = args.shapes
-    plain, *quantised = args.weights
+    plain, *quantised = args.quantization
 
     def engine(shape: str, weights: str):
         return lambda budget: [engine_part(args, shape, paths[shape], weights, budget)]
@@ -108,7 +108,7 @@ def engine_part(
     args: argparse.Namespace, shape: str, path: Path, weights: str, budget: Budget
 ) -> Part:
     command = [sys.executable, "-m", "engine.bench", "--json"]
-    command += ["--checkpoint", str(path), "--device", args.device, "--weights", weights]
+    command += ["--checkpoint", str(path), "--device", args.device, "--quantization", weights]
     command += ["--frames", str(args.frames), "--threads", str(args.threads)]
     command += ["--batch", args.batch] if args.batch else []
     # The first one compiles kernels, which triton then keeps.
@@ -154,7 +154,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cuda")
     add("--shapes", type=words, default=["1.7B", "0.6B"], help="the first is served and raced")
-    add("--weights", type=words, help="default: full,int8; on a CPU: full")
+    add("--quantization", type=words, help="default: none,int8; on a CPU: none")
     add("--batch", help="default: 1,8,32,64,128 as far as they fit; on a CPU: 1,2")
     add("--frames", type=int, help="per timed sequence; default 100; --quick: 8")
     add("--threads", type=int, default=0)
@@ -167,7 +167,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     on_gpu = args.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         parser.exit(1, "no CUDA device here; --device cpu --shapes tiny-0b6 --quick is a dry run\n")
-    args.weights = args.weights or (["full", "int8"] if on_gpu else ["full"])
+    args.quantization = args.quantization or (["none", "int8"] if on_gpu else ["none"])
     args.batch = args.batch or (None if on_gpu else "1,2")
     args.frames = args.frames or (8 if args.quick else 100)
     args.least_s = 5 if args.quick else 30

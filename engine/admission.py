@@ -8,7 +8,6 @@ import math
 import random
 from typing import TypeVar
 
-from engine.block_manager import BlockManager
 from engine.checkpoint import Checkpoint
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
@@ -20,23 +19,25 @@ from engine.sequence import Sampling, Sequence
 # Speech per text token at an ordinary pace, where the prompt does not say how long its text is.
 FRAMES_PER_TOKEN = 4
 # A guard cut below this share of the expected frames to fit memory would cut speech.
-LEAST_FACTOR = 1.5
+MIN_FACTOR = 1.5
 
 
 def build_sequence(
     submit: Submit,
     checkpoint: Checkpoint,
     config: EngineConfig,
-    pool: BlockManager,
+    max_tokens: int,
     num_ref_frames: int,
 ) -> Sequence:
-    """InvalidPromptError names the request's field when the prompt cannot run on this checkpoint or
+    """`max_tokens`: KV positions that the memory has for one sequence.
+
+    InvalidPromptError names the request's field when the prompt cannot run on this checkpoint or
     in this memory.
     """
     prompt = submit.prompt
     _check(prompt, checkpoint)
     num_prompt_tokens, num_trailing = prompt_shape(prompt, num_ref_frames)
-    room = min(config.max_tokens, pool.num_blocks * pool.block_size) - num_prompt_tokens
+    room = min(config.max_model_len, max_tokens) - num_prompt_tokens
     max_frames = _frame_budget(submit, checkpoint.generation, config, room)
     return Sequence(
         id=submit.id,
@@ -97,7 +98,7 @@ def _frame_budget(
         expected = prompt.expected_frames or FRAMES_PER_TOKEN * len(prompt.text)
         guard = config.guard_frames_base + math.ceil(config.guard_factor * expected)
         frames = min(guard, generation.max_new_tokens - 1, config.max_frames)
-        least = min(frames, math.ceil(LEAST_FACTOR * expected))
+        least = min(frames, math.ceil(MIN_FACTOR * expected))
     if least > room:
         raise InvalidPromptError(
             f"the text needs room for {least} frames of speech and the engine has {max(room, 0)}: "

@@ -25,9 +25,6 @@ class Backend(Protocol):
     # Keys and values of one frame of the code predictor, in the layout that `passes` expects.
     scratch: Tensor
 
-    def start(self, seq: Sequence) -> None:
-        """A sequence has been given its row."""
-
     def begin(self, seqs: list[Sequence]) -> None:
         """The next step is for these sequences, in this order."""
 
@@ -40,10 +37,10 @@ class Backend(Protocol):
     def passes(self, batch: int) -> list[Attention]:
         """The code predictor's 15 passes over a frame of `batch` rows."""
 
-    def draw_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Codebook 0 [B] from logits [B, V] by the rows' rules, which are told what was drawn."""
 
-    def draw(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
+    def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
         """Another codebook's codes [B] of the same frame."""
 
 
@@ -67,19 +64,16 @@ class TorchBackend:
         self.true = torch.ones((), dtype=torch.bool, device=device)
         self._params: tuple[list[Sequence], BatchParams] | None = None
 
-    def start(self, seq: Sequence) -> None:
-        pass
-
     def begin(self, seqs: list[Sequence]) -> None:
         # The longest sequence bounds what attention gathers.
         self._num_keys = max(seq.num_prompt_tokens + seq.num_scheduled - 1 for seq in seqs)
         if self._params is None or self._params[0] != seqs:
             c = self.config
-            params = BatchParams.of(
+            params = BatchParams.gather(
+                self.buffers.sampling,
+                upload([seq.row for seq in seqs], self.buffers.device),
                 [seq.sampling for seq in seqs],
-                c.vocab_size,
-                c.code_predictor_config.vocab_size,
-                self.buffers.device,
+                (c.vocab_size, c.code_predictor_config.vocab_size),
             )
             self._params = (list(seqs), params)
 
@@ -111,7 +105,7 @@ class TorchBackend:
     def passes(self, batch: int) -> list[Attention]:
         return self._passes(batch)
 
-    def draw_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         assert self._params is not None, "begin comes first"
         params, b = self._params[1], self.buffers
         self._uniform = uniforms(params.seeds, b.num_frames[rows])
@@ -127,7 +121,7 @@ class TorchBackend:
         b.seen.index_put_((rows, code0), self.true)
         return code0
 
-    def draw(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
+    def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
         assert self._params is not None, "begin comes first"
         params = self._params[1].predictor
         return sample(logits.float(), params, self._uniform[:, codebook])

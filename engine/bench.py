@@ -40,6 +40,7 @@ from engine.checkpoint import resolve
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import EngineError
+from engine.native_talker import NativeTalkerEngine
 from engine.protocol import FRAME_S, Prompt, Ready, SamplingParams, Submit
 from engine.random_checkpoint import write_random_checkpoint
 from engine.startup import build, choose_device
@@ -86,20 +87,25 @@ class Stopwatch:
 def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     """Seconds per step of a full batch, and where they went."""
     submit_all(core, batch, spoken(frames))
-    while len(core.scheduler.running) < batch or core.num_frames < batch:
+    while len(native(core).scheduler.running) < batch or core.num_frames < batch:
         assert len(core.sequences) == batch, "a sequence ended before the last one began"
         core.step()
     for _ in range(WARM_UP):
         core.step()
-    measured = _on_gpu if core.runners[MODEL].device.type == "cuda" else _on_cpu
+    measured = _on_gpu if native(core).runners[MODEL].device.type == "cuda" else _on_cpu
     row = measured(core, batch, frames)
     for seq_id in list(core.sequences):
         core.abort(seq_id)
     while core.has_work:
         core.step()
-    core.scheduler.check_integrity()
+    core.talker.check_integrity()
     core.num_frames = 0
     return {"batch": batch, "real_time": batch * FRAME_S / row["step_s"], **row}
+
+
+def native(core: EngineCore) -> NativeTalkerEngine:
+    assert isinstance(core.talker, NativeTalkerEngine)
+    return core.talker
 
 
 def spoken(frames: int) -> int:
@@ -135,7 +141,7 @@ def timed_steps(core: EngineCore, batch: int, frames: int) -> float:
 
 
 def _on_cpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
-    runner, codec, watch = core.runners[MODEL], core.codecs[MODEL], Stopwatch()
+    runner, codec, watch = native(core).runners[MODEL], core.codecs[MODEL], Stopwatch()
     with (
         watch.on(runner.frame, "_feed_back", "talker"),
         watch.on(runner, "frame", "frame"),
@@ -152,8 +158,8 @@ def _on_gpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     watch = Stopwatch()
     with watch.on(Download, "result", "waiting"):
         step_s = timed_steps(core, batch, frames)
-    runner, codec = core.runners[MODEL], core.codecs[MODEL]
-    seqs = core.scheduler.running
+    runner, codec = native(core).runners[MODEL], core.codecs[MODEL]
+    seqs = native(core).scheduler.running
     own = torch.cuda.current_stream()
     whole = device_seconds(frame_alone(runner, seqs, feed_back=True), own)
     predictor = device_seconds(frame_alone(runner, seqs, feed_back=False), own)
@@ -190,7 +196,11 @@ def device_seconds(run: Callable[[], Any], stream: torch.cuda.Stream) -> float:
 
 def floors(core: EngineCore, machine: floor.Machine, batch: int, frames: int) -> dict[str, float]:
     """Least seconds per step of each part."""
-    runner, codec, weights = core.runners[MODEL], core.codecs[MODEL], core.config.weights
+    runner, codec, weights = (
+        native(core).runners[MODEL],
+        core.codecs[MODEL],
+        core.config.quantization,
+    )
     dtype, chunk = runner.kv_cache.dtype, core.config.chunk_ramp[-1]
     context = PROMPT_TOKENS / 2 + WARM_UP + frames / 2
     work = {
@@ -208,7 +218,11 @@ def memory(core: EngineCore, ready: Ready) -> dict[str, int]:
     if codec.device.type != "cuda":
         return known
     tensors = {}
-    for net in (core.runners[MODEL].talker, core.runners[MODEL].predictor, codec.decoder):
+    for net in (
+        native(core).runners[MODEL].talker,
+        native(core).runners[MODEL].predictor,
+        codec.decoder,
+    ):
         found = [*net.parameters(), *(getattr(m, "fused", None) for m in net.modules())]
         for tensor in (getattr(item, "weight", item) for item in found if item is not None):
             tensors[tensor.data_ptr()] = tensor.nbytes
@@ -226,14 +240,14 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
     config = EngineConfig(
         device=args.device,
         dtype=args.dtype,
-        weights=args.weights,
+        quantization=args.quantization,
         kernels=args.kernels,
         cuda_graphs=not args.no_cuda_graphs,
         threads=args.threads,
         max_num_seqs="auto" if on_auto_gpu else max(batches),
         # The whole batch starts in one step; room for the chunks that are decoded on top.
-        prefill_tokens=max(512, PROMPT_TOKENS * max(batches)),
-        max_tokens=1024 + frames,
+        max_num_batched_tokens=max(512, PROMPT_TOKENS * max(batches)),
+        max_model_len=1024 + frames,
     )
     resolve(spec)  # a wrong name is said before anything is measured
     machine = floor.measure_machine(device)  # before the KV cache takes the memory
@@ -243,7 +257,7 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
     print(describe(machine, device))
     core, ready = build(config, [spec])
     source = args.shape or args.checkpoint
-    print(f"{source}, {ready.dtype}, weights {args.weights}\n\n{COLUMNS}", flush=True)
+    print(f"{source}, {ready.dtype}, quantization {args.quantization}\n\n{COLUMNS}", flush=True)
     rows = []
     for batch in batches:
         if not fits(ready, config, batch, frames):
@@ -260,9 +274,9 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
         "model": source,
         "device": ready.device,
         "dtype": ready.dtype,
-        "weights": args.weights,
-        "kernels": "triton" if core.use_kernels else "torch",
-        "cuda_graphs": core.runners[MODEL].frames is not None,
+        "quantization": args.quantization,
+        "kernels": native(core).runners[MODEL].kernels,
+        "cuda_graphs": native(core).runners[MODEL].frames is not None,
         "threads": torch.get_num_threads(),
         "frames": frames,
         "load_s": ready.load_s,
@@ -316,7 +330,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--frames", type=int, help="timed frames per sequence")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    add("--weights", choices=("full", "int8", "int4"), default="full")
+    add("--quantization", choices=("none", "int8", "int4"), default="none")
     add("--kernels", choices=("auto", "torch", "triton"), default="auto")
     add("--no-cuda-graphs", action="store_true", help="launch every kernel anew")
     add("--threads", type=int, default=0, help="torch threads; 0 measures")

@@ -4,7 +4,6 @@
 local directory; `load` reads the nets of it straight to the device and dtype they run in.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.talker import Talker
 from engine.models.weights import load_slots
 from engine.protocol import ModelInfo
-from engine.random_checkpoint import write_random_checkpoint
 
 EMBEDDED = "embedded"
 TRAINED_VOICE = Path(__file__).parent / "data" / "voice"
@@ -51,16 +49,10 @@ class Checkpoint:
     codec_encoder: CodecEncoder | None
 
 
-def cache_dir() -> Path:
-    """Where made-up checkpoints are kept: QTTS_CACHE, else the user's cache directory."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qtts"
-    return Path(os.environ.get("QTTS_CACHE") or default)
-
-
 def resolve(spec: ModelSpec) -> Path:
-    """The local directory of a checkpoint, downloading or making it first where need be."""
+    """The local directory of a checkpoint, downloaded first where need be."""
     if spec.checkpoint == EMBEDDED:
-        return _embedded()
+        return TRAINED_VOICE
     path = Path(spec.checkpoint).expanduser()
     if path.is_dir():
         return path
@@ -74,15 +66,6 @@ def resolve(spec: ModelSpec) -> Path:
             "and not a Hugging Face id (owner/name)"
         )
     return _download(spec)
-
-
-def _embedded() -> Path:
-    if (TRAINED_VOICE / "config.json").exists():
-        return TRAINED_VOICE
-    path = cache_dir() / "random-tiny-custom-voice"
-    if not (path / "config.json").exists():
-        write_random_checkpoint(path, model_type="custom_voice", shape="tiny-0b6")
-    return path
 
 
 def _download(spec: ModelSpec) -> Path:

@@ -4,7 +4,8 @@ PCM.
 Each worker has one reader task, which routes facts to streams. A stream keeps what its reader has
 not taken yet in one buffer, so chunks merge when the reader lags. One who lags by max_unread_s has
 his own utterance paused until he reads on; the worker never waits for him.
-A worker that dies fails its streams at once and is started again with back-off.
+A worker that dies fails its streams at once and is started again with back-off. One that hangs is
+killed, by a watchdog that hears its heart-beats, and then has died.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import contextlib
 import itertools
 import logging
 import os
-import random
 import socket
 import sys
 import time
@@ -39,6 +39,7 @@ from engine.protocol import (
     Failed,
     Fatal,
     Finished,
+    Heartbeat,
     Hold,
     Inbound,
     ModelInfo,
@@ -59,6 +60,9 @@ log = logging.getLogger(__name__)
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_AFTER_S = 60.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0
+WATCH_EVERY_S = 0.5
+# What the worker, which reads no keys, must not be able to tell anybody.
+SECRET_VARIABLES = ("QTTS_API_KEYS",)
 
 
 class SpeechStream:
@@ -69,8 +73,10 @@ class SpeechStream:
     `abort()` is idempotent and safe at any time.
     """
 
-    def __init__(self, id_: int, worker: "_Worker") -> None:
+    def __init__(self, id_: int, worker: "_Worker", text_open: bool = False) -> None:
         self.id = id_
+        self.text_open = text_open  # it may wait for its text as long as that takes
+        self.heard_at = time.monotonic()  # its last audio; before that, its submission or last text
         self.finished: Finished | None = None
         self.ended = asyncio.Event()  # finished or failed; PCM may still be unread
         self._worker = worker
@@ -100,13 +106,14 @@ class SpeechStream:
         """More text for a prompt that was submitted with text_open; `final` ends it."""
         if self.is_open:
             self._worker.send(Append(self.id, text, final))
+            self.text_open, self.heard_at = self.text_open and not final, time.monotonic()
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "the utterance was aborted") -> None:
         """Stop generating and free everything; what was not read yet is dropped."""
         if self.is_open:
             self._worker.send(Abort(self.id))
             self._worker.streams.pop(self.id, None)
-            self.fail(GenerationFailedError("the utterance was aborted"))
+            self.fail(GenerationFailedError(reason))
 
     @property
     def is_open(self) -> bool:
@@ -114,6 +121,7 @@ class SpeechStream:
 
     def feed(self, pcm: bytes) -> None:
         self._pcm += pcm
+        self.heard_at = time.monotonic()
         self._hold(len(self._pcm) >= self._max_unread)
         self._news.set()
 
@@ -135,14 +143,16 @@ class SpeechStream:
 
 
 class EngineClient:
-    """One engine as the HTTP side sees it: `config.replicas` workers, each with all models, least
-    loaded first.
+    """One engine as the HTTP side sees it: `config.data_parallel_size` workers, each with all
+    models, least loaded first.
     """
 
     def __init__(self, config: EngineConfig, models: list[ModelSpec]) -> None:
         self.config = config
         self.models: dict[str, ModelInfo] = {}
-        self._workers = [_Worker(config, models, index) for index in range(config.replicas)]
+        self._workers = [
+            _Worker(config, models, index) for index in range(config.data_parallel_size)
+        ]
         self._ids = itertools.count(1)
         self._draining = False
 
@@ -197,8 +207,6 @@ class EngineClient:
         limit = worker.num_rows + self.config.max_queued
         if len(worker.streams) >= limit:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
-        if params.seed is None:
-            params = msgspec.structs.replace(params, seed=random.getrandbits(63))
         submit = Submit(next(self._ids), model, prompt, params, lead_s)
         return worker.submit(submit, reference)
 
@@ -231,6 +239,7 @@ class _Worker:
         self.streams: dict[int, SpeechStream] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
+        self._heartbeat: Heartbeat | None = None
         self._voices: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Outbound)
@@ -249,25 +258,12 @@ class _Worker:
         return {info.id: info for info in ready.models}
 
     async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
-        ours, theirs = socket.socketpair()
-        # The worker needs no keys of the server, so it has none to lose.
-        environment = {k: v for k, v in os.environ.items() if k != "QTTS_API_KEYS"}
-        if self.config.replicas > 1 and self.config.device != "cpu":
-            environment.setdefault("CUDA_VISIBLE_DEVICES", str(self.index))
-        # Spin briefly: for ever starves what else runs on these cores, not at all costs a wake-up
-        # in every operator (figures in benchmarks/RESULTS.md).
-        environment.setdefault("GOMP_SPINCOUNT", "5000")
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "engine.worker", str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], env=environment, start_new_session=True,
-            )  # fmt: skip
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        reader, self._writer = await self._connect()
         self._voices.clear()
-        self.send(Start(self.config, self.specs))
+        self.send(Start(self.config, self.specs, self.index))
         try:
             fact = await self._read(reader)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             fact = None
         if isinstance(fact, Ready):
             self.status, self.num_rows = "ready", fact.num_rows
@@ -276,6 +272,20 @@ class _Worker:
         if isinstance(fact, Fatal):
             raise CheckpointError(fact.message)
         raise EngineDeadError("the engine process ended before it was ready; see the log above")
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new process, and the streams to and from it."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "engine.worker", str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()], env=worker_environment(), start_new_session=True,
+                )  # fmt: skip
+            return await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -288,11 +298,18 @@ class _Worker:
         failures = 0
         while True:
             began = time.monotonic()
-            reason = await self._route(reader)
+            watchdog = asyncio.create_task(self._watch(), name=f"engine-watchdog-{self.index}")
+            try:
+                reason = await self._route(reader)
+            finally:
+                watchdog.cancel()
             failures = 0 if time.monotonic() - began > STABLE_AFTER_S else failures
             self.status, self.stats = "restarting", None
-            log.error("engine worker %d died: %s", self.index, reason)
-            self._fail_streams(f"the engine died: {reason}")
+            log.error(
+                "engine worker %d died: %s; it was speaking sequences %s",
+                *(self.index, reason, sorted(self.streams)),
+            )
+            self._fail_streams("the engine died while it spoke this; it is being restarted")
             await self._reap()
             while self.status != "ready":
                 self.restart_in_s = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
@@ -304,6 +321,37 @@ class _Worker:
                 except (EngineError, OSError) as error:
                     log.error("engine worker %d did not restart: %s", self.index, error)
             self.restart_in_s = 0.0
+
+    async def _watch(self) -> None:
+        """Kill a worker that has gone silent or whose step does not end; fail an utterance of which
+        nothing is heard. Silence is counted in turns of this loop, not by the clock, for the loop
+        itself may have stood still.
+        """
+        silent_turns, config = 0, self.config
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            heartbeat, self._heartbeat = self._heartbeat, None
+            silent_turns = 0 if heartbeat is not None else silent_turns + 1
+            if silent_turns * WATCH_EVERY_S >= config.heartbeat_timeout_s:
+                self._kill(f"it gave no sign of life for {config.heartbeat_timeout_s:g} s")
+            elif heartbeat is not None and heartbeat.step_s > config.step_timeout_s:
+                self._kill(f"a step took longer than {config.step_timeout_s:g} s")
+            self._fail_overdue()
+
+    def _kill(self, reason: str) -> None:
+        """The reader then finds the connection closed."""
+        log.error("engine worker %d hangs, and is killed: %s", self.index, reason)
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    def _fail_overdue(self) -> None:
+        limit_s = self.config.request_timeout_s
+        since = time.monotonic() - limit_s
+        overdue = [s for s in self.streams.values() if not s.text_open and s.heard_at < since]
+        for stream in overdue:
+            log.error("sequence %d: nothing was heard of it for %g s", stream.id, limit_s)
+            stream.abort(f"nothing was spoken for {limit_s:g} s (engine.request_timeout_s)")
 
     async def _route(self, reader: asyncio.StreamReader) -> str:
         """Hand facts to streams until the worker ends; returns why it did."""
@@ -327,6 +375,8 @@ class _Worker:
                             )
                     case Stats():
                         self.stats = fact
+                    case Heartbeat():
+                        self._heartbeat = fact
                     case Fatal(message):
                         return message
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -339,7 +389,8 @@ class _Worker:
         if reference is not None:
             self._register(submit.model, reference)
         self.send(submit)
-        stream = self.streams[submit.id] = SpeechStream(submit.id, self)
+        stream = SpeechStream(submit.id, self, submit.prompt.text_open)
+        self.streams[submit.id] = stream
         return stream
 
     def _register(self, model: str, reference: ReferenceAudio) -> None:
@@ -376,7 +427,14 @@ class _Worker:
                 await asyncio.wait_for(self._process.wait(), CLOSE_TIMEOUT_S)
             except TimeoutError:
                 self._process.kill()
-                await self._process.wait()
+                await self._await_killed(self._process)
+
+    async def _await_killed(self, process: asyncio.subprocess.Process) -> None:
+        """The kernel may keep a process that waits for a broken device: go on without it then."""
+        try:
+            await asyncio.wait_for(process.wait(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            log.error("engine worker %d (pid %d) cannot be killed", self.index, process.pid)
 
     async def close(self) -> None:
         if self._supervisor is not None:
@@ -387,3 +445,12 @@ class _Worker:
         await self._reap()
         self.status = "dead"
         self._fail_streams("the engine was stopped")
+
+
+def worker_environment() -> dict[str, str]:
+    """What a worker inherits."""
+    environment = {name: v for name, v in os.environ.items() if name not in SECRET_VARIABLES}
+    # Spin briefly: for ever starves what else runs on these cores, not at all costs a wake-up in
+    # every operator (figures in benchmarks/RESULTS.md).
+    environment.setdefault("GOMP_SPINCOUNT", "5000")
+    return environment

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.backend import Backend
 from engine.models.code_predictor import CodePredictor
 from engine.models.talker import Talker
-from engine.prompt import PromptBuilder
+from engine.prompt import PromptEmbedder
 from engine.rows import RowBuffers
 
 
@@ -22,7 +22,7 @@ class FrameStep:
         self,
         talker: Talker,
         predictor: CodePredictor,
-        prompts: PromptBuilder,
+        prompts: PromptEmbedder,
         kv_cache: Tensor,
         buffers: RowBuffers,
         backend: Backend,
@@ -38,13 +38,13 @@ class FrameStep:
             self._feed_back(rows)
         b, backend = self.buffers, self.backend
         hidden = b.hidden[rows]
-        code0 = backend.draw_code0(self.talker.codec_head(hidden), rows)
+        code0 = backend.sample_code0(self.talker.codec_head(hidden), rows)
         residual = self.predictor(
             hidden,
             self.talker.embed_codec(code0),
             backend.scratch,
             backend.passes(len(rows)),
-            lambda logits, codebook: backend.draw(logits, rows, codebook),
+            lambda logits, codebook: backend.sample(logits, rows, codebook),
         )
         codes = torch.cat([code0[:, None], residual], dim=1)
         b.codes[rows] = codes

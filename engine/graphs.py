@@ -81,14 +81,14 @@ class PrefillGraphs:
         self,
         run: Callable[[Tensor, Tensor, Tensor], Tensor],
         buffers: RowBuffers,
-        most_tokens: int,
+        max_tokens: int,
         record: Record,
     ) -> None:
         """run(x [T, H], rows [T], positions [T]) -> states [T, H]."""
         self.padding, self.device = buffers.padding, buffers.device
         hidden_size = buffers.hidden.shape[1]
         self.graphs: dict[int, tuple[Tensor, Tensor, Replay, Tensor]] = {}
-        for size in reversed(buckets_up_to(min(most_tokens, PREFILL_BUCKETS[-1]), PREFILL_BUCKETS)):
+        for size in reversed(buckets_up_to(min(max_tokens, PREFILL_BUCKETS[-1]), PREFILL_BUCKETS)):
             x = buffers.hidden.new_zeros(size, hidden_size)
             at = torch.zeros(2, size, dtype=torch.int64, device=buffers.device)
             at[0] = buffers.padding

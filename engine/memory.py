@@ -5,41 +5,30 @@ rows are made as can all speak sentences at once; KV then takes most of what is 
 texts and clones need more.
 """
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from engine.checkpoint import Checkpoint
-from engine.config import EngineConfig
+from engine.config import EngineConfig, parse_bytes
 from engine.errors import CheckpointError
+from engine.host_memory import available_bytes
 from engine.models.config import TalkerConfig
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CPU_ROWS, GPU_ROWS = 32, (128, 64, 32, 16, 8, 4)
 CPU_CACHE_SHARE, GPU_CACHE_SHARE = 0.25, 0.9
-CPU_CACHE_MOST = 4 * 2**30
-LEAST_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
+MAX_CPU_CACHE_BYTES = 4 * 2**30
+MIN_TOKENS = 512  # a KV cache smaller than this cannot hold one utterance
 SENTENCE_TOKENS = 512  # what one spoken sentence reserves, its runaway guard included
 # KV positions per row beyond which more would lie idle.
-MOST_TOKENS_PER_ROW = 2048
+MAX_TOKENS_PER_ROW = 2048
 # A GPU's memory for graphs, activations and libraries: not for KV.
 GPU_WORKSPACE_BYTES = 2**30
 ROWS_SHARE = 0.6  # of the free memory may be promised to rows that speak sentences
 
 # (layers, kv heads, head dim): models of one geometry share a cache.
 Geometry = tuple[int, int, int]
-
-
-def parse_bytes(text: str) -> int:
-    """ "512MB", "4GiB", "1000000" -> bytes. ValueError says what is accepted."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)\s*", text)
-    unit = match.group(2).upper() if match else ""
-    if match is None or unit not in UNITS:
-        raise ValueError(f"{text!r} is not a size: write a number with KB, MB, GB, KiB, MiB or GiB")
-    return int(float(match.group(1)) * UNITS[unit])
 
 
 def geometry(c: TalkerConfig) -> Geometry:
@@ -55,7 +44,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that may still be taken; a GPU's without its workspace."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] - GPU_WORKSPACE_BYTES
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return available_bytes()
 
 
 def check_weights_fit(paths: list[Path], dtype: torch.dtype, device: torch.device) -> None:
@@ -74,48 +63,56 @@ def check_weights_fit(paths: list[Path], dtype: torch.dtype, device: torch.devic
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryPlan:
     """`num_rows` sequences at once, and blocks of the KV cache by geometry."""
 
     num_rows: int
     num_blocks: dict[Geometry, int]
 
 
-def plan(
-    config: EngineConfig,
-    shapes: set[Geometry],
-    dtype: torch.dtype,
-    row_bytes: int,
-    free: int,
-    *,
-    gpu: bool,
-) -> Fit:
-    """Share `free` bytes among rows (`row_bytes` of state each) and KV. CheckpointError says what
-    does not fit and what to change.
+@dataclass(frozen=True)
+class Footprint:
+    """What the loaded models take beside their weights.
+
+    row_bytes        codec state of one row
+    position_bytes   one KV position by geometry: keys and values, and a row of trailing text in
+                     every model of that geometry
+    kept_bytes       what is kept for all rows: copies of prompt beginnings, codec states that
+                     clones start from
     """
-    most_costly = max(token_bytes(shape, dtype) for shape in shapes)
-    num_rows = _num_rows(config, row_bytes + SENTENCE_TOKENS * most_costly, free, gpu=gpu)
-    budget = _cache_budget(config, free - num_rows * row_bytes, gpu=gpu) // len(shapes)
-    most = max(config.max_tokens, num_rows * min(config.max_tokens, MOST_TOKENS_PER_ROW))
+
+    row_bytes: int
+    position_bytes: dict[Geometry, int]
+    kept_bytes: int = 0
+
+
+def plan_memory(config: EngineConfig, footprint: Footprint, free: int, *, gpu: bool) -> MemoryPlan:
+    """Share `free` bytes among rows and KV. CheckpointError says what does not fit and what to
+    change.
+    """
+    shapes = footprint.position_bytes
+    if gpu:  # a CPU's plan leaves most of the memory alone
+        free -= footprint.kept_bytes
+    sentence_bytes = SENTENCE_TOKENS * max(shapes.values())
+    num_rows = _num_rows(config, footprint.row_bytes + sentence_bytes, free, gpu=gpu)
+    left = free - num_rows * footprint.row_bytes
+    budget = _cache_budget(config, left, gpu=gpu) // len(shapes)
+    most = max(config.max_model_len, num_rows * min(config.max_model_len, MAX_TOKENS_PER_ROW))
     num_blocks = {}
-    for shape in shapes:
-        block_bytes = token_bytes(shape, dtype) * config.block_size
+    for shape, position_bytes in shapes.items():
+        block_bytes = position_bytes * config.block_size
         num_blocks[shape] = min(max(budget, 0) // block_bytes, -(-most // config.block_size))
-        if num_blocks[shape] < min(most, LEAST_TOKENS) // config.block_size:
+        if num_blocks[shape] < min(most, MIN_TOKENS) // config.block_size:
             raise CheckpointError(
                 f"{max(budget, 0) / 1e6:.0f} MB are left for a KV cache, which needs at least "
-                f"{LEAST_TOKENS * token_bytes(shape, dtype) / 1e6:.0f} MB: raise "
+                f"{MIN_TOKENS * position_bytes / 1e6:.0f} MB: raise "
                 "engine.kv_cache_memory, lower engine.max_num_seqs, or load a smaller checkpoint"
             )
-    return Fit(num_rows, num_blocks)
+    return MemoryPlan(num_rows, num_blocks)
 
 
 def _num_rows(config: EngineConfig, bytes_per_row: int, free: int, *, gpu: bool) -> int:
     if config.max_num_seqs != "auto":
-        if config.max_num_seqs < 1:
-            raise CheckpointError(
-                f"engine.max_num_seqs is {config.max_num_seqs}: make it 1 or more"
-            )
         return config.max_num_seqs
     if not gpu:
         return CPU_ROWS
@@ -126,12 +123,16 @@ def _num_rows(config: EngineConfig, bytes_per_row: int, free: int, *, gpu: bool)
 def _cache_budget(config: EngineConfig, free: int, *, gpu: bool) -> int:
     if config.kv_cache_memory != "auto":
         return parse_bytes(config.kv_cache_memory)
-    return int(free * GPU_CACHE_SHARE) if gpu else min(int(free * CPU_CACHE_SHARE), CPU_CACHE_MOST)
+    return (
+        int(free * GPU_CACHE_SHARE)
+        if gpu
+        else min(int(free * CPU_CACHE_SHARE), MAX_CPU_CACHE_BYTES)
+    )
 
 
 def kv_caches(
-    config: EngineConfig,
-    fit: Fit,
+    plan: MemoryPlan,
+    block_size: int,
     checkpoints: dict[str, Checkpoint],
     dtype: torch.dtype,
     device: torch.device,
@@ -141,8 +142,8 @@ def kv_caches(
     """
     caches = {
         shape: torch.zeros(
-            (shape[0], 2, num_blocks + 1, config.block_size, *shape[1:]), dtype=dtype, device=device
+            (shape[0], 2, num_blocks + 1, block_size, *shape[1:]), dtype=dtype, device=device
         )
-        for shape, num_blocks in fit.num_blocks.items()
+        for shape, num_blocks in plan.num_blocks.items()
     }
     return {model: caches[geometry(c.config.talker_config)] for model, c in checkpoints.items()}

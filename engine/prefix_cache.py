@@ -13,7 +13,7 @@ from engine.prompt import prefix_length
 from engine.protocol import Prompt
 
 # KV positions kept in all: for the published checkpoints 115 kB each.
-MOST_TOKENS = 1024
+MAX_PREFIX_TOKENS = 1024
 
 Key = tuple
 # slots(n): a sequence's KV slots of positions 0 .. n - 1; asked for only when something is copied.
@@ -46,8 +46,8 @@ class PrefixCache:
     def keep(self, prompt: Prompt, slots: Slots) -> None:
         """Remember the beginning of a prompt that has just been prefilled into its slots."""
         key, length = prefix_key(prompt), prefix_length(prompt)
-        if key in self.kept or length > MOST_TOKENS:
+        if key in self.kept or length > MAX_PREFIX_TOKENS:
             return
         self.kept[key] = self.slots_of[:, :, slots(length)].clone()
-        while sum(kept.shape[2] for kept in self.kept.values()) > MOST_TOKENS:
+        while sum(kept.shape[2] for kept in self.kept.values()) > MAX_PREFIX_TOKENS:
             self.kept.popitem(last=False)

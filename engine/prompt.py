@@ -52,7 +52,7 @@ def prompt_shape(prompt: Prompt, num_ref_frames: int) -> tuple[int, int]:
     return fixed + num_text + codec, 0
 
 
-class PromptBuilder:
+class PromptEmbedder:
     def __init__(self, config: ModelConfig, talker: Talker, predictor: CodePredictor) -> None:
         self.config, self.codec = config, config.talker_config
         self.talker, self.predictor = talker, predictor

@@ -1,8 +1,8 @@
 """Messages between EngineClient and its worker, and the records both sides share.
 
 Verbs go in (Start, Submit, Append, Hold, Abort, RegisterVoice, Shutdown), facts come out (Ready,
-AudioChunk, Finished, Failed, Stats, Fatal). Each is a tagged msgspec Struct, sent as msgpack behind
-a 4-byte little-endian length. Only ids, numbers and PCM cross.
+AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec Struct, sent as
+msgpack behind a 4-byte little-endian length. Only ids, numbers and PCM cross.
 """
 
 import enum
@@ -43,7 +43,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     subtalker_temperature: float | None = None
     subtalker_top_k: int | None = None
     subtalker_top_p: float | None = None
-    # Same seed, same codes, alone and in any batch (fp32). None: drawn by the client.
+    # Same seed, same codes, alone and in any batch (fp32). None: drawn when it is admitted.
     seed: int | None = None
     # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the
     # stop token's turn.
@@ -119,6 +119,7 @@ class Usage(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True, tag=True):
     config: EngineConfig
     models: list[ModelSpec]
+    replica: int = 0  # of config.data_parallel_size: on GPUs, each has the device of its number
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -207,6 +208,12 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     codec_s: float
 
 
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Sent once a second from Ready on, whatever the worker does."""
+
+    step_s: float  # how long the step that runs now has been running; 0 between steps
+
+
 class Fatal(msgspec.Struct, frozen=True, tag=True):
     """The worker cannot go on (or start); `message` is for people. The process ends after it."""
 
@@ -214,4 +221,4 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
 
 
 Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | Shutdown
-Outbound = Ready | AudioChunk | Finished | Failed | Stats | Fatal
+Outbound = Ready | AudioChunk | Finished | Failed | Stats | Heartbeat | Fatal

@@ -13,7 +13,6 @@ codec neither silent nor clipped.
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -66,9 +65,7 @@ def write_random_checkpoint(
         try:
             staging.chmod(0o755)
             _write_files(staging, model_type, shape, seed, dtype, progress)
-            _sync(staging)
             staging.rename(path)
-            _sync(path.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -92,8 +89,6 @@ def _write_files(
     weights, codec_weights = out / "model.safetensors", codec_dir / "model.safetensors"
     _write_safetensors(weights, list(model_tensors(config)), dtype, seed, progress)
     _write_safetensors(codec_weights, list(codec_tensors(codec_config)), "float32", seed, progress)
-    for file in out.rglob("*.*"):
-        _sync(file)
 
 
 # ---------------------------------------------------------------------------- values
@@ -202,11 +197,3 @@ def _encode(values: np.ndarray, dtype: Dtype) -> bytes:
 
 def _write_json(file: Path, content: Config) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.models.config import TalkerConfig
+from engine.sampling_table import SamplingTable
 from engine.sequence import Sequence
 from engine.transfer import upload
 
@@ -22,6 +23,7 @@ class RowBuffers:
     num_trailing [R + 1]     text rows that join frames
     block_tables [R + 1, N]  the row's KV blocks
     seen [R + 1, V]          codebook-0 codes the row has drawn (repetition penalty)
+    sampling [R + 1]         how the row samples
     text_rows [slots + 1, H] trailing text: the row that joins the input at a position lies in that
                              position's KV slot; the last entry is the padding row
     """
@@ -41,6 +43,7 @@ class RowBuffers:
         self.block_tables = torch.zeros(n, -(-max_tokens // self.block_size), **integer)
         self.block_tables[-1] = num_blocks - 1
         self.seen = torch.zeros(n, c.vocab_size, dtype=torch.bool, device=self.device)
+        self.sampling = SamplingTable(n, self.device)
         self.text_rows = kv_cache.new_zeros(num_blocks * self.block_size + 1, c.hidden_size)
         self.text_rows[-1] = pad
 
@@ -50,11 +53,12 @@ class RowBuffers:
         return self.num_rows
 
     def start(self, seq: Sequence) -> None:
-        """Give the sequence's row its blocks and clean counters."""
+        """Give the sequence's row its blocks, its sampling parameters and clean counters."""
         row, table = seq.row, upload(seq.block_table, self.device)
         self.block_tables[row, : len(table)] = table
         self.num_tokens[row] = self.num_frames[row] = self.num_trailing[row] = 0
         self.seen[row] = False
+        self.sampling.set(row, seq.sampling)
 
     def add_text(self, seq: Sequence, first: int, rows: Tensor) -> None:
         """Trailing text rows [n, H], the first of which is the sequence's `first`-th."""

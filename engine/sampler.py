@@ -12,76 +12,78 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.sampling_table import NUM_CODEBOOKS, PREDICTOR, TALKER, SamplingTable
 from engine.sequence import Sampling
 
-NUM_CODEBOOKS = 16
 _MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
-class RowParams:
-    """Parameters of one net's sampling for B rows, on the device. What no row uses is None."""
+class NetParams:
+    """One net's sampling of B rows: tensors from the rows' table, and on the host what some row
+    needs at all.
+    """
 
-    temperature: Tensor | None  # [B, 1]; None: every row is greedy
-    greedy: Tensor | None  # [B] bool; None: no row is greedy
-    top_k: Tensor | None  # [B, 1] int64, 1-based ranks
-    max_k: int
-    top_p: Tensor | None  # [B, 1]
+    temperature: Tensor  # [B, 1]; 1 for greedy rows
+    greedy: Tensor  # [B] bool
+    top_k: Tensor  # [B, 1] int64, 1-based ranks
+    top_p: Tensor  # [B, 1]
+    all_greedy: bool
+    some_greedy: bool
+    max_k: int | None  # None: no row cuts by rank
+    use_top_p: bool
 
     @staticmethod
-    def of(rows: Seq[tuple[float, int, float]], vocab: int, device: torch.device) -> "RowParams":
-        """From (temperature, top_k, top_p) per row."""
-        temperatures = [t for t, _, _ in rows]
-        ks = [min(k, vocab) if k > 0 else vocab for _, k, _ in rows]
-        some_greedy, all_greedy = 0 in temperatures, not any(temperatures)
-        return RowParams(
-            temperature=None
-            if all_greedy
-            else _column([t or 1.0 for t in temperatures], torch.float32, device),
-            greedy=torch.tensor([t == 0 for t in temperatures], device=device)
-            if some_greedy
-            else None,
-            top_k=None if min(ks) == vocab else _column(ks, torch.int64, device),
-            max_k=max(ks),
-            top_p=_column([p for _, _, p in rows], torch.float32, device)
-            if any(p < 1 for _, _, p in rows)
-            else None,
+    def gather(
+        table: SamplingTable,
+        rows: Tensor,
+        net: int,
+        values: list[tuple[float, int, float]],
+        vocab: int,
+    ) -> "NetParams":
+        """`values`: (temperature, top_k, top_p) of the same rows, as the host knows them."""
+        temperature, top_k = table.temperature[rows, net], table.top_k[rows, net].long()
+        greedy = temperature == 0
+        ks = [min(k, vocab) if k > 0 else vocab for _, k, _ in values]
+        return NetParams(
+            temperature=torch.where(greedy, 1.0, temperature)[:, None],
+            greedy=greedy,
+            top_k=torch.where(top_k > 0, top_k, vocab).clamp_max(vocab)[:, None],
+            top_p=table.top_p[rows, net][:, None],
+            all_greedy=all(t == 0 for t, _, _ in values),
+            some_greedy=any(t == 0 for t, _, _ in values),
+            max_k=max(ks) if min(ks) < vocab else None,
+            use_top_p=any(p < 1 for _, _, p in values),
         )
 
 
 @dataclass(frozen=True)
 class BatchParams:
-    """Everything sampling needs for one batch; rebuilt only when the batch changes."""
+    """Everything sampling needs for one batch; gathered only when the batch changes."""
 
-    talker: RowParams
-    predictor: RowParams
+    talker: NetParams
+    predictor: NetParams
     penalty: Tensor | None  # [B, 1]; None: 1 for every row
     seeds: Tensor  # [B] int64
-    ignore_eos: Tensor | None  # [B] bool
+    ignore_eos: Tensor  # [B] bool
 
     @staticmethod
-    def of(
-        rows: Seq[Sampling], talker_vocab: int, predictor_vocab: int, device: torch.device
+    def gather(
+        table: SamplingTable, rows: Tensor, samplings: Seq[Sampling], vocabs: tuple[int, int]
     ) -> "BatchParams":
-        subtalker = [(r.subtalker_temperature, r.subtalker_top_k, r.subtalker_top_p) for r in rows]
-        penalties = [r.repetition_penalty for r in rows]
+        """rows [B]; samplings: of the same rows; vocabs: talker's and predictor's."""
+        talker = [(s.temperature, s.top_k, s.top_p) for s in samplings]
+        predictor = [
+            (s.subtalker_temperature, s.subtalker_top_k, s.subtalker_top_p) for s in samplings
+        ]
+        penalised = any(s.repetition_penalty != 1 for s in samplings)
         return BatchParams(
-            talker=RowParams.of(
-                [(r.temperature, r.top_k, r.top_p) for r in rows], talker_vocab, device
-            ),
-            predictor=RowParams.of(subtalker, predictor_vocab, device),
-            penalty=_column(penalties, torch.float32, device)
-            if any(p != 1 for p in penalties)
-            else None,
-            seeds=torch.tensor([_signed(r.seed) for r in rows], device=device),
-            ignore_eos=torch.tensor([r.ignore_eos for r in rows], device=device)
-            if any(r.ignore_eos for r in rows)
-            else None,
+            talker=NetParams.gather(table, rows, TALKER, talker, vocabs[0]),
+            predictor=NetParams.gather(table, rows, PREDICTOR, predictor, vocabs[1]),
+            penalty=table.penalty[rows][:, None] if penalised else None,
+            seeds=table.seeds[rows],
+            ignore_eos=table.ignore_eos[rows],
         )
-
-
-def _column(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)[:, None]
 
 
 def _signed(value: int) -> int:
@@ -110,26 +112,26 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def sample(logits: Tensor, params: RowParams, uniform: Tensor) -> Tensor:
+def sample(logits: Tensor, params: NetParams, uniform: Tensor) -> Tensor:
     """logits [B, V] float32, uniform [B] -> codes [B] int64. May modify `logits`.
 
     Ties at the k-th largest logit are all kept, as in the reference implementation.
     """
-    if params.temperature is None:
+    if params.all_greedy:
         return logits.argmax(-1)
-    greedy = logits.argmax(-1) if params.greedy is not None else None
+    greedy = logits.argmax(-1) if params.some_greedy else None
     logits = logits / params.temperature
-    if params.top_k is not None:
+    if params.max_k is not None:
         kth = logits.topk(params.max_k).values.gather(1, params.top_k - 1)
         logits.masked_fill_(logits < kth, -torch.inf)
     probs = logits.softmax(-1)
-    if params.top_p is not None:
+    if params.use_top_p:
         probs = _nucleus(probs, params.top_p)
-    codes = draw(probs, uniform)
+    codes = invert_cdf(probs, uniform)
     return codes if greedy is None else torch.where(params.greedy, greedy, codes)
 
 
-def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+def invert_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
     """probs [B, V] (any positive total), uniform [B] in [0, 1) -> indices [B], by inverting the
     cumulative distribution."""
     cdf = probs.cumsum(-1)
@@ -162,8 +164,6 @@ def talker_logits(
     if params.penalty is not None:
         penalised = torch.where(logits < 0, logits * params.penalty, logits / params.penalty)
         logits = torch.where(seen, penalised, logits)
-    blocked = num_sampled < 2
-    if params.ignore_eos is not None:
-        blocked = blocked | params.ignore_eos
+    blocked = (num_sampled < 2) | params.ignore_eos
     logits[:, eos].masked_fill_(blocked, -torch.inf)
     return logits.masked_fill_(~allowed, -torch.inf)

@@ -56,7 +56,7 @@ class Scheduler:
 
     pools: dict[str, BlockManager]
     max_num_seqs: int
-    prefill_tokens: int
+    max_num_batched_tokens: int
     waiting: deque[Sequence] = field(default_factory=deque)
     running: list[Sequence] = field(default_factory=list)
 
@@ -171,11 +171,11 @@ class Scheduler:
         lead = min((seq.lead_s(now) for seq in streaming), default=float("inf"))
         cost = self.prefill_s_per_token.get(model)
         if lead == float("inf") or not cost:
-            return self.prefill_tokens
+            return self.max_num_batched_tokens
         affordable = int((lead - LEAD_MARGIN_S) / cost)
         if affordable >= MIN_PREFILL_TOKENS:
-            return min(self.prefill_tokens, affordable)
+            return min(self.max_num_batched_tokens, affordable)
         if not forced:
             return 0
         slice_s = FORCED_SLICE_S if lead < 0 else min(lead / 2, FORCED_SLICE_S)
-        return min(self.prefill_tokens, max(MIN_PREFILL_TOKENS, int(slice_s / cost)))
+        return min(self.max_num_batched_tokens, max(MIN_PREFILL_TOKENS, int(slice_s / cost)))

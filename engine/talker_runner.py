@@ -18,7 +18,7 @@ from engine.frame import FrameStep
 from engine.graphs import FrameGraphs, PrefillGraphs, Record
 from engine.layers.rotary import RotaryTable
 from engine.prefix_cache import PrefixCache
-from engine.prompt import PromptBuilder, VoicePrompt
+from engine.prompt import PromptEmbedder, VoicePrompt
 from engine.rows import RowBuffers
 from engine.scheduler import PrefillChunk
 from engine.sequence import Sequence
@@ -51,7 +51,7 @@ class TalkerRunner:
         """
         self.config = c = checkpoint.config.talker_config
         self.talker, self.predictor = checkpoint.talker, checkpoint.predictor
-        self.prompts = PromptBuilder(checkpoint.config, self.talker, self.predictor)
+        self.prompts = PromptEmbedder(checkpoint.config, self.talker, self.predictor)
         self.kv_cache, self.device = kv_cache, kv_cache.device
         inner = c.code_predictor_config
         rotary, inner_rotary = (
@@ -59,6 +59,7 @@ class TalkerRunner:
             for net, length in ((c, max_tokens), (inner, c.num_code_groups))
         )
         self.buffers = RowBuffers(c, kv_cache, num_rows, max_tokens, self.prompts.pad[0])
+        self.kernels = "triton" if kernels else "torch"
         self.backend = make_backend(kernels, c, self.buffers, rotary, inner_rotary)
         self.frame = FrameStep(
             self.talker, self.predictor, self.prompts, kv_cache, self.buffers, self.backend
@@ -80,7 +81,6 @@ class TalkerRunner:
         self._prompt_embeds[seq.id] = embeds
         self.buffers.start(seq)
         self.buffers.add_text(seq, 0, trailing[: seq.num_trailing])
-        self.backend.start(seq)
         return self.prefixes.restore(seq.prompt, partial(self.buffers.first_slots, seq.row))
 
     def append_text(self, seq: Sequence, ids: Seq[int], final: bool) -> None:
@@ -94,10 +94,10 @@ class TalkerRunner:
         """Forget a sequence that ended; its row may be reused at once."""
         self._prompt_embeds.pop(seq.id, None)
 
-    def capture(self, record: Record, most_tokens: int) -> None:
-        """From now on run frames, and prefills of up to `most_tokens`, as recorded graphs."""
+    def capture(self, record: Record, max_tokens: int) -> None:
+        """From now on run frames, and prefills of up to `max_tokens`, as recorded graphs."""
         self.frames = FrameGraphs(self.frame, record)
-        self.prefills = PrefillGraphs(self._talk, self.buffers, most_tokens, record)
+        self.prefills = PrefillGraphs(self._talk, self.buffers, max_tokens, record)
 
     def _talk(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         return self.talker(x, self.kv_cache, self.backend.prefill([], rows, positions))

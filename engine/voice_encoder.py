@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.checkpoint import Checkpoint
 from engine.errors import InvalidPromptError
@@ -17,6 +16,7 @@ from engine.protocol import MAX_VOICES, SAMPLES_PER_FRAME, ReferenceAudio
 
 # Five frames of the spectrogram; the speaker encoder mirrors four at each edge.
 MIN_SAMPLES = N_FFT + HOP
+SAMPLE_BYTES = 4
 
 
 class VoiceEncoder:
@@ -32,13 +32,13 @@ class VoiceEncoder:
         )
         self.device = self.speaker_encoder.fc.weight.device
         self.embedding_size = checkpoint.info.embedding_size
-        self.samples: OrderedDict[str, Tensor] = OrderedDict()
+        self.samples: OrderedDict[str, bytes] = OrderedDict()  # as they came, by key
         self.done: dict[tuple[str, bool], Future[VoicePrompt]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="voice-encoder")
 
     def register(self, reference: ReferenceAudio) -> None:
-        wave = torch.from_numpy(np.frombuffer(reference.samples, dtype="<f4").copy())
-        self.samples[reference.key] = wave
+        """Nothing is looked at here: a bad recording fails whoever asks for its voice."""
+        self.samples[reference.key] = reference.samples
         self.samples.move_to_end(reference.key)
         if reference.embedding:
             self.done[reference.key, False] = self._given(reference.embedding)
@@ -77,14 +77,18 @@ class VoiceEncoder:
 
     def num_ref_frames(self, key: str) -> int:
         """Codec frames a registered recording becomes."""
-        return -(-len(self.samples[key]) // SAMPLES_PER_FRAME)
+        return -(-len(self.samples[key]) // (SAMPLE_BYTES * SAMPLES_PER_FRAME))
 
     @torch.inference_mode()
-    def encode(self, wave: Tensor, with_codes: bool) -> VoicePrompt:
-        """wave [S] float32 at 24 kHz. InvalidPromptError if there is no voice to be had from it."""
-        if len(wave) < MIN_SAMPLES:
+    def encode(self, samples: bytes, with_codes: bool) -> VoicePrompt:
+        """samples: float32 little-endian at 24 kHz. InvalidPromptError if there is no voice to be
+        had from them.
+        """
+        if len(samples) % SAMPLE_BYTES:
+            raise InvalidPromptError("the reference audio is broken", param="ref_audio")
+        if len(samples) < MIN_SAMPLES * SAMPLE_BYTES:
             raise InvalidPromptError("the reference audio is too short", param="ref_audio")
-        wave = wave.to(self.device)
+        wave = torch.from_numpy(np.frombuffer(samples, dtype="<f4").copy()).to(self.device)
         embedding = self.speaker_encoder(wave)
         # A row that is not finite would outlive its sequence in the KV cache, and spoil others.
         if not embedding.isfinite().all():

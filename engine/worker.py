@@ -2,7 +2,8 @@
 
 One thread owns the device, the scheduler and both stages. It blocks on the socket while there is
 nothing to do and looks at it once per step otherwise. It ends when told to, or when the other end
-closes.
+closes. A second thread sends heart-beats, so that the client can tell a long step from a worker
+that hangs.
 
     python -m engine.worker FD        FD: the number of an inherited, connected stream socket
 """
@@ -12,8 +13,10 @@ import logging
 import select
 import socket
 import sys
+import threading
 import time
 import traceback
+from dataclasses import dataclass
 
 import msgspec
 
@@ -24,6 +27,7 @@ from engine.protocol import (
     Abort,
     Append,
     Fatal,
+    Heartbeat,
     Hold,
     Inbound,
     Outbound,
@@ -37,17 +41,27 @@ from engine.startup import build
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 1.0
+HEARTBEAT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A message that is not what the protocol says; `id` as far as it has one."""
+
+    id: int | None
+    error: msgspec.DecodeError
 
 
 class Connection:
-    """Length-prefixed msgpack over a blocking stream socket."""
+    """Length-prefixed msgpack over a blocking stream socket; several threads may write."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.buffer = bytearray()
         self.decoder, self.encoder = msgspec.msgpack.Decoder(Inbound), msgspec.msgpack.Encoder()
+        self._write_lock = threading.Lock()
 
-    def read(self, block: bool) -> list[Inbound]:
+    def read(self, block: bool) -> list[Inbound | Malformed]:
         """Messages that have arrived; with `block`, at least one. ConnectionResetError when the
         other end is gone.
         """
@@ -63,16 +77,25 @@ class Connection:
     def _readable(self) -> bool:
         return bool(select.select([self.sock], [], [], 0)[0])
 
-    def _parse(self) -> list[Inbound]:
-        messages, start = [], 0
+    def _parse(self) -> list[Inbound | Malformed]:
+        messages: list[Inbound | Malformed] = []
+        start = 0
         while len(self.buffer) - start >= HEADER.size:
             end = start + HEADER.size + HEADER.unpack_from(self.buffer, start)[0]
             if len(self.buffer) < end:
                 break
-            messages.append(self.decoder.decode(memoryview(self.buffer)[start + HEADER.size : end]))
+            messages.append(self._decode(bytes(self.buffer[start + HEADER.size : end])))
             start = end
         del self.buffer[:start]
         return messages
+
+    def _decode(self, data: bytes) -> Inbound | Malformed:
+        try:
+            return self.decoder.decode(data)
+        except msgspec.ValidationError as error:
+            fields = msgspec.msgpack.decode(data)
+            id_ = fields.get("id") if isinstance(fields, dict) else None
+            return Malformed(id_ if isinstance(id_, int) else None, error)
 
     def write(self, facts: list[Outbound]) -> None:
         out = bytearray()
@@ -80,11 +103,48 @@ class Connection:
             data = self.encoder.encode(fact)
             out += HEADER.pack(len(data)) + data
         if out:
-            self.sock.sendall(out)
+            with self._write_lock:
+                self.sock.sendall(out)
 
 
-def handle(core: EngineCore, message: Inbound) -> None:
+class Pulse:
+    """Tells the client once a second that this process lives, and how long its step has run."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.step_began: float | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(HEARTBEAT_EVERY_S):
+            began = self.step_began
+            step_s = 0.0 if began is None else time.monotonic() - began
+            try:
+                self.connection.write([Heartbeat(step_s)])
+            except OSError:
+                return  # the client is gone; the main thread learns it by itself
+
+    def stop(self) -> None:
+        self._ended.set()
+
+
+def handle(core: EngineCore, message: Inbound | Malformed) -> None:
+    """A message that cannot be done fails its own utterance: those of others go on."""
+    try:
+        _dispatch(core, message)
+    except Exception as error:
+        seq_id = getattr(message, "id", None)
+        if seq_id is None:
+            log.error("a %s was dropped", type(message).__name__, exc_info=error)
+        else:
+            core.fail(seq_id, error)
+
+
+def _dispatch(core: EngineCore, message: Inbound | Malformed) -> None:
     match message:
+        case Malformed(_, error):
+            raise error
         case Submit():
             core.add(message)
         case Append(seq_id, text, final):
@@ -99,7 +159,7 @@ def handle(core: EngineCore, message: Inbound) -> None:
             raise AssertionError(f"unexpected {type(message).__name__}")
 
 
-def serve(connection: Connection, core: EngineCore) -> None:
+def serve(connection: Connection, core: EngineCore, pulse: Pulse) -> None:
     """Until Shutdown, or until the other end closes."""
     told_at, was_busy = 0.0, True
     while True:
@@ -111,7 +171,10 @@ def serve(connection: Connection, core: EngineCore) -> None:
                 return
             handle(core, message)
         was_busy = core.has_work or busy
-        connection.write(core.step())
+        pulse.step_began = time.monotonic()
+        facts = core.step()
+        pulse.step_began = None
+        connection.write(facts)
         if time.monotonic() - told_at >= STATS_EVERY_S:
             connection.write([core.stats()])
             told_at = time.monotonic()
@@ -119,14 +182,18 @@ def serve(connection: Connection, core: EngineCore) -> None:
 
 def run(connection: Connection) -> None:
     start = connection.read(block=True)[0]
+    if isinstance(start, Malformed):
+        raise start.error
     assert isinstance(start, Start), "the first message is Start"
-    core, ready = build(start.config, start.models)
+    core, ready = build(start.config, start.models, start.replica)
     gc.collect()
     gc.freeze()  # weights and modules live for ever: keep them out of every later collection
     connection.write([ready])
+    pulse = Pulse(connection)
     try:
-        serve(connection, core)
+        serve(connection, core, pulse)
     finally:
+        pulse.stop()
         core.close()
 
 

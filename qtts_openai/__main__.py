@@ -79,7 +79,7 @@ def _add_bench_options(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--frames", type=int, help="timed frames for each stream")
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"))
     bench.add_argument("--dtype", choices=("auto", "float32", "bfloat16"))
-    bench.add_argument("--weights", choices=("full", "int8", "int4"))
+    bench.add_argument("--quantization", choices=("none", "int8", "int4"))
     bench.add_argument("--threads", type=int, help="0 measures")
     bench.add_argument("--json", action="store_true", help="one JSON document on the last line")
 

@@ -238,14 +238,23 @@ def _voice_line(name: str, language: str, character: str) -> str:
     return f"{name:16} {language:12} {character}".rstrip()
 
 
-BENCH_OPTIONS = ("shape", "checkpoint", "batch", "frames", "device", "dtype", "weights", "threads")
+BENCH_OPTIONS = (
+    "shape",
+    "checkpoint",
+    "batch",
+    "frames",
+    "device",
+    "dtype",
+    "quantization",
+    "threads",
+)
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
     """`python -m engine.bench` with the settings' first model and engine, unless told otherwise."""
     settings = load_settings(arguments.config)
     given = {name: getattr(arguments, name) for name in BENCH_OPTIONS}
-    options = {name: getattr(settings.engine, name) for name in ("device", "dtype", "weights")}
+    options = {name: getattr(settings.engine, name) for name in ("device", "dtype", "quantization")}
     options |= {"threads": settings.engine.threads, "kernels": settings.engine.kernels}
     if not given["shape"]:
         options["checkpoint"] = settings.models[0].checkpoint

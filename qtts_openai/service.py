@@ -59,7 +59,7 @@ class Service:
         check_references(settings, self.casting)
         self.planner = Planner(settings, self.casting)
         self.limiter = Limiter(settings.limits)
-        max_queued = settings.engine.max_queued * settings.engine.replicas
+        max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
 
     @classmethod

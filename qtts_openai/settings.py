@@ -14,7 +14,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from engine import EngineConfig, ModelSpec
+from engine import RENAMED_KEYS, EngineConfig, ModelSpec
 from qtts_openai.schemas import AudioFormat
 from qtts_openai.text.pipeline import Level, Step
 from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
@@ -325,6 +325,10 @@ def _explain(message: str) -> SettingsError:
     unknown = re.search(r"unknown field `(.+)`", what)
     if unknown is not None:
         key = f"{where}.{unknown[1]}" if where else unknown[1]
+        if where == "engine" and unknown[1] in RENAMED_KEYS:
+            renamed = SettingsError(f"{key} is called engine.{RENAMED_KEYS[unknown[1]]} now")
+            renamed.key = key
+            return renamed
         known = [field.encode_name for field in _type_at(where).fields]
         error = SettingsError(f"{key} is not a known key; known here: {', '.join(known)}")
         error.key = key

@@ -57,9 +57,14 @@ def test_scheduling_knows_no_torch():
     assert parts(importers("engine", "torch")) & {"sequence", "block_manager", "scheduler"} == set()
 
 
-def test_only_core_sees_scheduler_and_runners():
+def test_only_our_talker_sees_scheduler_and_runners():
     runners = importers("engine", "engine.talker_runner", "engine.codec_runner")
-    assert runners & importers("engine", "engine.scheduler") <= {"engine.core"}
+    assert runners & importers("engine", "engine.scheduler") <= {"engine.native_talker"}
+
+
+def test_the_core_sees_the_talkers_seam_only():
+    behind = ("engine.native_talker", "engine.scheduler", "engine.block_manager")
+    assert "engine.core" not in importers("engine", *behind, "engine.talker_runner")
 
 
 def test_only_the_client_is_async():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.kernels.attention import num_splits, paged_attention
 from engine.kernels.rope import norm_rope_write
-from engine.kernels.sampling import SamplingTable, draw_code0, draw_codes
+from engine.kernels.sampling import sample_code0, sample_codes
 from engine.layers.attention import Attention
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
@@ -71,12 +71,8 @@ class TritonBackend:
             inner.head_dim,
         )
         self.own_block = torch.arange(num_rows, device=buffers.device)[:, None]
-        self.sampling = SamplingTable(num_rows, buffers.device)
         self.num_sms = _num_multiprocessors(buffers.device)
         self._passes: dict[int, list[Attention]] = {}
-
-    def start(self, seq: Sequence) -> None:
-        self.sampling.set(seq.row, seq.sampling)
 
     def begin(self, seqs: list[Sequence]) -> None:
         pass
@@ -120,14 +116,15 @@ class TritonBackend:
             block_tables=self.own_block,
         )
 
-    def draw_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         b, c = self.buffers, self.config
-        return draw_code0(
-            logits, rows, self.sampling, b.num_frames, b.seen, c.num_codes, c.codec_eos_token_id
+        return sample_code0(
+            logits, rows, b.sampling, b.num_frames, b.seen, c.num_codes, c.codec_eos_token_id
         )
 
-    def draw(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
-        return draw_codes(logits, rows, self.sampling, self.buffers.num_frames, codebook)
+    def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
+        b = self.buffers
+        return sample_codes(logits, rows, b.sampling, b.num_frames, codebook)
 
 
 def _num_multiprocessors(device: torch.device) -> int:

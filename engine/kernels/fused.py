@@ -11,9 +11,9 @@ import time
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.linear import LinearConfig, fused_linear, quantise
+from engine.kernels.linear import LinearConfig, fused_linear
 from engine.kernels.tuning import Choice, Measure, candidates, choose, graph_seconds, shared_limit
-from engine.layers.linear import Linear
+from engine.layers.linear import Linear, quantise
 from engine.layers.norm import RMSNorm
 from engine.models.code_predictor import CodePredictor
 from engine.models.talker import Talker

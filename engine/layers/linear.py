@@ -90,10 +90,18 @@ def packed(weight: Tensor) -> Product:
     return product
 
 
-def int8(weight: Tensor) -> Product:
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight [N, K] ~ values [N, K] (int8, -127..127) * scale [N, 1] (float32): one scale per
+    output channel, returned as [N].
+    """
     wide = weight.float()
     scale = wide.abs().amax(dim=1).clamp_min(1e-8) / 127
     values = (wide / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return values, scale
+
+
+def int8(weight: Tensor) -> Product:
+    values, scale = quantise(weight)
     scale = scale.to(weight.dtype)
     return lambda x: torch._weight_int8pack_mm(x, values, scale)
 

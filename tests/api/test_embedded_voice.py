@@ -64,7 +64,7 @@ class Voice:
 
     def __init__(self) -> None:
         config = EngineConfig(
-            device="cpu", threads=1, max_num_seqs=16, max_tokens=2048, kv_cache_memory="64MB"
+            device="cpu", threads=1, max_num_seqs=16, max_model_len=2048, kv_cache_memory="64MB"
         )
         self.core, ready = build(config, [ModelSpec("voice", EMBEDDED)])
         self.prompts = PromptBuilder(ready.models[0])

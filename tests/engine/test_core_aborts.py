@@ -31,7 +31,7 @@ def phase(core: EngineCore, id_: int) -> str:
     if id_ in core.encoding:
         return "encoding"
     seq = core.sequences[id_]
-    if seq in core.scheduler.waiting:
+    if seq in core.talker.scheduler.waiting:
         return "waiting"
     if not seq.is_prefilled:
         return "mid-prefill" if seq.num_prefilled else "admitted"

@@ -177,9 +177,9 @@ def test_audio_comes_in_growing_chunks(core: EngineCore) -> None:
 
 
 def test_one_pool_and_one_codec_for_all(core: EngineCore) -> None:
-    assert len({id(pool) for pool in core.pools.values()}) == 1
+    assert len({id(pool) for pool in core.talker.pools.values()}) == 1
     assert len({id(codec) for codec in core.codecs.values()}) == 1
-    assert len({id(runner.kv_cache) for runner in core.runners.values()}) == 1
+    assert len({id(runner.kv_cache) for runner in core.talker.runners.values()}) == 1
 
 
 def test_the_first_row_of_one_model_is_not_the_first_row_of_the_next(core: EngineCore) -> None:
@@ -212,7 +212,7 @@ def test_what_differs_is_not_shared(
     )
     other = ModelSpec(id="other", checkpoint=str(tmp_path / "other"))
     core = build_core([models[0], other], kv_cache_memory="8MB", max_num_seqs=6)
-    assert core.pools["other"] is not core.pools[MODELS[0]]
+    assert core.talker.pools["other"] is not core.talker.pools[MODELS[0]]
     assert core.codecs["other"] is not core.codecs[MODELS[0]]
     submits = [submit(i, model, 8) for i, model in enumerate([MODELS[0], "other"] * 3)]
     alone = {one.id: say(core, one) for one in submits[:2]}
@@ -226,9 +226,9 @@ def test_what_differs_is_not_shared(
 
 def test_a_cold_run_teaches_the_scheduler_nothing(models: list[ModelSpec]) -> None:
     core = build_core(models[:1], kv_cache_memory="8MB", max_num_seqs=2)
-    assert core.scheduler.prefill_s_per_token == {}
+    assert core.talker.scheduler.prefill_s_per_token == {}
     say(core, submit(1))
-    assert 0 < core.scheduler.prefill_s_per_token[MODELS[0]] < 1
+    assert 0 < core.talker.scheduler.prefill_s_per_token[MODELS[0]] < 1
     core.close()
 
 
@@ -265,10 +265,10 @@ def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> No
         beginning = {"speakers": ((SPEAKERS[0], 1.0),), "instruct": tuple(range(20, 31))}
         return submit(i, prompt=prompt(num_text, language_id=LANGUAGES[1], **beginning))
 
-    core = build_core(models[:1], prefill_tokens=16)
+    core = build_core(models[:1], max_num_batched_tokens=16)
     fresh = [say(build_core(models[:1]), says(i, 5 + i)) for i in range(3)]
     prefilled: list[int] = []
-    core.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore
+    core.talker.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore
     for i in range(3):
         prefilled.clear()
         assert say(core, says(i, 5 + i)).codes == fresh[i].codes

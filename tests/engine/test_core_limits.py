@@ -103,7 +103,7 @@ def test_refused(small_core: EngineCore, case: str) -> None:
 
 def test_what_just_fits_runs(small_core: EngineCore) -> None:
     """The whole pool for one utterance, to the last position."""
-    pool = small_core.pools[CUSTOM]
+    pool = small_core.talker.pools[CUSTOM]
     room = min(512, pool.num_blocks * pool.block_size)
     one = prompt(8, instruct=(1,) * 480)
     num_prompt = 480 + 3 + 4 + 8 + 1 + 1  # instruct, role, head, text, end, bos
@@ -270,7 +270,10 @@ def test_the_least_recently_used_recording_is_forgotten(models: list[ModelSpec])
     assert say(core, clone(3, first.key)).failed is None
     for i, reference in enumerate(references[2:12]):
         assert say(core, clone(10 + i, reference.key)).failed is None
-    assert len(core.sound.snapshots) <= MAX_VOICES and len(core.voices[BASE].samples) == MAX_VOICES
+    assert (
+        len(core.codec_stage.snapshots) <= MAX_VOICES
+        and len(core.voices[BASE].samples) == MAX_VOICES
+    )
     core.close()
 
 

@@ -95,10 +95,10 @@ def test_one_that_waits_burns_no_steps_and_has_said_all(core: EngineCore) -> Non
         heard, (seq,) = speaker.heard[1], core.sequences.values()
         assert seq.waits_for_text and len(heard.codes) == 7  # one frame per token
         assert len(heard.samples) == 1920 * 7 and heard.finished is None
-        steps, row, blocks = core.num_steps, seq.row, list(seq.block_table)
+        steps, row, blocks = core.talker.num_steps, seq.row, list(seq.block_table)
         for _ in range(5):
             speaker.step()
-        assert core.num_steps == steps and not core.has_work
+        assert core.talker.num_steps == steps and not core.has_work
         speaker.add(submit(2, num_frames=5))
         until_it_waits(speaker)
         assert len(speaker.heard[2].codes) == 5, "others go on"
@@ -173,7 +173,7 @@ def test_text_beyond_the_budget_is_written_nowhere(small_core: EngineCore) -> No
         for i in neighbours:
             speaker.add(live(i, model, TEXT * 3, 100, open_=False))
         speaker.add(live(9, model, TEXT[:1], 20))
-        while small_core.scheduler.waiting or any(
+        while small_core.talker.scheduler.waiting or any(
             not seq.num_frames for seq in small_core.sequences.values()
         ):
             speaker.step()

@@ -16,18 +16,18 @@ SUBMITS = [random_submit(random.Random(i), i, most_frames=12) for i in range(24)
 
 @pytest.fixture
 def overlapped(core: EngineCore) -> Iterator[EngineCore]:
-    core.overlap = True
+    core.talker.overlap = True
     yield core
-    core.overlap = False
+    core.talker.overlap = False
 
 
 def test_overlapped_steps_tell_the_same(core: EngineCore) -> None:
     plain = speak(core, SUBMITS)
-    core.overlap = True
+    core.talker.overlap = True
     try:
         overlapped = speak(core, SUBMITS)
     finally:
-        core.overlap = False
+        core.talker.overlap = False
     for one in SUBMITS:
         assert overlapped[one.id].codes == plain[one.id].codes
         assert overlapped[one.id].finished == plain[one.id].finished
@@ -40,7 +40,7 @@ def test_a_frame_too_many_is_dropped(ending_model: ModelSpec) -> None:
     core = build_core([ending_model], kv_cache_memory="8MB", max_num_seqs=2)
     submits = [submit(i, "ending", params=SamplingParams(temperature=0.0)) for i in range(5)]
     plain = speak(core, submits)
-    core.overlap = True
+    core.talker.overlap = True
     overlapped = speak(core, submits)
     for one in submits:
         heard = overlapped[one.id]
@@ -52,7 +52,7 @@ def test_a_frame_too_many_is_dropped(ending_model: ModelSpec) -> None:
 
 def test_no_frame_is_begun_beyond_the_budget(overlapped: EngineCore) -> None:
     begun = []
-    runner = overlapped.runners[SUBMITS[0].model]
+    runner = overlapped.talker.runners[SUBMITS[0].model]
     inner = runner.decode
     runner.decode = lambda seqs: begun.append(len(seqs)) or inner(seqs)  # type: ignore
     try:

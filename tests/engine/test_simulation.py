@@ -17,7 +17,7 @@ class Eager(Scheduler):
     """Prefill never yields."""
 
     def _prefill_budget(self, model: str, now: float, *, forced: bool) -> int:
-        return self.prefill_tokens
+        return self.max_num_batched_tokens
 
 
 def long_prompt_arrives(

@@ -10,7 +10,7 @@ import torch
 from engine.checkpoint import Checkpoint, load
 from engine.config import ModelSpec
 from engine.kernels.fused import ROWS, FusedLinear, fuse_, kinds
-from engine.kernels.linear import quantise
+from engine.layers.linear import quantise
 from engine.random_checkpoint import write_random_checkpoint
 
 SHARED = 99 << 10

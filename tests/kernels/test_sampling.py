@@ -13,7 +13,8 @@ from torch import Tensor
 
 from engine import sampler
 from engine.kernels import sampling
-from engine.kernels.sampling import SamplingTable, draw_code0, draw_codes
+from engine.kernels.sampling import sample_code0, sample_codes
+from engine.sampling_table import SamplingTable
 from engine.sequence import Sampling
 from tests.kernels.compiling import CAPABILITIES, Compiled, compile_apart, compile_kernel
 
@@ -134,7 +135,9 @@ def test_top_p_keeps_whole_ties(device: str, weights: list[int], parts: int) -> 
 
 
 def plain_params(samplings: list[Sampling], device: str) -> sampler.BatchParams:
-    return sampler.BatchParams.of(samplings, VOCAB, VOCAB, torch.device(device))
+    rows = torch.arange(len(samplings), device=device)
+    table = table_of(samplings, device)
+    return sampler.BatchParams.gather(table, rows, samplings, (VOCAB, VOCAB))
 
 
 def agree(codes: Tensor, expected: Tensor) -> None:
@@ -156,7 +159,7 @@ def test_draws_as_the_sampler(dtype: torch.dtype, device: str) -> None:
     for codebook in (1, 15):
         # All different in bfloat16 too: of ties top-p keeps more than the sampler does.
         logits = (torch.rand(batch, VOCAB, device=device).argsort(1) / 8).to(dtype)
-        codes.append(draw_codes(logits, rows_, table, num_frames, codebook))
+        codes.append(sample_codes(logits, rows_, table, num_frames, codebook))
         uniform = sampler.uniforms(params.seeds, num_frames[rows_])[:, codebook]
         expected.append(sampler.sample(logits.float(), params.predictor, uniform))
     agree(torch.cat(codes), torch.cat(expected))
@@ -186,7 +189,7 @@ def test_draws_code0_as_the_sampler(device: str) -> None:
         logits[:, EOS] += 4
         expected.append(plain_code0(logits, seen, num_frames, params))
         before = seen.clone()
-        codes.append(draw_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS))
+        codes.append(sample_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS))
         before[rows, codes[-1]] = True
         assert torch.equal(seen, before)
         num_frames += 1
@@ -205,7 +208,7 @@ def test_penalty_and_end(device: str) -> None:
     seen[3, 5] = True
     num_frames = torch.tensor([2, 1, 7, 7], device=device)
     rows = torch.arange(4, device=device)
-    codes = draw_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
+    codes = sample_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
     assert codes.tolist() == [EOS, 5, 5, 6]
 
 
@@ -214,7 +217,7 @@ def test_greedy_takes_the_first_of_equals(device: str) -> None:
     zero = torch.zeros(3, dtype=torch.int64, device=device)
     logits = torch.zeros(3, VOCAB, device=device)
     logits[0, [7, 60]], logits[1, [89, 3]] = 1.0, 1.0
-    assert draw_codes(logits, zero, table, zero, 1).tolist() == [7, 3, 0]
+    assert sample_codes(logits, zero, table, zero, 1).tolist() == [7, 3, 0]
 
 
 def test_rows_that_repeat_draw_the_same(device: str) -> None:
@@ -224,7 +227,7 @@ def test_rows_that_repeat_draw_the_same(device: str) -> None:
     logits = torch.randn(1, VOCAB, device=device).repeat(4, 1)
     rows = torch.tensor([1, 0, 1, 1], device=device)
     seen = torch.zeros(2, VOCAB, dtype=torch.bool, device=device)
-    codes = draw_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
+    codes = sample_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
     assert codes[0] == codes[2] == codes[3]
     assert seen.sum().item() == 2 and seen[rows, codes].all()
 
@@ -235,7 +238,7 @@ def test_what_is_no_number_still_draws_a_code(temperature: float, device: str) -
     table = table_of([greedy_but(subtalker_temperature=temperature, subtalker_top_k=5)], device)
     zero = torch.zeros(1, dtype=torch.int64, device=device)
     logits = torch.full((1, VOCAB), torch.nan, device=device)
-    assert 0 <= draw_codes(logits, zero, table, zero, 1).item() < VOCAB
+    assert 0 <= sample_codes(logits, zero, table, zero, 1).item() < VOCAB
 
 
 def test_the_codes_follow_the_distribution(device: str) -> None:
@@ -244,7 +247,7 @@ def test_the_codes_follow_the_distribution(device: str) -> None:
     table = table_of([greedy_but(subtalker_temperature=1.0, seed=i) for i in range(count)], device)
     rows = torch.arange(count, device=device)
     logits = probs.log().repeat(count, 1).to(device)
-    codes = draw_codes(logits, rows, table, torch.zeros_like(rows), 7)
+    codes = sample_codes(logits, rows, table, torch.zeros_like(rows), 7)
     shares = torch.bincount(codes.cpu(), minlength=4) / count
     assert (shares - probs).abs().max() < 3.5 * (0.25 / count) ** 0.5
 
@@ -258,16 +261,16 @@ def compiled() -> Iterator[tuple[str, Compiled]]:
         values = {"VOCAB": 2048} | width
         signature = pointers | {"codes": "*i64", "codebook": "i32"}
         signature |= dict.fromkeys(values, "constexpr")
-        result = compile_kernel(sampling._draw_codes, signature, values, capability, warps, 3)
-        yield f"draw_codes sm_{capability}", result
+        result = compile_kernel(sampling._sample_codes, signature, values, capability, warps, 3)
+        yield f"sample_codes sm_{capability}", result
 
         width = sampling._width(3072)
         warps = width.pop("num_warps")
         values = {"NUM_CODES": 2048, "EOS": 2150, "VOCAB": 3072} | width
         signature = pointers | {"seen": "*i1", "codes": "*i64"}
         signature |= dict.fromkeys(values, "constexpr")
-        result = compile_kernel(sampling._draw_code0, signature, values, capability, warps, 3)
-        yield f"draw_code0 sm_{capability}", result
+        result = compile_kernel(sampling._sample_code0, signature, values, capability, warps, 3)
+        yield f"sample_code0 sm_{capability}", result
 
 
 def test_compiles() -> None:

@@ -97,7 +97,7 @@ def test_kernels_and_graphs_equal_plain_torch(checkpoint: Checkpoint, device: st
     assert run(runner) == plain
     if device == "cuda":
         return  # real graphs: tests/gpu
-    runner.capture(stand_in, most_tokens=16)
+    runner.capture(stand_in, max_tokens=16)
     assert run(runner) == plain
 
 

@@ -84,5 +84,5 @@ def speak(core: EngineCore, submits: list[Submit]) -> dict[int, list[list[int]]]
             assert not [fact for fact in core.step() if isinstance(fact, Failed)]
     finally:
         core._postprocess = take  # type: ignore[method-assign]
-    core.scheduler.check_integrity()
+    core.talker.check_integrity()
     return codes

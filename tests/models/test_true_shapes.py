@@ -67,7 +67,7 @@ def test_the_smaller_model_speaks(tmp_path: Path) -> None:
         pytest.skip("needs 4 GB of disk")
     path = tmp_path / "checkpoint"
     write_random_checkpoint(path, model_type="custom_voice", shape="0.6B")
-    config = EngineConfig(device="cpu", max_num_seqs=1, max_tokens=256, kv_cache_memory="64MB")
+    config = EngineConfig(device="cpu", max_num_seqs=1, max_model_len=256, kv_cache_memory="64MB")
     core, ready = build(config, [ModelSpec(id="m", checkpoint=str(path))])
     shutil.rmtree(path)
     assert ready.models[0].model_size == "0b6"
