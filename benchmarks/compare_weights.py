@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import backend
 from engine.config import EngineConfig, ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import Prompt, SamplingParams, Submit
-from engine.random_checkpoint import write_random_checkpoint
+from engine.runner import torch_backend as backend
 from engine.startup import build
 
 FORMS = (("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "int4"))

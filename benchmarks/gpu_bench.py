@@ -3,15 +3,16 @@
     python3 -m benchmarks.gpu_bench
 
 Random weights of the true shapes, which cost what trained ones do. Per shape and form of weights,
-engine.bench: ms per frame by batch and by part, beside the floor of this very GPU. Over HTTP,
-against a real server in processes of its own: requests for 4 to 5 s of speech arrive as a Poisson
-process at rising rates (bench_serve.py). In the same run, on the same weights, the official package
-and faster-qwen3-tts, one stream each, for they have no batches (official_baseline.py).
+engine.benchmark.bench: ms per frame by batch and by part, beside the floor of this very GPU. Over
+HTTP, against a real server in processes of its own: requests for 4 to 5 s of speech arrive as a
+Poisson process at rising rates (bench_serve.py). In the same run, on the same weights, the
+official package and faster-qwen3-tts, one stream each, for they have no batches (official_baseline.py).
 
 Each part is a process and all share one deadline (parts.py); what is missing or does not fit is
 skipped, and the report says why. Nothing needs installing on the GPU's machine: carry there, for
-its version of Python and its own torch, what the server imports (on PYTHONPATH; engine.bench and
-gpu_check need msgspec of it) and the rivals (in --rivals, beside transformers 5 and accelerate):
+its version of Python and its own torch, what the server imports (on PYTHONPATH; the engine's
+benchmark and gpu_check need msgspec of it) and the rivals (in --rivals, beside transformers 5 and
+accelerate):
 
     make carry FOR=3.12 && PYTHONPATH=carry python3 -m benchmarks.gpu_bench
     pip install --no-deps --target rivals qwen-tts-hf faster-qwen3-tts
@@ -35,11 +36,11 @@ import torch
 from benchmarks import gpu_report, logbook, machine
 from benchmarks.gpu_serve import Load, serve_and_load
 from benchmarks.parts import Budget, Part, last_line, run_part
-from engine.random_checkpoint import write_random_checkpoint
+from engine.dummy.checkpoint import write_random_checkpoint
 
 PACKAGES = ("torch", "triton", "transformers", "numpy")
 # What `qtts serve` imports, its dependencies' own dependencies with it.
-SERVER = "import qtts_openai.app, qtts_openai.commands"
+SERVER = "import qtts_openai.app, qtts_openai.cli"
 RIVALS = {"official": "qwen_tts", "faster": "faster_qwen3_tts"}
 CARRY = "carry qwen-tts-hf and faster-qwen3-tts in --rivals"
 LOADS = [Load(1, 20), Load(5, 12), Load(20, 12), Load(40, 12), Load(60, 12)]
@@ -107,7 +108,7 @@ def plan(args: argparse.Namespace, paths: dict[str, Path]) -> list:
 def engine_part(
     args: argparse.Namespace, shape: str, path: Path, weights: str, budget: Budget
 ) -> Part:
-    command = [sys.executable, "-m", "engine.bench", "--json"]
+    command = [sys.executable, "-m", "engine.benchmark.bench", "--json"]
     command += ["--checkpoint", str(path), "--device", args.device, "--quantization", weights]
     command += ["--frames", str(args.frames), "--threads", str(args.threads)]
     command += ["--batch", args.batch] if args.batch else []

@@ -43,8 +43,9 @@ from benchmarks.lean_http import LeanClient
 from benchmarks.speech_client import open_client
 from engine import EngineClient
 from qtts_openai import schemas as s
-from qtts_openai.service import Service
-from qtts_openai.settings import Settings, load_settings
+from qtts_openai.settings import Settings
+from qtts_openai.settings_file import load_settings
+from qtts_openai.state import Service
 
 MODEL = "overhead"
 START_TIMEOUT_S = 300.0

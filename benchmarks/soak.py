@@ -43,8 +43,8 @@ from engine import (
     SpeechStream,
 )
 from engine.core import EngineCore
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import MAX_VOICES, Finished, Submit
-from engine.random_checkpoint import write_random_checkpoint
 from engine.startup import build
 
 ROWS, QUEUE = 8, 8

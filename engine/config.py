@@ -3,6 +3,7 @@ config.yaml.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -95,3 +96,20 @@ def parse_bytes(text: str) -> int:
             f"kv_cache_memory is {text!r}: write auto, or a number with KB, MB, GB, KiB, MiB or GiB"
         )
     return int(float(match.group(1)) * UNITS[unit])
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """SamplingParams with every default filled in. temperature 0 is greedy; top_k 0 and top_p 1 are
+    off.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    subtalker_temperature: float
+    subtalker_top_k: int
+    subtalker_top_p: float
+    seed: int
+    ignore_eos: bool = False

@@ -12,13 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import torch
 
-from engine.admission import build_sequence, check_text
-from engine.checkpoint import Checkpoint
-from engine.codec_runner import CodecRunner
-from engine.codec_stage import CodecStage
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
-from engine.prompt import VoicePrompt
+from engine.input_processor import build_sequence, check_text
+from engine.loader.checkpoint import Checkpoint
 from engine.protocol import (
     Failed,
     Finished,
@@ -29,9 +26,12 @@ from engine.protocol import (
     Submit,
     Usage,
 )
-from engine.sequence import Sequence
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.codec_stage import CodecStage
+from engine.runner.prompt_embeds import VoicePrompt
+from engine.runner.voice_encoder import VoiceEncoder
+from engine.scheduler.sequence import Sequence
 from engine.talker_engine import TalkerEngine
-from engine.voice_encoder import VoiceEncoder
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,12 @@ from pathlib import Path
 import msgspec
 import torch
 
-from engine.checkpoint import Checkpoint, load, load_codec, resolve
-from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import CheckpointError
-from engine.graphs import Recorder
 from engine.layers.linear import Linear, WeightForm, can_pack
-from engine.memory import (
+from engine.loader.checkpoint import Checkpoint, load, load_codec, resolve
+from engine.loader.memory import (
     Footprint,
     Geometry,
     MemoryPlan,
@@ -31,8 +29,6 @@ from engine.memory import (
     token_bytes,
 )
 from engine.models.codec_decoder import CodecDecoder
-from engine.native_talker import NativeTalkerEngine
-from engine.prefix_cache import MAX_PREFIX_TOKENS
 from engine.protocol import (
     MAX_VOICES,
     AudioChunk,
@@ -43,7 +39,11 @@ from engine.protocol import (
     SamplingParams,
     Submit,
 )
-from engine.talker_runner import TalkerRunner
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.cuda_graphs import Recorder
+from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
+from engine.runner.talker_runner import TalkerRunner
 
 log = logging.getLogger(__name__)
 

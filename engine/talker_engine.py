@@ -33,9 +33,9 @@ step after they were begun; `Step.in_flight` says that some are still to come.
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.prompt import VoicePrompt
 from engine.protocol import FinishReason
-from engine.sequence import Sequence
+from engine.runner.prompt_embeds import VoicePrompt
+from engine.scheduler.sequence import Sequence
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 import httpx
 
 from engine import EngineError
-from qtts_openai.commands import run_bench, run_models, run_say, run_serve, run_voices
+from qtts_openai.cli import run_bench, run_models, run_say, run_serve, run_voices
 from qtts_openai.errors import ApiError
 from qtts_openai.settings import SettingsError
 
@@ -71,7 +71,7 @@ def _add_speech_options(say: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_options(bench: argparse.ArgumentParser) -> None:
-    """As engine.bench takes them; without one, the settings decide."""
+    """As engine.benchmark.bench takes them; without one, the settings decide."""
     what = bench.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", help="directory or Hugging Face id; else the first model's")
     what.add_argument("--shape", help="random weights of 0.6B, 1.7B or tiny-0b6; no download")

@@ -12,15 +12,15 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from engine import EngineClient
-from qtts_openai.auth import KeyRing, require_key
 from qtts_openai.errors import ApiError, handle_exception, retry_headers
 from qtts_openai.http.asgi import ASGIApp, Receive, Scope, Send
+from qtts_openai.http.auth import KeyRing, require_key
 from qtts_openai.http.bounds import BodyBounds
 from qtts_openai.http.front import Front
 from qtts_openai.http.origins import OriginPolicy
 from qtts_openai.routes import consents, docs, health, models, speech, voices
-from qtts_openai.service import Service
 from qtts_openai.settings import Settings
+from qtts_openai.state import Service
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.text.pipeline import Level
 
+Level = Literal["none", "clean", "full"]
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
 TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
 

@@ -7,10 +7,10 @@ with a stand-in, whatever relies on that name.
 from collections.abc import Iterable
 
 from engine import ModelInfo
-from qtts_openai.casting import Casting
 from qtts_openai.errors import ApiError
 from qtts_openai.settings import Settings, SettingsError
-from qtts_openai.voices import packaged_entries
+from qtts_openai.voices.presets import packaged_entries
+from qtts_openai.voices.resolver import Casting
 
 
 def check_references(settings: Settings, casting: Casting) -> None:

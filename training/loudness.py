@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from engine import SAMPLE_RATE_HZ, EngineClient, EngineConfig, ModelSpec, SamplingParams
-from qtts_openai.prompting import PromptBuilder
+from qtts_openai.text.prompt_builder import PromptBuilder
 
 ROOT = Path(__file__).parent.parent
 TARGET_LUFS = -18.0

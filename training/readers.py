@@ -20,7 +20,7 @@ from engine.protocol import (
     Submit,
 )
 from engine.startup import build
-from qtts_openai.prompting import PromptBuilder
+from qtts_openai.text.prompt_builder import PromptBuilder
 from training.codes import PHONES, VOICES, encode
 
 TEACHER = Path(__file__).parent / "work" / "teacher_dump"

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.sampling_table import NUM_CODEBOOKS, ROW, SamplingTable
+from engine.layers.sampling_table import NUM_CODEBOOKS, ROW, SamplingTable
 
 # Words of a row of the table, and where those of each net begin.
 _WORDS = tl.constexpr(ROW.size // 4)

@@ -8,13 +8,13 @@ from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
-from qtts_openai import names
 from qtts_openai import schemas as s
-from qtts_openai.callers import caller_of
 from qtts_openai.errors import invalid
-from qtts_openai.forms import read_fields, take_upload
-from qtts_openai.service import Service
-from qtts_openai.voice_store import no_such_consent, owner_of
+from qtts_openai.http.callers import caller_of
+from qtts_openai.http.request_body import read_fields, take_upload
+from qtts_openai.state import Service
+from qtts_openai.voices import names
+from qtts_openai.voices.store import no_such_consent, owner_of
 
 logger = logging.getLogger(__name__)
 

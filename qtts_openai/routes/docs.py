@@ -4,8 +4,8 @@ from typing import Any
 
 from litestar import MediaType, get
 
-from qtts_openai import docs_page, openapi
-from qtts_openai.auth import OPEN
+from qtts_openai.http.auth import OPEN
+from qtts_openai.routes import docs_page, openapi
 
 
 @get("/openapi.json", operation_id="openapi", opt=OPEN, sync_to_thread=False)

@@ -13,8 +13,8 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from qtts_openai.auth import OPEN
-from qtts_openai.service import Service
+from qtts_openai.http.auth import OPEN
+from qtts_openai.state import Service
 
 # The framework adds the charset to any text.
 _METRICS = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")

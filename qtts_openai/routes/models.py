@@ -7,11 +7,11 @@ from litestar import Request, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from qtts_openai.auth import OPEN
-from qtts_openai.callers import caller_of
-from qtts_openai.catalog import FAMILIES, NamedModel
-from qtts_openai.prompting import languages_of
-from qtts_openai.service import Service
+from qtts_openai.http.auth import OPEN
+from qtts_openai.http.callers import caller_of
+from qtts_openai.state import Service
+from qtts_openai.text.prompt_builder import languages_of
+from qtts_openai.voices.model_registry import FAMILIES, NamedModel
 
 
 @get("/v1/models", operation_id="listModels")

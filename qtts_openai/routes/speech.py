@@ -8,11 +8,11 @@ from litestar.di import NamedDependency
 from litestar.response import Stream
 
 from qtts_openai import schemas as s
-from qtts_openai.batch import Batch, read_items
-from qtts_openai.callers import caller_of, source_of
 from qtts_openai.decoding.turns import current_caller
-from qtts_openai.service import Service
-from qtts_openai.streaming import Speech, respond, while_connected
+from qtts_openai.http.callers import caller_of, source_of
+from qtts_openai.routes.batch import Batch, read_items
+from qtts_openai.speech.response import Speech, respond, while_connected
+from qtts_openai.state import Service
 
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")

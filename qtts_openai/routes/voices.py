@@ -10,17 +10,17 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
-from qtts_openai import names
 from qtts_openai import schemas as s
-from qtts_openai.auth import OPEN
-from qtts_openai.callers import ANONYMOUS, Caller, caller_of, source_of
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.forms import Upload, read_fields, take_upload
-from qtts_openai.planning import check_length
-from qtts_openai.service import Service
-from qtts_openai.streaming import while_connected
-from qtts_openai.voice_store import StoredVoice, owner_of, unknown_voice
+from qtts_openai.http.auth import OPEN
+from qtts_openai.http.callers import ANONYMOUS, Caller, caller_of, source_of
+from qtts_openai.http.request_body import Upload, read_fields, take_upload
+from qtts_openai.speech.planner import check_length
+from qtts_openai.speech.response import while_connected
+from qtts_openai.state import Service
+from qtts_openai.voices import names
+from qtts_openai.voices.store import StoredVoice, owner_of, unknown_voice
 
 logger = logging.getLogger(__name__)
 

@@ -16,23 +16,9 @@ from typing import Literal
 import msgspec
 import regex
 
+from qtts_openai.settings import CleanStep, Level, Step
 from qtts_openai.text import characters, lines, markup, spoken
 from qtts_openai.text.segments import CODES
-
-Level = Literal["none", "clean", "full"]
-CleanStep = Literal[
-    "line_ends",
-    "emoji",
-    "invisible",
-    "letters",
-    "control_tokens",
-    "markup",
-    "spaces",
-    "wrapped_lines",
-    "line_marks",
-]
-FullStep = Literal["figures", "last_mark"]
-Step = CleanStep | FullStep
 
 # What is nested deeper than that is an attack, and loses its brackets.
 MAX_PASSES = 4

@@ -6,12 +6,12 @@ import msgspec
 
 from engine import FRAME_S, ModelInfo
 from qtts_openai.errors import invalid
-from qtts_openai.prompting import languages_of
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.text import characters, pipeline, scripts
 from qtts_openai.text.pauses import Part, split_pauses
 from qtts_openai.text.pipeline import TextOptions
+from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.text.pronounce import pronounce
 from qtts_openai.text.segments import Size, split_sentences
 

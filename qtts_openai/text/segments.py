@@ -8,7 +8,7 @@ import regex
 import sentencex  # type: ignore[import-untyped]
 
 from engine import FRAME_S
-from qtts_openai.duration import expected_frames, seconds_of
+from qtts_openai.text.duration_estimate import expected_frames, seconds_of
 from qtts_openai.text.pauses import Part
 
 CODES = {

@@ -12,7 +12,7 @@ import openai
 import pytest
 import uvicorn
 
-from engine.random_tokenizer import write_random_tokenizer
+from engine.dummy.tokenizer import write_random_tokenizer
 from qtts_openai.app import create_app
 from qtts_openai.http.server import Server as TransportServer
 from qtts_openai.http.server import listen

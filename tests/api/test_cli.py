@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from engine import CheckpointError
-from qtts_openai import commands
+from qtts_openai import cli as commands
 from qtts_openai.__main__ import main
 from tests.api.audio import seconds
 from tests.api.fake_engine import FakeEngine, model_info

@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 
 from qtts_openai.settings import AuthSettings, Defaults
-from qtts_openai.voices import OPENAI_NAMES
+from qtts_openai.voices.presets import OPENAI_NAMES
 from tests.api.audio import seconds
 from tests.api.test_speech import read_events
 
@@ -93,7 +93,7 @@ def test_librechat(keyed):
 
 @pytest.mark.parametrize("extra", [{}, {"ref_text": "said", "task_type": "Base"}], ids=str)
 def test_vllm_bench(trio, extra):
-    from tests.api.test_routing import clip
+    from tests.api.voices.test_routing import clip
 
     body = {"model": "tts-1", "input": "Hi.", "stream": True, "stream_format": "audio"}
     if extra:

@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.checkpoint import EMBEDDED, TRAINED_VOICE
 from engine.config import EngineConfig, ModelSpec
+from engine.loader.checkpoint import EMBEDDED, TRAINED_VOICE
 from engine.protocol import SAMPLES_PER_FRAME, FinishReason, SamplingParams, Submit
 from engine.startup import build
-from qtts_openai.loudness import amplify
-from qtts_openai.prompting import PromptBuilder
-from qtts_openai.voices import VoiceTable
+from qtts_openai.speech.loudness import amplify
+from qtts_openai.text.prompt_builder import PromptBuilder
+from qtts_openai.voices.presets import VoiceTable
 from tests.api.audio import lufs
 from tests.engine.speaking import Speaker, Utterance, say, speak
 

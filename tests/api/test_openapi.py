@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from qtts_openai.openapi import document
+from qtts_openai.routes.openapi import document
 from tests.api.conftest import BASE, CUSTOM, DESIGN
 
 HIDDEN = {("get", "/openapi.json"), ("get", "/docs")}

@@ -19,7 +19,7 @@ BODY = {"model": "tts-1", "voice": "alloy", "input": "word " * 60, "response_for
 CODE = """
     import sys
     from engine import CheckpointError
-    from qtts_openai import commands
+    from qtts_openai import cli as commands
     from qtts_openai.__main__ import main
     from tests.api.fake_engine import FakeEngine, model_info
 

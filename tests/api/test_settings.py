@@ -4,18 +4,10 @@ import pathlib
 import msgspec
 import pytest
 
-from qtts_openai.service import Service
-from qtts_openai.settings import (
-    Defaults,
-    ModelSettings,
-    Settings,
-    SettingsError,
-    VoiceSettings,
-    in_file,
-    load_settings,
-    parse_settings,
-)
-from qtts_openai.voices import VoiceEntry
+from qtts_openai.settings import Defaults, ModelSettings, Settings, SettingsError, VoiceSettings
+from qtts_openai.settings_file import in_file, load_settings, parse_settings
+from qtts_openai.state import Service
+from qtts_openai.voices.presets import VoiceEntry
 from tests.api.fake_engine import FakeEngine, model_info
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from engine import EngineClient, EngineConfig
-from engine.random_checkpoint import write_random_checkpoint
+from engine.dummy.checkpoint import write_random_checkpoint
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
 from tests.api.audio import decode
 from tests.api.conftest import ALIASES, serving
-from tests.api.test_routing import clip
+from tests.api.speech.test_streaming import wait_until
 from tests.api.test_speech import read_events
-from tests.api.test_streaming import wait_until
+from tests.api.voices.test_routing import clip
 
 NAMES = {"custom_voice": "Qwen/custom", "voice_design": "design", "base": "base"}
 SHORT = {"max_new_tokens": 6, "response_format": "pcm"}

@@ -1,4 +1,4 @@
-"""engine.bench: what it computes, prints and runs."""
+"""engine.benchmark.bench: what it computes, prints and runs."""
 
 import json
 import subprocess
@@ -10,12 +10,13 @@ import msgspec
 import pytest
 import torch
 
-from engine import bench, floor
+from engine.benchmark import bench
+from engine.benchmark import roofline as floor
 from engine.config import EngineConfig, ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.dummy.configs import random_checkpoint_config, random_codec_config
 from engine.models.config import CodecConfig, TalkerConfig
 from engine.protocol import Ready
-from engine.random_checkpoint import write_random_checkpoint
-from engine.random_shapes import random_checkpoint_config, random_codec_config
 from engine.startup import build
 
 BF16, FP32 = torch.bfloat16, torch.float32

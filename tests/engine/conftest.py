@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
 
 def write_models(folder: Path) -> list[ModelSpec]:
     """ "base-0b6" and so on, of different weights and one codec."""
-    from engine.random_checkpoint import write_random_checkpoint
+    from engine.dummy.checkpoint import write_random_checkpoint
 
     specs = []
     for family in FAMILIES:

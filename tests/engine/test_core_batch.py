@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import codec_runner, prefix_cache, random_checkpoint
 from engine.config import ModelSpec
 from engine.core import EngineCore
+from engine.dummy import checkpoint as random_checkpoint
+from engine.dummy.configs import random_checkpoint_config
 from engine.protocol import FinishReason, SamplingParams, Submit
-from engine.random_shapes import random_checkpoint_config
+from engine.runner import codec_runner, prefix_cache
 from tests.engine.conftest import build_core
 from tests.engine.speaking import (
     LANGUAGES,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from engine.random_tokenizer import write_random_tokenizer
+from engine.dummy.tokenizer import write_random_tokenizer
 from tests.api.test_serve import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ voices: {max_voices: 100000}
 
 CODE = """
     import sys
-    from qtts_openai import commands
+    from qtts_openai import cli as commands
     from qtts_openai.__main__ import main
     from tests.api.fake_engine import FakeEngine, model_info
 

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine import sampler
+from engine.config import Sampling
 from engine.kernels import sampling
 from engine.kernels.sampling import sample_code0, sample_codes
-from engine.sampling_table import SamplingTable
-from engine.sequence import Sampling
+from engine.layers.sampling_table import SamplingTable
+from engine.runner import sampler
 from tests.kernels.compiling import CAPABILITIES, Compiled, compile_apart, compile_kernel
 
 VOCAB, NUM_CODES, EOS = 90, 64, 70

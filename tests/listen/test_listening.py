@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from engine.checkpoint import TRAINED_VOICE
+from engine.loader.checkpoint import TRAINED_VOICE
 from engine.protocol import SAMPLE_RATE_HZ
 
 pytest.importorskip("num2words")
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not (TRAINED_VOICE / "config.json").exists(), reason="no trained voice"),
 ]
 
-ANSWERS = json.loads((Path(__file__).parents[1] / "text/chat_answers.json").read_text("utf-8"))
+ANSWERS = json.loads((Path(__file__).parents[1] / "api/text/chat_answers.json").read_text("utf-8"))
 VOICES = ["nova", "onyx"]  # ava and max
 # A word error rate, and which sentences of the category are read.
 CATEGORIES = {

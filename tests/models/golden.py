@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from engine.core import EngineCore
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import Failed, SamplingParams, Submit
-from engine.random_checkpoint import write_random_checkpoint
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES: dict[str, Any] = json.loads((FOLDER / "cases.json").read_text("utf-8"))

@@ -8,13 +8,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.checkpoint import load, load_codec
-from engine.codec_runner import CodecRunner
 from engine.config import ModelSpec
 from engine.layers.linear import can_pack
+from engine.loader.checkpoint import load, load_codec
 from engine.models.codec_decoder import CONV_CONTEXT, CodecDecoder
 from engine.models.codec_encoder import CodecEncoder
 from engine.models.speaker_encoder import SpeakerEncoder, mel_filters
+from engine.runner.codec_runner import CodecRunner
 from tests.models import golden
 
 CPU, FP32 = torch.device("cpu"), torch.float32

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from engine import sampler
-from engine.checkpoint import load, load_codec
-from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.layers import linear
 from engine.layers.linear import can_pack
-from engine.native_talker import NativeTalkerEngine
+from engine.loader.checkpoint import load, load_codec
 from engine.protocol import ReferenceAudio, Submit
+from engine.runner import sampler
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.talker_runner import TalkerRunner
 from engine.startup import transform_weights
-from engine.talker_runner import TalkerRunner
-from qtts_openai.prompting import PromptBuilder, find_language
+from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from tests.models import golden
 
 CPU, FP32 = torch.device("cpu"), torch.float32

@@ -13,9 +13,9 @@ import pytest
 from safetensors import safe_open
 
 from engine import CheckpointError
-from engine.random_checkpoint import write_random_checkpoint
-from engine.random_shapes import MARKER, random_checkpoint_config, random_codec_config
-from engine.random_tensors import codec_tensors, model_tensors
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.dummy.configs import MARKER, random_checkpoint_config, random_codec_config
+from engine.dummy.tensors import codec_tensors, model_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cases.json"
 CHECKPOINTS = json.loads(GOLDEN.read_text(encoding="utf-8"))["checkpoints"]
@@ -159,7 +159,7 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.random_checkpoint._write_safetensors", interrupt)
+    monkeypatch.setattr("engine.dummy.checkpoint._write_safetensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_tiny(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

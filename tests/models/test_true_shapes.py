@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from engine.config import EngineConfig, ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.dummy.configs import random_checkpoint_config, random_codec_config
+from engine.dummy.tensors import codec_tensors, model_tensors
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -16,9 +19,6 @@ from engine.models.config import CodecConfig, ModelConfig, read_config
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.talker import Talker
 from engine.protocol import AudioChunk, Finished, Prompt, SamplingParams, Submit
-from engine.random_checkpoint import write_random_checkpoint
-from engine.random_shapes import random_checkpoint_config, random_codec_config
-from engine.random_tensors import codec_tensors, model_tensors
 from engine.startup import build
 
 TOKENS = dict.fromkeys(

@@ -1,0 +1,115 @@
+"""Which frames the codec decodes after a step. Plain Python: no torch here, and the clock is an
+argument.
+
+A stream's chunks grow along the ramp: small at first for early audio, then larger. The stream that
+runs dry first goes first. A stream about to run dry does not wait for its chunk to fill, nor does
+one that would run dry while those before it are decoded: streams that began together would
+otherwise all fill a chunk in the same step. While somebody is about to run dry, those who have
+plenty wait. A step's codec work is bounded, so that decoding many streams' chunks at once never
+holds up their next frames; what is put off is decoded in larger chunks later.
+
+Two things depend on how long a step takes. Where a frame would hardly last until the next chunk,
+the first chunk is the ramp's second. Where steps are slower than speech nothing helps, and a stream
+that has run dry waits for a few frames, so that its listener has fewer pauses.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.protocol import FRAME_S
+from engine.scheduler.sequence import Sequence
+
+# Per step the codec may take this many times the frames one step makes, so it always catches up.
+CATCH_UP = 2
+# A lead below this does not last until the next chance to decode, one step later.
+SHORT_LEAD_S = 0.16
+# A lead above this can wait while others are short.
+LONG_LEAD_S = 0.5
+# Steps that the first chunk of a stream must last.
+FIRST_STEPS = 3
+# Frames that a dry stream waits for in an engine slower than speech.
+DRY_CHUNK = 4
+# Weight of the newest measurement in a moving average.
+NEWEST = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class CodecBatch:
+    """Streams whose next `num_frames` frames are decoded together."""
+
+    num_frames: int
+    seqs: list[Sequence]
+
+
+@dataclass
+class CodecSchedule:
+    ramp: tuple[int, ...]
+    frame_s: float = 0.0  # what a frame costs the host, as measured: on a GPU only its launch
+    step_s: float = 0.0  # from one step to the next, as measured
+    _stepped_at: float | None = None  # None: nobody was speaking
+
+    def observe(self, num_frames: int, elapsed_s: float) -> None:
+        """Learn what frames cost."""
+        self.frame_s += NEWEST * (elapsed_s / num_frames - self.frame_s)
+
+    def batches(
+        self, running: Iterable[Sequence], ending: Iterable[Sequence], now: float
+    ) -> list[CodecBatch]:
+        """What to decode now: every frame of ending streams, and due chunks of running ones, driest
+        first.
+        """
+        alive = sorted(running, key=lambda seq: _urgency(seq, now))
+        self._observe_step(now if alive else None)
+        groups: dict[int, list[Sequence]] = {}
+        for seq in ending:
+            if seq.codes:
+                groups.setdefault(len(seq.codes), []).append(seq)
+        for seq, size in self._due(alive, now):
+            groups.setdefault(size, []).append(seq)
+        return [CodecBatch(size, seqs) for size, seqs in groups.items()]
+
+    def _observe_step(self, now: float | None) -> None:
+        if now is not None and self._stepped_at is not None:
+            self.step_s += NEWEST * (now - self._stepped_at - self.step_s)
+        self._stepped_at = now
+
+    def _due(self, alive: list[Sequence], now: float) -> Iterable[tuple[Sequence, int]]:
+        """Streams and the frames to decode of each, within the step's budget; alive is in order of
+        urgency.
+        """
+        budget, backlog = max(CATCH_UP * len(alive), self.ramp[-1]), 0
+        somebody_is_short = any(seq.lead_s(now) < SHORT_LEAD_S for seq in alive)
+        for seq in alive:
+            lead_s, backlog = seq.lead_s(now), backlog + len(seq.codes)
+            can_wait = seq.plays_since is not None and lead_s > LONG_LEAD_S
+            if somebody_is_short and can_wait and not seq.is_paused:
+                continue
+            size = self.next_chunk(seq, lead_s - backlog * self.frame_s)
+            if 0 < size <= budget:
+                yield seq, size
+                budget -= size
+
+    def next_chunk(self, seq: Sequence, lead_s: float) -> int:
+        """Frames to decode now for a stream that has this lead when its turn is over; 0 while its
+        chunk is not full.
+        """
+        pending = len(seq.codes)
+        if seq.is_paused:
+            return min(pending, self.ramp[-1])
+        wanted = self._wanted(seq, lead_s)
+        return max((size for size in self.ramp if wanted <= size <= pending), default=0)
+
+    def _wanted(self, seq: Sequence, lead_s: float) -> int:
+        keeps_up = self.step_s < FRAME_S
+        place = seq.num_chunks
+        if place == 0 and keeps_up and FIRST_STEPS * self.step_s > self.ramp[0] * FRAME_S:
+            place = 1
+        size = self.ramp[min(place, len(self.ramp) - 1)]
+        if lead_s > SHORT_LEAD_S:
+            return size
+        return 1 if keeps_up or lead_s >= 0 else min(size, DRY_CHUNK)
+
+
+def _urgency(seq: Sequence, now: float) -> float:
+    """A stream that has not been heard yet comes before all others, then the shortest lead."""
+    return float("-inf") if seq.plays_since is None else seq.lead_s(now)
