@@ -6,7 +6,8 @@ Random weights of the true shapes, which cost what trained ones do. Per shape an
 engine.benchmark.bench: ms per frame by batch and by part, beside the floor of this very GPU. Over
 HTTP, against a real server in processes of its own: requests for 4 to 5 s of speech arrive as a
 Poisson process at rising rates (bench_serve.py). In the same run, on the same weights, the
-official package and faster-qwen3-tts, one stream each, for they have no batches (official_baseline.py).
+official package and faster-qwen3-tts, one stream each, for they have no batches
+(official_baseline.py).
 
 Each part is a process and all share one deadline (parts.py); what is missing or does not fit is
 skipped, and the report says why. Nothing needs installing on the GPU's machine: carry there, for
