@@ -10,6 +10,7 @@ import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from qtts_openai.errors import ApiError, invalid
@@ -149,7 +150,7 @@ _ESCAPE = re.compile(
     re.S,
 )
 # More than that is no text that anybody would speak, and would hold the event loop.
-_MAX_ESCAPES = 200_000
+_MAX_ESCAPES = 60_000
 
 
 def _without_half_characters(raw: bytes) -> bytes:
@@ -157,7 +158,16 @@ def _without_half_characters(raw: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: b"" if match[1] else match[0], raw)
 
 
-def parse_json(raw: bytes) -> dict[str, Any]:
+# The decoder keeps the interpreter for as long as it makes values, in a thread too, so what may be
+# made is bounded before: a batch of 32 items with an embedding of 2,048 numbers each has 66,000.
+MAX_VALUES = 80_000
+# Of objects, which cost most; 32 items with 200 pronunciations each have 7,000.
+MAX_MEMBERS = 10_000
+
+
+def parse_json(raw: bytes, max_long_chars: int = 0) -> dict[str, Any]:
+    """The body's object. `max_long_chars`: of text, whose commas look like those between values."""
+    _check_values(raw, max_long_chars // 4)
     try:
         body = _decode_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -167,6 +177,17 @@ def parse_json(raw: bytes) -> dict[str, Any]:
             400, f"The body of the request must be a JSON object, not {type(body).__name__}."
         )
     return body
+
+
+def _check_values(raw: bytes, extra: int) -> None:
+    """A 400 where there may be too many values, going by the marks that stand before each."""
+    if len(raw) <= MAX_MEMBERS:
+        return
+    letters = np.frombuffer(raw, np.uint8)
+    for what, marks, most in (("members", b":", MAX_MEMBERS), ("values", b",[{", MAX_VALUES)):
+        if sum(np.count_nonzero(letters == mark) for mark in marks) > most + extra:
+            message = f"The body of the request holds more than {most + extra} {what}."
+            raise ApiError(400, message, code="too_many_values")
 
 
 def _decode_json(raw: bytes) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from engine import EngineClient, ModelInfo, Prompt, SpeechStream
+from engine import EngineClient, ModelInfo, Prompt, SamplingParams, SpeechStream
 from qtts_openai.decoding.client import AudioDecoder
+from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
@@ -53,7 +54,7 @@ class Service:
             count=self.metrics.count_decoded,
         )
         self.references = References(
-            settings.ref_audio, self.store, self.catalog, engine, self.decoder
+            settings.ref_audio, self.store, self.catalog, self._submit_unheard, self.decoder
         )
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.casting)
@@ -128,6 +129,11 @@ class Service:
         )
         logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
+
+    def _submit_unheard(self, model: str, prompt: Prompt, params: SamplingParams) -> Turn:
+        """For a voice that is made while a request is prepared: in the turn of its caller."""
+        begin = partial(self.engine.submit, model, prompt, params)
+        return Turn(self.queue, current_caller.get(), begin, is_firm=False).enter()
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

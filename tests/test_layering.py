@@ -38,7 +38,7 @@ HTTP_SIDE = {
     "decoding": set(),
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
-    "speech": BASE | {"text", "voices", "http"},
+    "speech": BASE | {"text", "voices", "http", "decoding"},
     "settings_file": {"settings"},
     "settings_check": BASE | {"voices"},
     "state": BASE | {"settings_check", "http", "decoding", "text", "voices", "speech"},

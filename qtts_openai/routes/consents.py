@@ -74,10 +74,11 @@ async def update_consent(
     consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
 ) -> dict[str, Any]:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
-    update = s.to_struct(fields, s.ConsentUpdate)
+    update, caller = s.to_struct(fields, s.ConsentUpdate), caller_of(request)
     renamed = await asyncio.to_thread(
-        service.store.rename_consent, consent_id, names.clean(update.name), caller_of(request)
+        service.store.rename_consent, consent_id, names.clean(update.name), caller
     )
+    logger.info("voice consent %s was renamed by %s", consent_id, caller.name)
     return renamed.answer()
 
 

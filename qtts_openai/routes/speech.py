@@ -1,6 +1,7 @@
 """POST /v1/audio/speech and its batch form."""
 
 import time
+from typing import Any
 
 from litestar import MediaType, Request, Response, post
 from litestar.background_tasks import BackgroundTask
@@ -19,7 +20,7 @@ from qtts_openai.state import Service
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
     body = await request.body()
     started = time.perf_counter()
-    wanted, ignored = s.read_speech(s.parse_json(body))
+    wanted, ignored = s.read_speech(_parsed(service, body))
     who = source_of(request)
     current_caller.set(who)
     lease = service.limiter.take(who, len(wanted.input))
@@ -41,7 +42,8 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
 
 @post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
 async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
-    items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
+    body = _parsed(service, await request.body())
+    items = read_items(body, service.settings.limits.max_batch_items)
     who = source_of(request)
     current_caller.set(who)
     service.queue.check_room(who)
@@ -65,6 +67,10 @@ async def create_speech_batch(request: Request, service: NamedDependency[Service
         headers={**batch.lease.headers, "cache-control": "no-cache"},
         background=BackgroundTask(close),
     )
+
+
+def _parsed(service: Service, body: bytes) -> dict[str, Any]:
+    return s.parse_json(body, service.settings.text.max_long_chars)
 
 
 handlers = [create_speech, create_speech_batch]

@@ -1,12 +1,14 @@
 """A SpeechRequest -> what the engine is asked to do: prompts, pauses between them, sampling."""
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import msgspec
 
 from engine import ModelInfo, Prompt, ReferenceAudio, SamplingParams
+from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import invalid
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.schemas import SpeechRequest
@@ -16,6 +18,8 @@ from qtts_openai.text.prompt_builder import find_language
 from qtts_openai.text.script import Script, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
 from qtts_openai.voices.resolver import Cast, Casting
+
+logger = logging.getLogger(__name__)
 
 # Longer texts are prepared in a thread: shorter ones take the event loop less than 10 ms.
 INLINE_CHARS = 2000
@@ -49,6 +53,9 @@ class Planner:
         self.writer.check(request)
         check_rate(request.response_format, request.sample_rate)
         cast = await self.casting.cast(request, caller)
+        if cast.voice is not None and cast.voice.is_stored:
+            who = current_caller.get() if caller is ANONYMOUS else caller.name
+            logger.info("voice %s is spoken by %s on %s", cast.voice.id, who, cast.model.id)
         if len(request.input) <= INLINE_CHARS:
             return self._utterance(request, cast)
         loop = asyncio.get_running_loop()

@@ -5,19 +5,15 @@ utterance, which is made when a Base model shall speak the voice for the first t
 import asyncio
 import hashlib
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
-from engine import (
-    EngineClient,
-    FinishReason,
-    GenerationFailedError,
-    ReferenceAudio,
-    SamplingParams,
-)
+from engine import FinishReason, GenerationFailedError, Prompt, ReferenceAudio, SamplingParams
 from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.decoding.turns import BusyError, Turns
 from qtts_openai.errors import invalid
+from qtts_openai.http.turns import Turn
 from qtts_openai.settings import RefAudioSettings
 from qtts_openai.voices.model_registry import Catalog
 from qtts_openai.voices.reference_audio import busy, decode_base64, read_reference
@@ -33,18 +29,20 @@ MAX_FETCHES = 4
 
 
 class References:
+    """`submit(model, prompt, params)` speaks an utterance in its caller's turn."""
+
     def __init__(
         self,
         settings: RefAudioSettings,
         store: VoiceStore,
         catalog: Catalog,
-        engine: EngineClient,
+        submit: Callable[[str, Prompt, SamplingParams], Turn],
         decoder: AudioDecoder,
     ) -> None:
         self.settings = settings
         self.store = store
         self.catalog = catalog
-        self.engine = engine
+        self._submit = submit
         self.decoder = decoder
         wait_s = 3 * settings.http_timeout_s
         self.fetches = Turns(max_at_once=MAX_FETCHES, max_wait_s=wait_s)
@@ -121,7 +119,7 @@ class References:
         assert model is not None and voice.seed is not None
         prompt = self.catalog.builders[model.id].build(text, instruct=voice.prompt)
         for attempt in range(DESIGN_ATTEMPTS):
-            stream = self.engine.submit(model.id, prompt, SamplingParams(seed=voice.seed + attempt))
+            stream = self._submit(model.id, prompt, SamplingParams(seed=voice.seed + attempt))
             try:
                 pcm = b"".join([chunk async for chunk in stream])
             finally:

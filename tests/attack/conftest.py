@@ -1,6 +1,7 @@
 """A real server, as `qtts serve` starts it, and a witness beside it.
 
-`victim` is one process with the embedded voice for all attacks of a run; `attacked` hands it out
+`victim` is one process with the embedded voice and a model of each family for all attacks of a run
+(all but one are random and tiny); `attacked` hands it out
 and holds after each test that the same process still answers. `victims(settings...)` starts others.
 While a test attacks, `victim.watched()` asks /live every 50 ms and reads memory:
 
@@ -9,6 +10,7 @@ While a test attacks, `victim.watched()` asks /live every 50 ms and reads memory
     assert seen.longest_wait_s < 1 and seen.rss_growth_mb < 50
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +25,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from engine.dummy.checkpoint import write_random_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE_S = 0.05
@@ -57,6 +61,38 @@ class Victim:
     def speak(self, **fields: object) -> httpx.Response:
         body = {"model": "tts-1", "voice": "alloy", "input": "Hi.", **fields}
         return httpx.post(f"{self.url}/v1/audio/speech", json=body, timeout=60)
+
+    def upload(self, data: bytes, name: str = "n", key: str = "", **fields: str) -> httpx.Response:
+        """A voice made from a sample."""
+        fields = {"name": name, "consent": "I am the speaker and I agree.", **fields}
+        return httpx.post(
+            f"{self.url}/v1/audio/voices",
+            data=fields,
+            files={"audio_sample": ("a.wav", data, "audio/wav")},
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=60,
+        )
+
+    def send(self, data: bytes, timeout_s: float = 30.0) -> bytes:
+        """What is answered to raw bytes, until the server closes or says no more for a second."""
+        with self.connect(timeout_s) as client:
+            with contextlib.suppress(OSError):
+                client.sendall(data)
+            answer = b""
+            with contextlib.suppress(OSError):
+                while piece := client.recv(1 << 16):
+                    answer += piece
+                    client.settimeout(1)
+            return answer
+
+    def worker(self) -> int:
+        """The engine's process."""
+        for child in map(int, Path(f"/proc/{self.process.pid}/task").joinpath(
+            str(self.process.pid), "children"
+        ).read_text().split()):
+            if b"engine.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+        raise AssertionError("there is no worker")
 
     def rss_mb(self) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -148,8 +184,22 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 
 
 @pytest.fixture(scope="session")
-def victim(victims: Callable[..., Victim]) -> Victim:
-    return victims(server={"head_timeout_s": 2, "body_timeout_s": 2, "write_timeout_s": 2})
+def families(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """`models` of a server: the embedded voice, and one of each family."""
+    directory = tmp_path_factory.mktemp("families")
+    models: list[dict] = [
+        {"id": "qtts-embedded", "checkpoint": "embedded", "aliases": ["tts-1"], "segment_chars": 150}
+    ]
+    for family in ("custom_voice", "voice_design", "base"):
+        write_random_checkpoint(directory / family, model_type=family, shape="tiny-0b6", seed=1)
+        models.append({"id": family, "checkpoint": str(directory / family)})
+    return models
+
+
+@pytest.fixture(scope="session")
+def victim(victims: Callable[..., Victim], families: list[dict]) -> Victim:
+    times = {"head_timeout_s": 2, "body_timeout_s": 2, "write_timeout_s": 2}
+    return victims(server=times, models=families)
 
 
 @pytest.fixture
