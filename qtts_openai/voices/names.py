@@ -8,12 +8,16 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import product
 
+import regex
 from confusable_homoglyphs import confusables
 
 from qtts_openai.errors import ApiError, invalid
 
 # Control, format (bidi marks, zero-width), private use and surrogate characters, ends of lines.
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+# Fillers, selectors and the blank of Braille look like nothing as well; a heart may be a red one.
+_SELECTOR = regex.compile(r"(?<=\p{So})[\uFE0E\uFE0F]")
+_BLANK = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u2800]")
 _APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʹʻʼʽˈ′`´＇", "'"))  # noqa: RUF001
 # Letters of a name that may look like several others: more readings than this are not tried.
 _MOST_READINGS = 64
@@ -21,7 +25,8 @@ _MOST_READINGS = 64
 
 def clean(name: str, param: str = "name") -> str:
     """The name in NFC with single spaces; a 400 where it is not text on one line."""
-    if any(unicodedata.category(char) in _UNSEEN for char in name):
+    unseen = any(unicodedata.category(char) in _UNSEEN for char in name)
+    if unseen or _BLANK.search(_SELECTOR.sub("", name)):
         message = f"{param}: some text on one line, without control or invisible characters."
         raise invalid(message, param)
     text = " ".join(unicodedata.normalize("NFC", name).split())
@@ -32,7 +37,8 @@ def clean(name: str, param: str = "name") -> str:
 
 def key(name: str) -> str:
     """Equal for names that people take for the same."""
-    text = unicodedata.normalize("NFKC", name.translate(_APOSTROPHES)).casefold()
+    name = _SELECTOR.sub("", name).translate(_APOSTROPHES)
+    text = unicodedata.normalize("NFKC", name).casefold()
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 

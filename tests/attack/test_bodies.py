@@ -77,8 +77,8 @@ def test_a_batch_multiplies_no_unknown_fields(attacked):
 
 
 NAMES = (
-    *("\u202egnp", "a\u2028b", "a\x9bb", "vivi\u0430n", "\u200bvivian", "ｖｉｖｉａｎ", "\ufe0f"),
-    *("a" * 101, "\ud800", "../../etc/passwd\0", " ", "𝐯𝐢𝐯𝐢𝐚𝐧", "vivian\u0301\u0300" * 30),
+    *("\u202egnp", "a\u2028b", "a\x9bb", "vivi\u0430n", "\u200bvivian", "ｖｉｖｉａｎ", "\ufe0f", "\u3164"),
+    *("vivian\ufe0f", "\u2800", "vivian\U000e0100", "viv\u034fian", "a" * 101, "\ud800", "../../etc/passwd\0", " ", "𝐯𝐢𝐯𝐢𝐚𝐧", "vivian\u0301\u0300" * 30),
 )
 
 
@@ -118,10 +118,10 @@ def test_forms_that_are_no_forms(attacked, name):
 
 def test_heads_behind_a_body_whose_answer_is_out(attacked):
     """The first answer comes before the body; the next heads are read as strictly as the first."""
-    first = post(200_000, path="/nowhere") + b"x" * 200_000
+    first = post(60_000, path="/nowhere") + b"x" * 60_000
     with attacked.watched() as seen:
         answer = attacked.send(first + b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * 2_000_000)
-    assert answer.startswith(b"HTTP/1.1 404") and b"HTTP/1.1 200" not in answer
+    assert answer.startswith(b"HTTP/1.1 40") and b"HTTP/1.1 200" not in answer
     assert seen.longest_wait_s < SOON_S and seen.rss_growth_mb < SMALL_MB and not seen.failures
 
 

@@ -96,6 +96,30 @@ def test_8_first_requests_at_once_design_once(own):
     assert [model for model, *_ in own.engine.submitted].count("design") == 1
 
 
+def test_a_design_waits_for_its_callers_turn(own):
+    own.engine.num_rows = own.engine.max_live = 1  # one more at once would be refused
+    own.engine.chunk_delay_s = 0.02
+    voice = own.http.post("/audio/voices", json={"name": "Bright", "prompt": "A voice."}).json()
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(own.speak, response_format="pcm") for _ in range(2)]
+        answers.append(pool.submit(own.speak, voice=voice["id"]))
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+
+
+def test_the_log_says_who_speaks_with_a_stored_voice(start, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("QTTS_API_KEYS", "ann: a, bob: b")
+    server = start(models=(CUSTOM, DESIGN, BASE), voices=VoiceSettings(directory=str(tmp_path)))
+    server.http.headers["authorization"] = "Bearer a"
+    voice = server.http.post("/audio/voices", json={"name": "Bright", "prompt": "A voice."}).json()
+    item = {"model": "design", "voice": voice["id"], "input": "Hi."}
+    with caplog.at_level("INFO"):
+        server.speak(voice=voice["id"], model="design")
+        server.http.post("/audio/speech/batch", json={"items": [item]})
+        server.speak()
+    lines = [record.message for record in caplog.records if "is spoken by" in record.message]
+    assert lines == [f"voice {voice['id']} is spoken by ann on design"] * 2
+
+
 def test_a_design_that_never_ends_is_a_clean_error(own):
     fields = {"name": "Bright", "prompt": "A bright young male voice."}
     voice = own.http.post("/audio/voices", json=fields).json()
