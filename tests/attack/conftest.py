@@ -87,9 +87,13 @@ class Victim:
 
     def worker(self) -> int:
         """The engine's process."""
-        for child in map(int, Path(f"/proc/{self.process.pid}/task").joinpath(
-            str(self.process.pid), "children"
-        ).read_text().split()):
+        for child in map(
+            int,
+            Path(f"/proc/{self.process.pid}/task")
+            .joinpath(str(self.process.pid), "children")
+            .read_text()
+            .split(),
+        ):
             if b"engine.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
         raise AssertionError("there is no worker")
@@ -188,7 +192,12 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """`models` of a server: the embedded voice, and one of each family."""
     directory = tmp_path_factory.mktemp("families")
     models: list[dict] = [
-        {"id": "qtts-embedded", "checkpoint": "embedded", "aliases": ["tts-1"], "segment_chars": 150}
+        {
+            "id": "qtts-embedded",
+            "checkpoint": "embedded",
+            "aliases": ["tts-1"],
+            "segment_chars": 150,
+        }
     ]
     for family in ("custom_voice", "voice_design", "base"):
         write_random_checkpoint(directory / family, model_type=family, shape="tiny-0b6", seed=1)

@@ -13,9 +13,7 @@ ADX = (
     + b"\1" * 4000
 )
 # A description of a session, which FFmpeg opens sockets for.
-SDP = (
-    b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 18640 RTP/AVP 0\n"
-)
+SDP = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 18640 RTP/AVP 0\n"
 HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.wav\n#EXT-X-ENDLIST\n"
 DASH = b'<?xml version="1.0"?><MPD><Period><BaseURL>secret.wav</BaseURL></Period></MPD>'
 # A format tag that nobody has.

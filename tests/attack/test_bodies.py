@@ -76,9 +76,14 @@ def test_a_batch_multiplies_no_unknown_fields(attacked):
     assert seen.longest_wait_s < SOON_S and seen.rss_growth_mb < SMALL_MB
 
 
+FULL_WIDTH, BOLD = (
+    "".join(chr(first + ord(letter) - ord("a")) for letter in "vivian")
+    for first in (0xFF41, 0x1D41A)
+)
 NAMES = (
-    *("\u202egnp", "a\u2028b", "a\x9bb", "vivi\u0430n", "\u200bvivian", "ｖｉｖｉａｎ", "\ufe0f", "\u3164"),
-    *("vivian\ufe0f", "\u2800", "vivian\U000e0100", "viv\u034fian", "a" * 101, "\ud800", "../../etc/passwd\0", " ", "𝐯𝐢𝐯𝐢𝐚𝐧", "vivian\u0301\u0300" * 30),
+    *("\u202egnp", "a\u2028b", "a\x9bb", "vivi\u0430n", "\u200bvivian", FULL_WIDTH, BOLD),
+    *("\ufe0f", "\u3164", "\u2800", "vivian\ufe0f", "vivian\U000e0100", "viv\u034fian"),
+    *("a" * 101, "\ud800", "../../etc/passwd\0", " ", "vivian\u0301\u0300" * 30),
 )
 
 
@@ -120,7 +125,9 @@ def test_heads_behind_a_body_whose_answer_is_out(attacked):
     """The first answer comes before the body; the next heads are read as strictly as the first."""
     first = post(60_000, path="/nowhere") + b"x" * 60_000
     with attacked.watched() as seen:
-        answer = attacked.send(first + b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * 2_000_000)
+        answer = attacked.send(
+            first + b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * 2_000_000
+        )
     assert answer.startswith(b"HTTP/1.1 40") and b"HTTP/1.1 200" not in answer
     assert seen.longest_wait_s < SOON_S and seen.rss_growth_mb < SMALL_MB and not seen.failures
 
@@ -134,7 +141,7 @@ def test_a_thousand_requests_in_one_go(attacked):
 
 
 SMUGGLED = (
-    b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
     b"POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     b"POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
     b"GET /live HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",

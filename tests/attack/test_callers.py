@@ -81,7 +81,9 @@ def test_a_flood_by_one_key(keyed, kind):
     for flood in floods:
         flood.join()
     utterance_s = max(idle)
-    print(f"{kind}: idle p95 {p95(idle):.2f} s, beside 24 connections {p95(times):.2f} s; {statuses}")
+    print(
+        f"{kind}: idle p95 {p95(idle):.2f} s, beside 24 connections {p95(times):.2f} s; {statuses}"
+    )
     print(f"first sound: {seen.longest_wait_s:.3f} s the longest /live")
     assert set(statuses) <= {200, 429} and not seen.failures
     assert p95(times) < 2 * p95(idle) + utterance_s

@@ -8,7 +8,16 @@ from qtts_openai.voices import names
 
 @pytest.mark.parametrize(
     "name",
-    ["\ufe0f", "\u3164", "\u2800", "\u115f", "\u180e", "vivian\ufe0f", "viv\u034fian", "a\U000e0100"],
+    [
+        "\ufe0f",
+        "\u3164",
+        "\u2800",
+        "\u115f",
+        "\u180e",
+        "vivian\ufe0f",
+        "viv\u034fian",
+        "a\U000e0100",
+    ],
 )
 def test_invisible_characters_make_no_name(name):
     with pytest.raises(ApiError) as caught:
