@@ -191,14 +191,8 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 def families(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """`models` of a server: the embedded voice, and one of each family."""
     directory = tmp_path_factory.mktemp("families")
-    models: list[dict] = [
-        {
-            "id": "qtts-embedded",
-            "checkpoint": "embedded",
-            "aliases": ["tts-1"],
-            "segment_chars": 150,
-        }
-    ]
+    embedded = {"id": "qtts-embedded", "checkpoint": "embedded", "segment_chars": 150}
+    models: list[dict] = [{**embedded, "aliases": ["tts-1"]}]
     for family in ("custom_voice", "voice_design", "base"):
         write_random_checkpoint(directory / family, model_type=family, shape="tiny-0b6", seed=1)
         models.append({"id": family, "checkpoint": str(directory / family)})

@@ -18,8 +18,10 @@ HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.wav\n#EXT-X-ENDLIST
 DASH = b'<?xml version="1.0"?><MPD><Period><BaseURL>secret.wav</BaseURL></Period></MPD>'
 # A format tag that nobody has.
 UNKNOWN_TAG = (
-    b"RIFF\x24\x10\0\0WAVEfmt \x10\0\0\0\x99\x99\1\0\xc0\x5d\0\0\x80\xbb\0\0\2\0\x10\0data\0\x10\0\0"
-) + bytes(4096)
+    b"RIFF\x24\x10\0\0WAVEfmt \x10\0\0\0\x99\x99\1\0\xc0\x5d\0\0\x80\xbb\0\0\2\0\x10\0"
+    + b"data\0\x10\0\0"
+    + bytes(4096)
+)
 
 
 def concat(path: str) -> bytes:
