@@ -132,11 +132,11 @@ def test_heads_behind_a_body_whose_answer_is_out(attacked):
     assert seen.longest_wait_s < SOON_S and seen.rss_growth_mb < SMALL_MB and not seen.failures
 
 
-def test_a_thousand_requests_in_one_go(attacked):
+def test_300_requests_in_one_go(attacked):
     """Pipelined, on one connection: answered in order, no faster than it reads."""
     with attacked.watched() as seen:
-        answer = attacked.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
-    assert answer.count(b"HTTP/1.1 200") == 1000
+        answer = attacked.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 300)
+    assert answer.count(b"HTTP/1.1 200") == 300
     assert seen.longest_wait_s < SOON_S and seen.rss_growth_mb < SMALL_MB
 
 
