@@ -245,6 +245,7 @@ class _Worker:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Outbound)
         self._process: asyncio.subprocess.Process | None = None
+        self._standby: tuple[asyncio.subprocess.Process, socket.socket] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -275,18 +276,25 @@ class _Worker:
         raise EngineDeadError("the engine process ended before it was ready; see the log above")
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A new process, and the streams to and from it."""
-        ours, theirs = socket.socketpair()
+        """A process, and the streams to and from it: the one that stands by, or a new one."""
+        standby, self._standby = self._standby, None
+        if standby is not None and standby[0].returncode is not None:
+            standby[1].close()
+            standby = None
+        self._process, ours = standby or await _begin_process()
         try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "engine.worker", str(theirs.fileno()),
-                    pass_fds=[theirs.fileno()], env=worker_environment(), start_new_session=True,
-                )  # fmt: skip
             return await asyncio.open_connection(sock=ours)
         except BaseException:
             ours.close()
             raise
+
+    async def _stand_by(self) -> None:
+        """Have another process import what it needs, so that a restart only loads and warms up."""
+        if self.config.standby and self._standby is None:
+            try:
+                self._standby = await _begin_process()
+            except OSError as error:
+                log.warning("no process can stand by for worker %d: %s", self.index, error)
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -299,6 +307,7 @@ class _Worker:
         failures = 0
         while True:
             began = time.monotonic()
+            await self._stand_by()
             watchdog = asyncio.create_task(self._watch(), name=f"engine-watchdog-{self.index}")
             try:
                 reason = await self._route(reader)
@@ -444,8 +453,29 @@ class _Worker:
                 await self._supervisor
         self.send(Shutdown())
         await self._reap()
+        if self._standby is not None:
+            process, ours = self._standby
+            ours.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await self._await_killed(process)
         self.status = "dead"
         self._fail_streams("the engine was stopped")
+
+
+async def _begin_process() -> tuple[asyncio.subprocess.Process, socket.socket]:
+    """A worker that waits for Start, and our end of its socket."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "engine.worker", str(theirs.fileno()),
+                pass_fds=[theirs.fileno()], env=worker_environment(), start_new_session=True,
+            )  # fmt: skip
+    except BaseException:
+        ours.close()
+        raise
+    return process, ours
 
 
 def worker_environment() -> dict[str, str]:

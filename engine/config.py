@@ -72,6 +72,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # and started again.
     heartbeat_timeout_s: Annotated[float, Meta(ge=2)] = 5.0
     step_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    # Keep a process at hand that has imported torch (150 MB for each worker): restarts then take
+    # as long as loading does, a few seconds less.
+    standby: bool = False
     # An utterance of which nothing is heard for this long, waiting included, fails.
     request_timeout_s: Annotated[float, Meta(gt=0)] = 600.0
 

@@ -27,7 +27,7 @@ class Listener(threading.Thread):
     def __init__(self, victim: Victim, stop: threading.Event) -> None:
         super().__init__()
         self.victim, self.stop = victim, stop
-        self.num_heard, self.gaps_s, self.broken = 0, [], []
+        self.num_heard, self.audio_s, self.gaps_s, self.broken = 0, 0.0, [], []
         self.start()
 
     def run(self) -> None:
@@ -48,6 +48,7 @@ class Listener(threading.Thread):
                 now = time.monotonic()
                 if plays_until is not None and now > plays_until:
                     self.gaps_s.append(now - plays_until)
+                self.audio_s += len(pcm) / BYTES_PER_S
                 plays_until = max(now, plays_until or now) + len(pcm) / BYTES_PER_S
 
 
@@ -113,13 +114,22 @@ def peak_rss_mb(victim: Victim) -> float:
     return int(kib) / 1024
 
 
-def attack(attacks: Attacks) -> None:
+def _audio(listeners: list[Listener]) -> float:
+    return sum(listener.audio_s for listener in listeners)
+
+
+def attack(attacks: Attacks, listeners: list[Listener]) -> None:
     kinds: list[Callable[[], None]] = [
         attacks.files, attacks.pauses, attacks.heads, attacks.forms, attacks.bodies,
         attacks.nearly_http, attacks.seized,
     ]  # fmt: skip
     for kind in kinds:
+        audio_s, started = _audio(listeners), time.monotonic()
         kind()
+        audio_s, took_s = _audio(listeners) - audio_s, time.monotonic() - started
+        print(
+            f"  {kind.__name__}: {took_s:.1f} s, {audio_s / took_s:.1f} s of audio heard a second"
+        )
         assert attacks.victim.process.poll() is None, f"dead after {kind.__name__}"
 
 
@@ -130,11 +140,12 @@ def test_the_whole_script_while_four_listen(victims):
     listeners = [Listener(victim, stop) for _ in range(4)]
     with victim.watched() as calm:
         time.sleep(15)
+    print(f"{_audio(listeners) / 15:.1f} s of audio heard a second")
     calm_gaps = [gap for listener in listeners for gap in listener.gaps_s]
     for listener in listeners:
         listener.gaps_s.clear()
     with victim.watched() as seen:
-        attack(attacks)
+        attack(attacks, listeners)
     stop.set()
     for listener in listeners:
         listener.join()

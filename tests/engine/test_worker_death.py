@@ -292,3 +292,24 @@ async def test_a_start_that_is_given_up_leaves_no_process(models: list[ModelSpec
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not lives(pid)
+
+
+async def test_one_that_stands_by_takes_over_and_is_replaced(models: list[ModelSpec]) -> None:
+    async with running(models[:1], standby=True) as engine:
+        (worker,) = engine._workers
+        await until(lambda: worker._standby is not None)
+        first = worker._standby
+        os.kill(pids(engine)[0], signal.SIGKILL)
+        await until(lambda: engine.status == "ready" and worker._process is first[0], 60)
+        await until(lambda: worker._standby not in (None, first))
+        assert await collect(start(engine, submit(0)))
+        # One that has died is no help, and no harm.
+        next_ones = [pids(engine)[0], worker._standby[0].pid]
+        os.kill(next_ones[1], signal.SIGKILL)
+        await until(lambda: not lives(next_ones[1]))
+        await asyncio.sleep(0.1)
+        os.kill(next_ones[0], signal.SIGKILL)
+        await until(lambda: engine.status == "restarting")
+        await until(lambda: engine.status == "ready", 60)
+        last = [*pids(engine), worker._standby[0].pid if worker._standby else 0]
+    await until(lambda: not any(lives(pid) for pid in last if pid))

@@ -140,7 +140,7 @@ def test_a_batch_that_finds_the_queue_full_is_a_429(start):
 def test_unknown_fields_are_not_multiplied(server):
     unknown = {f"{i:06x}": 0 for i in range(8_000)}
     answer = batch(server, [{"input": "hi", **{f"x{i}": 0 for i in range(30)}}] * 32, **unknown)
-    assert answer.status_code == 200 and len(answer.content) < 32 * 8_000
+    assert answer.status_code == 200 and len(answer.content) < 32 * 20_000
     parsed = answer.json()
     assert parsed["ignored_fields"] == sorted(unknown)[:20]
     assert all(len(result["ignored_fields"]) == 20 for result in parsed["results"])
