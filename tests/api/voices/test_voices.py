@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from qtts_openai.errors import ApiError
-from qtts_openai.settings import Defaults, Settings, VoiceSettings
+from qtts_openai.settings import OPENAI_NAMES, Defaults, Settings, VoiceSettings
 from qtts_openai.state import spoken_language
-from qtts_openai.voices.presets import OPENAI_NAMES, Voice, VoiceEntry, VoiceTable
+from qtts_openai.voices.presets import Voice, VoiceEntry, VoiceTable
 from tests.api.conftest import CUSTOM, DESIGN, serving
 from tests.api.fake_engine import SPEAKERS, FakeEngine, model_info
 from tests.api.test_speech import assert_envelope
