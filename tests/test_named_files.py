@@ -1,6 +1,8 @@
-"""Python files that documents, docstrings and comments name are there."""
+"""What files name is there: other files in prose, modules and their names in imports."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +21,29 @@ def missing(text: str) -> set[str]:
 def test_every_file_named_is_there():
     lost = {str(f.relative_to(ROOT)): missing(f.read_text("utf-8")) for f in DOCUMENTS + FILES}
     assert {file: names for file, names in lost.items() if names} == {}
+
+
+OURS = {"engine", "qtts_openai", "benchmarks", "training", "tests", "scripts"}
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every `from module import name` of our packages."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OURS:
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def has(module: str, name: str) -> bool:
+    folder = ROOT.joinpath(*module.split("."))
+    if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists():
+        return True
+    file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    return file.exists() and bool(re.search(rf"\b{name}\b", file.read_text("utf-8")))
+
+
+def test_every_import_of_ours_is_there():
+    """Also of what no other test imports: training/, benchmarks/, tools for GPUs."""
+    lost = {
+        (str(f.relative_to(ROOT)), *pair) for f in FILES for pair in imported(f) if not has(*pair)
+    }
+    assert not lost
