@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import asyncio
+import importlib.util
 import inspect
 import os
 import re
@@ -10,6 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Time on a busy machine says nothing about the code. (A GPU's machine may lack hypothesis.)
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("suite")
 
 # Two threads on busy cores are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
