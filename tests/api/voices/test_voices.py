@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from qtts_openai.errors import ApiError
-from qtts_openai.settings import OPENAI_NAMES, Defaults, Settings, VoiceSettings
+from qtts_openai.settings import OPENAI_NAMES, Defaults, Settings, VoiceEntry, VoiceSettings
 from qtts_openai.state import spoken_language
-from qtts_openai.voices.presets import Voice, VoiceEntry, VoiceTable
+from qtts_openai.voices.presets import Voice, VoiceTable
 from tests.api.conftest import CUSTOM, DESIGN, serving, starter
 from tests.api.fake_engine import SPEAKERS, FakeEngine, model_info
 from tests.api.test_speech import assert_envelope
@@ -23,7 +23,7 @@ def table_for(*models, extra=()):
 def test_at_least_49_voices_with_all_their_data(model):
     voices = table_for(model).voices.values()
     assert len(voices) >= 49
-    assert all(voice.language and voice.character and voice.gender for voice in voices)
+    assert all(voice.language and voice.description and voice.gender for voice in voices)
     assert set(SPEAKERS) | set(OPENAI_NAMES) <= {voice.name for voice in voices}
 
 
