@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ def imported(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
+@cache
 def has(module: str, name: str) -> bool:
     folder = ROOT.joinpath(*module.split("."))
     if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists():
