@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,3 +50,12 @@ def test_every_import_of_ours_is_there():
         (str(f.relative_to(ROOT)), *pair) for f in FILES for pair in imported(f) if not has(*pair)
     }
     assert not lost
+
+
+def test_a_wheel_holds_every_data_file():
+    """Those that tests read lie in the checkout, so only an installation would miss one."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    for package, patterns in tool["setuptools"]["package-data"].items():
+        folder = ROOT / package
+        there = {f for f in folder.rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")}
+        assert there and there <= {f for p in patterns for f in folder.glob(p)}
