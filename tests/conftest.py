@@ -60,7 +60,7 @@ HEAVY_IMPORT = re.compile(
     r"^(?:import|from) (?:uvicorn|benchmarks|engine\.(?:client|worker))\b",
     re.MULTILINE,
 )
-HEAVY_FIXTURES = {"shared_servers"}
+HEAVY_FIXTURES = {"shared_servers", "start", "with_extra_voice"}
 HEAVY_CALL = re.compile(r"\b(?:serving|Popen|process)\(")
 
 
