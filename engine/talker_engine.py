@@ -2,7 +2,7 @@
 
 EngineCore keeps messages, voices, the codec and statistics; an implementation of TalkerEngine keeps
 rows, KV memory, scheduling and the nets. Ours is NativeTalkerEngine. Any implementation must pass
-tests/engine/test_talker_contract.py.
+tests/engine/runner/test_talker_contract.py.
 
 The life of a sequence: add -> [a row becomes free] -> started -> frames ... -> end -> finish.
 

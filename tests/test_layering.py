@@ -143,5 +143,6 @@ def test_what_parses_hostile_audio_stays_in_its_process():
 
 
 def test_app_does_not_load_torch():
-    code = "import qtts_openai.app, sys; assert not {'torch', 'soundfile'} & sys.modules.keys()"
+    heavy = "assert not {'torch', 'soundfile'} & sys.modules.keys()"
+    code = f"import qtts_openai.app, qtts_openai.__main__, sys; {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

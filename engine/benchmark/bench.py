@@ -12,7 +12,7 @@ may add up to more than the step. `rest` is then the host's own time in a step, 
 the device works. The predictor's part includes drawing codebook 0; the codec decodes chunks of the
 last size of the ramp.
 
-Beside each part stands its floor (floor.py), for the bandwidth and the matrix rates that this
+Beside each part stands its floor (roofline.py), for the bandwidth and the matrix rates that this
 machine has, measured before. `share` is the floors' sum over the parts' sum.
 
     python -m engine.benchmark.bench --shape 0.6B --dtype bfloat16 --batch 1,8

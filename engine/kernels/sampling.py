@@ -1,4 +1,4 @@
-"""Drawing codes: one program per row does all that engine/sampler.py does, by parameters that lie
+"""Drawing codes: one program per row does all that runner/sampler.py does, by parameters that lie
 on the device.
 
 Nothing is sorted. Top-k and top-p are both thresholds, found by binary search over the bits of the

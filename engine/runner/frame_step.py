@@ -1,7 +1,7 @@
 """One frame for a batch of rows, start to end on the device.
 
 Nothing here depends on a tensor's values: no reads, no data-dependent shapes. So the whole of it
-can be captured once as a CUDA graph and replayed (graphs.py).
+can be captured once as a CUDA graph and replayed (cuda_graphs.py).
 
 A frame begins with the talker step that feeds the last frame back; a sequence whose prompt has just
 been prefilled has its state already, so for it that half changes nothing.

@@ -1,7 +1,7 @@
 """What one checkpoint's running sequences keep on the device, indexed by row.
 
 The last row and the last KV block belong to no sequence: batches are padded with them where the
-number of rows is fixed (graphs.py), and what is written there is never read.
+number of rows is fixed (cuda_graphs.py), and what is written there is never read.
 """
 
 import torch

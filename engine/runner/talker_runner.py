@@ -1,9 +1,9 @@
 """One checkpoint's talker and code predictor, run for batches: one step = one frame for every
 running sequence.
 
-The frame loop stays on the device (frame.py, rows.py); a step is told rows only, and its codes come
-back while the next step may already run. Admission costs the running streams nothing but the
-prefill: a freshly prefilled sequence joins the same frame.
+The frame loop stays on the device (frame_step.py, row_buffers.py); a step is told rows only, and
+its codes come back while the next step may already run. Admission costs the running streams
+nothing but the prefill: a freshly prefilled sequence joins the same frame.
 """
 
 from collections.abc import Sequence as Seq

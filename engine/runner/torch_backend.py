@@ -1,7 +1,7 @@
 """The operations of a step that exist in more than one form: attention and drawing codes.
 
 TorchBackend is plain torch: the reference, and what runs on a CPU. TritonBackend
-(kernels/backend.py) is the same in kernels that never ask the host anything.
+(triton_backend.py) is the same in kernels that never ask the host anything.
 """
 
 from functools import cache

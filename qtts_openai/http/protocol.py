@@ -262,7 +262,7 @@ class GuardedProtocol(H11Protocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application; a failure after the headers breaks the connection off, without the
-        traceback of what streaming.py has logged.
+        traceback of what speech/response.py has logged.
         """
         cycle = self.cycle
         try:

@@ -1,7 +1,8 @@
 """Voices by name: the table of presets, the checkpoint's own speakers, and mixes of them.
 
 A Voice says how it can be spoken: with speakers (CustomVoice), with a description (VoiceDesign) or
-with reference audio (Base). Which of these a loaded checkpoint can do is catalog.py's business.
+with reference audio (Base). Which of these a loaded checkpoint can do is model_registry.py's
+business.
 """
 
 import re

@@ -3,10 +3,10 @@ alone.
 """
 
 import asyncio
-import math
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from engine import (
     SAMPLE_RATE_HZ,
@@ -175,6 +175,6 @@ class FakeStream:
 def tone(prompt: Prompt, num_frames: int) -> bytes:
     """A sine whose pitch depends on every id of the prompt and the voice."""
     seed = sum(prompt.text) + 7 * sum(prompt.instruct) + sum(row for row, _ in prompt.speakers)
-    step = 2 * math.pi * (120 + seed % 400) / SAMPLE_RATE_HZ
-    count = num_frames * SAMPLES_PER_FRAME
-    return array("h", (int(8000 * math.sin(step * i)) for i in range(count))).tobytes()
+    step = 2 * np.pi * (120 + seed % 400) / SAMPLE_RATE_HZ
+    wave = 8000 * np.sin(step * np.arange(num_frames * SAMPLES_PER_FRAME))
+    return wave.astype("<i2").tobytes()

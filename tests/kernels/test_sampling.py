@@ -1,4 +1,4 @@
-"""Drawing codes in one kernel, against engine/sampler.py."""
+"""Drawing codes in one kernel, against engine/runner/sampler.py."""
 
 import random
 from collections.abc import Iterator

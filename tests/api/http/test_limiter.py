@@ -122,7 +122,7 @@ def test_a_lease_is_settled_when_the_text_is_known(clock):
         ({"input": "x" * 20}, 20),
         ({"input": "x x", "pronunciations": {"x": "y" * 40}}, 81),
         ({"input": "Hi.", "instructions": "z" * 30}, 33),
-        ({"input": "Hi.[pause:2s]", "pause_tags": True}, 33),
+        ({"input": "Hi.[pause:2s]", "pause_tags": True}, 13 + 2 * 15),
         ({"input": "Hi.[pause:2s]", "pause_tags": False}, 13),
     ],
     ids=str,

@@ -365,11 +365,11 @@ def test_long_texts_that_the_settings_allow_fit(start):
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "speed"
 
 
-def test_urlencoded_forms_are_small(server):
+def test_urlencoded_forms_are_small(trio):
     urlencoded = {"content-type": "application/x-www-form-urlencoded"}
 
     def post(content: bytes):
-        return server.http.post("/audio/voices", content=content, headers=urlencoded)
+        return trio.http.post("/audio/voices", content=content, headers=urlencoded)
 
     assert post(b"&".join([b"a"] * 500_000)).status_code == 413
     assert post(b"&".join([b"a"] * 30_000)).status_code == 400

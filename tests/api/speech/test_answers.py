@@ -138,9 +138,9 @@ def test_time_to_first_audio_counts_planning(server, monkeypatch):
     service = server.uvicorn.config.app.state.service
     plan = service.planner.plan
 
-    async def slowly(request):
+    async def slowly(*arguments):
         await asyncio.sleep(0.3)
-        return await plan(request)
+        return await plan(*arguments)
 
     monkeypatch.setattr(service.planner, "plan", slowly)
     before = metric(server, "qtts_ttfa_seconds_sum")

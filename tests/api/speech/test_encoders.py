@@ -17,14 +17,15 @@ from tests.api.audio import G711, decode, loudness, seconds, without_serials
 FORMATS = get_args(AudioFormat)
 RATE = 24000
 PCM = array("h", (int(9000 * math.sin(0.06 * i)) for i in range(2 * RATE))).tobytes()
+SHORT = PCM[:RATE]
 # Samples a codec may add at the ends: its delay and a last frame that is not full.
 SLACK = {"mp3": 2400, "aac": 2100}
 
 
-def encode(audio_format: str, cuts: list[int], **options) -> bytes:
+def encode(audio_format: str, cuts: list[int], pcm: bytes = PCM, **options) -> bytes:
     encoder = AudioEncoder(audio_format, **options)
-    edges = [0, *sorted(cut * 2 for cut in cuts), len(PCM)]
-    parts = [encoder.encode(PCM[a:b]) for a, b in itertools.pairwise(edges) if b > a]
+    edges = [0, *sorted(cut * 2 for cut in cuts), len(pcm)]
+    parts = [encoder.encode(pcm[a:b]) for a, b in itertools.pairwise(edges) if b > a]
     return b"".join([*parts, encoder.flush()])
 
 
@@ -41,11 +42,11 @@ def encode(audio_format: str, cuts: list[int], **options) -> bytes:
     ids=str,
 )
 @settings(max_examples=4, deadline=None)
-@given(cuts=st.lists(st.integers(1, len(PCM) // 2 - 1), max_size=40))
+@given(cuts=st.lists(st.integers(1, len(SHORT) // 2 - 1), max_size=40))
 def test_bytes_do_not_depend_on_the_cuts(audio_format, options, cuts):
     if audio_format in G711:
         options = {**options, "sample_rate": 8000}
-    cut, whole = encode(audio_format, cuts, **options), encode(audio_format, [], **options)
+    cut, whole = (encode(audio_format, at, SHORT, **options) for at in (cuts, []))
     assert cut == whole or without_serials(cut) == without_serials(whole)
 
 

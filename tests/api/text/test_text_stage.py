@@ -146,5 +146,5 @@ def test_a_long_text_is_prepared_beside_the_event_loop(server, monkeypatch):
 
     monkeypatch.setattr(ScriptWriter, "write", note)
     server.speak(input="Short.")
-    server.speak(input="Some more words. " * 200)
+    server.speak(input="Some more words. " * 120, response_format="pcm")
     assert not seen[0].startswith("planning") and seen[1].startswith("planning")

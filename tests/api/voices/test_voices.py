@@ -1,5 +1,3 @@
-from tempfile import TemporaryDirectory
-
 import msgspec
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ from qtts_openai.errors import ApiError
 from qtts_openai.settings import OPENAI_NAMES, Defaults, Settings, VoiceEntry, VoiceSettings
 from qtts_openai.state import spoken_language
 from qtts_openai.voices.presets import Voice, VoiceTable
-from tests.api.conftest import CUSTOM, DESIGN, serving
+from tests.api.conftest import CUSTOM, DESIGN, serving, starter
 from tests.api.fake_engine import SPEAKERS, FakeEngine, model_info
 from tests.api.test_speech import assert_envelope
 
@@ -128,12 +126,20 @@ def test_default_is_the_voice_of_the_settings(start):
     assert server.engine.submitted[-1][1].speakers == ((SPEAKERS["ryan"], 1.0),)
 
 
-@pytest.mark.parametrize("voice", ["default", "alloy", "vivian", "slt", "nobody", "vivian+ryan"])
-def test_a_description_needs_no_voice_and_ignores_the_one_that_an_sdk_sends(start, voice):
-    extra = (VoiceEntry(name="slt", speaker="slt"),)
-    with TemporaryDirectory() as directory:
-        settings = VoiceSettings(directory=directory, extra=extra)
-        server = start(models=(CUSTOM, DESIGN), voices=settings)
+@pytest.fixture(scope="module")
+def with_extra_voice(tokenizer_dir, tmp_path_factory):
+    extra = (VoiceEntry(name="teller", speaker="serena"),)
+    voices = VoiceSettings(directory=str(tmp_path_factory.mktemp("voices")), extra=extra)
+    with starter(tokenizer_dir) as begin:
+        yield begin(models=(CUSTOM, DESIGN), voices=voices)
+
+
+@pytest.mark.parametrize("voice", ["default", "alloy", "vivian", "teller", "nobody", "vivian+ryan"])
+def test_a_description_needs_no_voice_and_ignores_the_one_that_an_sdk_sends(
+    with_extra_voice, voice
+):
+    server = with_extra_voice
+    server.engine.behave()
     fields = {"task_type": "VoiceDesign", "instructions": "An old man.", "seed": 1}
     server.speak(**fields, voice=...)
     answer = server.speak(**fields, voice=voice)
