@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from qtts_openai.answers import TaskType
 from qtts_openai.errors import ApiError, invalid
 
 Level = Literal["none", "clean", "full"]
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
-TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
 
 # Sent by openai-agents for OpenAI's own model; neither a style nor a description of a voice.
 _AGENTS_INSTRUCTION = "you will receive partial sentences"
@@ -58,7 +58,7 @@ class VoiceId(msgspec.Struct, frozen=True):
 class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of POST /v1/audio/speech."""
 
-    input: str
+    input: Annotated[str, Meta(extra_json_schema={"minLength": 1, "pattern": r"\S"})]
     model: str | None = None
     voice: Annotated[str, Meta(max_length=200)] | VoiceId | None = None
     instructions: str | None = None

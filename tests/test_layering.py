@@ -29,10 +29,11 @@ ENGINE = {
     "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
     "worker": SEAM | {"core", "startup"},
 }
-BASE = {"errors", "schemas", "settings"}
+BASE = {"answers", "errors", "schemas", "settings"}
 HTTP_SIDE = {
-    "errors": set(),
-    "schemas": {"errors"},
+    "answers": set(),
+    "errors": {"answers"},
+    "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
     "decoding": set(),

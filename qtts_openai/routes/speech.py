@@ -5,18 +5,38 @@ import time
 from litestar import MediaType, Request, Response, post
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.response import Stream
 
 from qtts_openai import schemas as s
+from qtts_openai.answers import BatchAnswer
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.routes.batch import Batch, read_items
+from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
+from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.response import Speech, respond, while_connected
 from qtts_openai.state import Service
 
+_EXAMPLE = {"model": "tts-1", "voice": "alloy", "input": "Hello there."}
+_AUDIO = {
+    **{kind: OpenAPIMediaType(schema=BINARY) for kind in CONTENT_TYPES.values()},
+    "text/event-stream": OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING)),
+}
 
-@post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
+
+@post(
+    "/v1/audio/speech",
+    status_code=200,
+    operation_id="createSpeech",
+    summary="Speak a text",
+    operation_class=operation(json_body(s.SpeechRequest, **_EXAMPLE), _AUDIO),
+    responses=errors(404, 429, 500, 503),
+)
 async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
+    """Audio in `response_format`, as it is made or whole; or server-sent events."""
     body = await request.body()
     started = time.perf_counter()
     wanted, ignored = s.read_speech(s.parse_json(body))
@@ -39,8 +59,19 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     return await respond(request, speech, headers, service.settings.defaults)
 
 
-@post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
+@post(
+    "/v1/audio/speech/batch",
+    status_code=200,
+    operation_id="createSpeechBatch",
+    summary="Speak several texts",
+    operation_class=operation(
+        json_body(s.BatchRequest, model="tts-1", voice="alloy", items=[{"input": "Hello there."}])
+    ),
+    responses=errors(404, 429, 500, 503)
+    | {200: ResponseSpec(BatchAnswer, generate_examples=False, description="In order")},
+)
 async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
+    """The fields beside `items` are defaults for each item; one that fails fails alone."""
     items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
     who = source_of(request)
     current_caller.set(who)

@@ -25,6 +25,7 @@ from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
+from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
@@ -115,23 +116,22 @@ class Speech:
         level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
         logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> UsageAnswer:
         assert self.stream.finished is not None
         usage = self.stream.finished.usage
-        return {
-            "input_tokens": usage.num_prompt_tokens,
-            "output_tokens": usage.num_frames,
-            "total_tokens": usage.num_prompt_tokens + usage.num_frames,
-        }
+        return UsageAnswer(
+            input_tokens=usage.num_prompt_tokens,
+            output_tokens=usage.num_frames,
+            total_tokens=usage.num_prompt_tokens + usage.num_frames,
+        )
 
     def ending(self) -> dict[str, str]:
         """Headers that are known at the end; none where the speech did not end well."""
         finished = self.stream.finished
         if finished is None:
             return {}
-        usage = {
-            f"x-usage-{name.replace('_', '-')}": str(count) for name, count in self.usage().items()
-        }
+        counts = msgspec.structs.asdict(self.usage())
+        usage = {f"x-usage-{name.replace('_', '-')}": str(count) for name, count in counts.items()}
         return {"x-finish-reason": finished.reason.value, **usage}
 
     async def raw(self) -> AsyncIterator[bytes]:
@@ -156,7 +156,7 @@ class Speech:
                         yield _event(type="speech.audio.delta", audio=audio)
         except Exception as error:
             self._log_broken(error)
-            yield _event(type="error", **as_api_error(error).envelope())
+            yield _event(type="error", error=as_api_error(error).detail)
             return
         assert self.stream.finished is not None
         yield _event(
