@@ -14,7 +14,7 @@ from qtts_openai.answers import ConsentAnswer, ConsentList, DeletedConsent
 from qtts_openai.http.callers import caller_of
 from qtts_openai.http.request_body import read_fields, take_upload
 from qtts_openai.routes.openapi import errors, form_body, json_body, operation
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 from qtts_openai.voices import names
 from qtts_openai.voices.store import no_such_consent, owner_of
 
@@ -31,7 +31,7 @@ _EXAMPLE: dict[str, object] = {"name": "Ada", "language": "en-US"}
     operation_class=operation(form_body(s.ConsentRequest, "recording", _EXAMPLE)),
     responses=errors(503, 507),
 )
-async def create_consent(request: Request, service: NamedDependency[Service]) -> ConsentAnswer:
+async def create_consent(request: Request, service: NamedDependency[AppState]) -> ConsentAnswer:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     recording = take_upload(fields, "recording")
     wanted = s.to_struct(fields, s.ConsentRequest)
@@ -53,7 +53,7 @@ async def create_consent(request: Request, service: NamedDependency[Service]) ->
 )
 async def list_consents(
     request: Request,
-    service: NamedDependency[Service],
+    service: NamedDependency[AppState],
     after: FromQuery[str | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
 ) -> ConsentList:
@@ -80,7 +80,7 @@ async def list_consents(
     responses=errors(404, 503, 507),
 )
 async def retrieve_consent(
-    consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> ConsentAnswer:
     consent = await asyncio.to_thread(service.store.consent, consent_id, caller_of(request))
     return consent.answer()
@@ -95,7 +95,7 @@ async def retrieve_consent(
     responses=errors(404, 503, 507),
 )
 async def update_consent(
-    consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> ConsentAnswer:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     update = s.to_struct(fields, s.ConsentUpdate)
@@ -115,7 +115,7 @@ async def update_consent(
 async def delete_consent(
     consent_id: FromPath[str],
     request: Request,
-    service: NamedDependency[Service],
+    service: NamedDependency[AppState],
     cascade: FromQuery[bool] = False,
 ) -> DeletedConsent:
     """`cascade`: although voices rest on it; they are disabled."""

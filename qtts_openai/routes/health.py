@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from qtts_openai.answers import Alive, EngineStatus, Health, Readiness
 from qtts_openai.http.auth import OPEN
 from qtts_openai.routes.openapi import errors
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 # The framework adds the charset to any text.
 _METRICS = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
@@ -62,7 +62,7 @@ async def health(state: State) -> Response[Health]:
     media_type=MediaType.TEXT,
     responses=errors(503),
 )
-async def metrics(service: NamedDependency[Service]) -> Response[bytes]:
+async def metrics(service: NamedDependency[AppState]) -> Response[bytes]:
     """For Prometheus."""
     return Response(service.metrics.render(), media_type=_METRICS)
 

@@ -11,13 +11,13 @@ from qtts_openai.answers import ModelAnswer, ModelList, SpeechModel, SpeechModel
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import caller_of
 from qtts_openai.routes.openapi import errors
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.model_registry import FAMILIES, NamedModel
 
 
 @get("/v1/models", operation_id="listModels", summary="All models", responses=errors(503))
-async def list_models(request: Request, service: NamedDependency[Service]) -> ModelList:
+async def list_models(request: Request, service: NamedDependency[AppState]) -> ModelList:
     stored = await asyncio.to_thread(service.stored, caller_of(request))
     return ModelList(data=[_model(service, named, stored) for named in service.catalog.all()])
 
@@ -29,7 +29,7 @@ async def list_models(request: Request, service: NamedDependency[Service]) -> Mo
     responses=errors(404, 503),
 )
 async def retrieve_model(
-    model_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    model_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> ModelAnswer:
     named = service.catalog.find(model_id.removeprefix("/"))
     return _model(service, named, await asyncio.to_thread(service.stored, caller_of(request)))
@@ -42,13 +42,13 @@ async def retrieve_model(
     opt=OPEN,
     responses=errors(503),
 )
-async def list_speech_models(service: NamedDependency[Service]) -> SpeechModelList:
+async def list_speech_models(service: NamedDependency[AppState]) -> SpeechModelList:
     """As Open WebUI reads it."""
     names = [named.name for named in service.catalog.all()]
     return SpeechModelList(models=[SpeechModel(id=name, name=name) for name in names])
 
 
-def _model(service: Service, named: NamedModel, stored: list[VoiceAnswer]) -> ModelAnswer:
+def _model(service: AppState, named: NamedModel, stored: list[VoiceAnswer]) -> ModelAnswer:
     info = named.info
     return ModelAnswer(
         id=named.name,

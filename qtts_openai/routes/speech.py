@@ -17,8 +17,8 @@ from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.routes.batch import Batch, read_items
 from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
 from qtts_openai.speech.encoders import CONTENT_TYPES
-from qtts_openai.speech.response import Speech, respond, while_connected
-from qtts_openai.state import Service
+from qtts_openai.speech.response import SpeechResponse, respond, while_connected
+from qtts_openai.state import AppState
 
 _EXAMPLE = {"model": "tts-1", "voice": "alloy", "input": "Hello there."}
 _AUDIO = {
@@ -35,20 +35,20 @@ _AUDIO = {
     operation_class=operation(json_body(s.SpeechRequest, **_EXAMPLE), _AUDIO),
     responses=errors(404, 429, 500, 503),
 )
-async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
+async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response:
     """Audio in `response_format`, as it is made or whole; or server-sent events."""
     body = await request.body()
     started = time.perf_counter()
     wanted, ignored = s.read_speech(s.parse_json(body))
     who = source_of(request)
     current_caller.set(who)
-    lease = service.limiter.take(who, len(wanted.input))
+    lease = service.limiter.acquire(who, len(wanted.input))
     try:
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
-        speech = Speech(wanted, stream, service.metrics, lease, started)
+        speech = SpeechResponse(wanted, stream, service.metrics, lease, started)
     except BaseException:
         lease.refund()
         raise
@@ -70,14 +70,14 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     responses=errors(404, 429, 500, 503)
     | {200: ResponseSpec(BatchAnswer, generate_examples=False, description="In order")},
 )
-async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
+async def create_speech_batch(request: Request, service: NamedDependency[AppState]) -> Response:
     """The fields beside `items` are defaults for each item; one that fails fails alone."""
     items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
     who = source_of(request)
     current_caller.set(who)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
-    lease = service.limiter.take(who, num_chars)
+    lease = service.limiter.acquire(who, num_chars)
     batch = Batch(service, caller_of(request), who, items, lease)
     try:
         await while_connected(request, batch.begin())

@@ -27,7 +27,7 @@ from qtts_openai.http.request_body import Upload, read_fields, take_upload
 from qtts_openai.routes.openapi import errors, form_body, operation
 from qtts_openai.speech.planner import check_length
 from qtts_openai.speech.response import while_connected
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 from qtts_openai.voices import names
 from qtts_openai.voices.store import StoredVoice, owner_of, unknown_voice
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 )
 async def list_voices(
     request: Request,
-    service: NamedDependency[Service],
+    service: NamedDependency[AppState],
     names_only: FromQuery[bool] = False,
     legacy: FromQuery[bool] = False,
     available: FromQuery[Literal["now", "all"]] = "now",
@@ -81,7 +81,7 @@ _JSON = {"name": "Ada", "type": "prompt", "prompt": "A calm, low voice."}
     operation_class=operation(form_body(s.VoiceRequest, "audio_sample", _FORM, _JSON)),
     responses=errors(409, 429, 503, 507),
 )
-async def create_voice(request: Request, service: NamedDependency[Service]) -> CreatedVoice:
+async def create_voice(request: Request, service: NamedDependency[AppState]) -> CreatedVoice:
     """From a sample (a form) or from a description (JSON or a form)."""
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     upload = take_upload(fields, "audio_sample")
@@ -128,7 +128,7 @@ def _owner(wanted: s.VoiceRequest, caller: Caller) -> str | None:
 
 
 def _from_prompt(
-    service: Service, wanted: s.VoiceRequest, name: str, owner: str | None
+    service: AppState, wanted: s.VoiceRequest, name: str, owner: str | None
 ) -> StoredVoice:
     if wanted.prompt is None or not wanted.prompt.strip():
         raise s.missing_parameter("prompt")
@@ -146,7 +146,7 @@ def _from_prompt(
 
 
 async def _from_sample(
-    service: Service,
+    service: AppState,
     wanted: s.VoiceRequest,
     upload: Upload | None,
     name: str,
@@ -182,7 +182,7 @@ async def _from_sample(
     responses=errors(404, 503, 507),
 )
 async def retrieve_voice(
-    voice_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> VoiceAnswer:
     """By id or by name."""
     name = voice_id.removeprefix("/")
@@ -203,7 +203,7 @@ async def retrieve_voice(
     responses=errors(404, 503, 507),
 )
 async def delete_voice(
-    voice_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> DeletedVoice:
     """By id or by name."""
     name, caller = voice_id.removeprefix("/"), caller_of(request)
