@@ -1,5 +1,7 @@
-"""From a configuration to a running EngineCore: device, dtype, threads, weights, memory. Says what
-it chose.
+"""From a configuration to an EngineCore that is ready to step.
+
+In: EngineConfig and the checkpoints to load. Out: an EngineCore, and lines in the log that say what
+was chosen for each `auto`: device, dtype, threads, form of the weights, rows and KV blocks.
 """
 
 import hashlib
@@ -351,11 +353,11 @@ def _warm_up(core: EngineCore) -> None:
         core.add(
             Submit(-1 - i, model, prompt, SamplingParams(max_new_tokens=8, ignore_eos=True, seed=0))
         )
-    told = []
+    outputs = []
     while core.has_work:
-        told += core.step()
-    assert sum(isinstance(fact, Finished) for fact in told) == len(core.checkpoints), (
+        outputs += core.step()
+    assert sum(isinstance(fact, Finished) for fact in outputs) == len(core.checkpoints), (
         "warm-up failed"
     )
-    assert any(isinstance(fact, AudioChunk) for fact in told), "warm-up made no audio"
+    assert any(isinstance(fact, AudioChunk) for fact in outputs), "warm-up made no audio"
     core.reset_stats()

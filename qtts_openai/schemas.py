@@ -1,8 +1,9 @@
-"""What a speech request may hold, and how it is read.
+"""What a request may hold, and how it is read.
 
-OpenAI's fields, and on the same level those of the peers' servers. null means absent, unknown
-fields are ignored and reported, and a known field of the wrong type or range is a 400 that names
-it.
+In: the bytes of a body, or the fields of a form. Out: a struct whose fields have their types and
+are in their ranges, and the names of fields that nothing reads. The fields are OpenAI's and, on the
+same level, those of other speech servers. null means absent; unknown fields are ignored and
+reported; a known field of the wrong type or range is a 400 that names it.
 """
 
 import codecs

@@ -1,4 +1,9 @@
-"""What the routes share: made when the engine is ready, given to them by injection."""
+"""What the routes share for the life of the server: one object for each job, wired together here.
+
+AppState is made once, when the engine has loaded its models, and is given to every handler that has
+a parameter `service`. `submit` takes a SpeechPlan and returns a stream of PCM (bytes of 16-bit mono
+at 24 kHz): from the cache, or from the engine when the plan's turn has come.
+"""
 
 import logging
 import secrets

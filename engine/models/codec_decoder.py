@@ -154,7 +154,7 @@ class CodecDecoder(nn.Module):
         return self._synthesise(self._latents(codes, positions, state, rotary), state)
 
     def prime(self, codes: Tensor, positions: Tensor, state: State, rotary: RotaryTable) -> Tensor:
-        """As forward, for frames whose audio nobody wants: only the state moves on. Returns an
+        """As forward, for frames whose audio is not needed: only the state moves on. Returns an
         empty wave [B, 0].
 
         The convolutions see no further back than CONV_CONTEXT frames, so only the last ones go

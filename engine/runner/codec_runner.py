@@ -1,7 +1,8 @@
-"""The codec as a post-stage: frames of many streams in, PCM out, each stream's exact state kept in
-its row.
+"""The codec decoder for many streams at once: frames of codes in, PCM out, without seams.
 
-A row's whole state is one flat vector, so a batch is one gather before and one scatter after.
+In: row numbers, and for each row as many frames of 16 codes. Out: a row's samples as bytes, int16
+at 24 kHz, 1,920 a frame. A stream's exact decoder state is kept between calls, as one flat vector
+in its row, so that a batch costs one gather before and one scatter after.
 """
 
 from collections.abc import Callable

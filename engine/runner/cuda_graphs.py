@@ -1,7 +1,8 @@
-"""Device work captured once and replayed: a step of a thousand kernels costs the host one call.
+"""CUDA graphs: device work that is captured once and replayed.
 
-A graph reads and writes the same memory every time, so its inputs are static buffers and its sizes
-are fixed: a batch runs in the smallest bucket that holds it, filled up with the padding row.
+A frame is about a thousand kernels; replaying their graph costs the host one call. A graph reads
+and writes the same memory each time, so its inputs are static buffers and its sizes are fixed: a
+batch runs in the smallest bucket (number of rows) that holds it, and the rest is the padding row.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@ are kept as hashes and never printed.
 
 A line of the file, or a part of the variable between commas, is `key` or `name: key`. Where keys
 are configured and none is found the server does not start; once it runs, a file that is emptied or
-cannot be read lets nobody in.
+cannot be read lets no caller in.
 """
 
 import asyncio
@@ -144,7 +144,7 @@ class KeyRing:
             logger.error("auth.keys_file holds no key now: every request is refused")
 
     async def watch(self) -> None:
-        """Read the file again whenever it changes, for ever."""
+        """Read the file again whenever it changes, until cancelled."""
         while self._file is not None:
             await asyncio.sleep(WATCH_S)
             # A network file system may take its time.

@@ -1,4 +1,10 @@
-"""POST /v1/audio/speech and its batch form."""
+"""POST /v1/audio/speech and its batch form.
+
+In: a JSON body. Out: encoded audio, server-sent events with audio in base64, or for a batch one
+JSON object. A request is read (schemas), counted against its key's limits, planned (speech.planner)
+and submitted (state); the answer's body is speech.response. What fails on the way gives back what
+was counted.
+"""
 
 import time
 

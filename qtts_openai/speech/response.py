@@ -1,13 +1,15 @@
-"""A SpeechStream -> the answer: raw audio, server-sent events or one whole body. There is one way,
-always a stream.
+"""A stream of PCM -> the body of the answer: raw audio, server-sent events, or one whole file.
 
-The first PCM is awaited before the headers go out, so a failure until then is still a clean 4xx or
-5xx. A later one breaks a raw body off and is an `error` event in SSE; audio never ends short as if
-it were whole. The engine stops as soon as the listener is gone: the generator's `finally` and the
-response's background task both abort, which is idempotent.
+In: PCM from the engine (16-bit mono at 24 kHz). Out: bytes of the format that was asked for. All
+three forms read the same stream.
 
-How the speech ended is told in headers of a whole body, in SSE's last event, in trailers of a
-streamed body where client and HTTP server know trailers, in the log and in a metric.
+The first PCM is awaited before the headers are sent, so a failure until then is a clean 4xx or 5xx.
+After that a failure breaks a raw body off and is an `error` event among server-sent events; audio
+never ends early as if it were complete. The engine stops when the listener leaves: the generator's
+`finally` and the response's background task both abort the stream, which may be done twice.
+
+Why the speech ended stands in headers of a whole body, in the last server-sent event, in trailers
+of a streamed body (if client and HTTP server support them), in the log and in a metric.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Voices that users made, from a sample of audio or from a description, and people's consents.
 
 Each belongs to the caller that made it, or to everybody where the operator did. A name means the
-caller's own voice of that name, else everybody's; others' are as if they were not there. Whoever
-made a record, or an admin, may change or delete it.
+caller's own voice of that name, else everybody's; others' are as if they were not there. The caller
+that made a record, or an admin, may change or delete it.
 """
 
 import hashlib
