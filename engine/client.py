@@ -292,7 +292,8 @@ class _Worker:
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-        return self._decoder.decode(await reader.readexactly(length))
+        message: Outbound = self._decoder.decode(await reader.readexactly(length))
+        return message
 
     async def _supervise(self, reader: asyncio.StreamReader) -> None:
         """Route facts while the worker lives; when it dies, fail its streams and start it again,

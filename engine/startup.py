@@ -93,7 +93,8 @@ def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) 
     there it saves reading memory, and small weights stay in the cache. float32 elsewhere.
     """
     if config.dtype != "auto":
-        return getattr(torch, config.dtype)
+        chosen: torch.dtype = getattr(torch, config.dtype)
+        return chosen
     if device.type == "cuda":
         return torch.bfloat16
     files = [path / "model.safetensors" for path in paths]
@@ -264,8 +265,9 @@ def measure_threads(dtype: torch.dtype) -> int:
     fastest right now: the machine's other load is part of the measurement.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    net = torch.nn.Sequential(*(Linear(1024, 1024) for _ in range(32))).to(dtype)
-    for module in net:
+    layers = [Linear(1024, 1024) for _ in range(32)]
+    net = torch.nn.Sequential(*layers).to(dtype)
+    for module in layers:
         torch.nn.init.normal_(module.weight)
         if can_pack(dtype):
             module.transform_("packed")

@@ -91,7 +91,8 @@ class Connection:
 
     def _decode(self, data: bytes) -> Inbound | Malformed:
         try:
-            return self.decoder.decode(data)
+            message: Inbound = self.decoder.decode(data)
+            return message
         except msgspec.ValidationError as error:
             fields = msgspec.msgpack.decode(data)
             id_ = fields.get("id") if isinstance(fields, dict) else None

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-FinishReason = Literal["stop", "length"]
 TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
 Seconds = Annotated[float, Meta(description="seconds", examples=[3.2])]
 UnixTime = Annotated[int, Meta(description="seconds since 1970", examples=[1767225600])]
@@ -176,7 +175,7 @@ class UsageAnswer(Answer, frozen=True, kw_only=True):
 class SpokenItem(Answer, frozen=True, kw_only=True, tag_field="status", tag="success"):
     index: Annotated[int, Meta(ge=0)]
     media_type: Annotated[str, Meta(examples=["audio/mpeg"])]
-    finish_reason: FinishReason
+    finish_reason: Annotated[str, Meta(extra_json_schema={"enum": ["stop", "length"]})]
     usage: UsageAnswer
     ignored_fields: list[str]
     audio_data: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]

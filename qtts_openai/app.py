@@ -71,7 +71,8 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             message = f"The engine is {client.status}."
             headers = retry_headers(5)
             raise ApiError(503, message, code="engine_unavailable", headers=headers)
-        return app.state.service
+        made: AppState = app.state.service
+        return made
 
     app = App(
         route_handlers=[

@@ -11,6 +11,7 @@ anything else                500 server_error, traceback in the log only
 
 import logging
 import math
+from typing import Any
 
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, ValidationException
@@ -102,7 +103,7 @@ def as_api_error(exc: BaseException) -> ApiError:
     return ApiError(500, "The server failed to answer this request.", code="internal_error")
 
 
-def _from_litestar(request: Request, exc: HTTPException) -> ApiError:
+def _from_litestar(request: Request[Any, Any, Any], exc: HTTPException) -> ApiError:
     url = f"{request.method} {request.url.path}"
     headers = dict(exc.headers or {})
     if exc.status_code == 404:
@@ -132,7 +133,7 @@ def _hint(path: str) -> str:
     return "; GET /docs lists what is here"
 
 
-def handle_exception(request: Request, exc: Exception) -> Response:
+def handle_exception(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
     error = _from_litestar(request, exc) if isinstance(exc, HTTPException) else as_api_error(exc)
     service = request.app.state.get("service")
     if error.status in (401, 429) and service is not None:

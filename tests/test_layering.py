@@ -17,7 +17,8 @@ ENGINE = {
     "loader": SEAM | {"layers", "models"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
     "dummy": SEAM,
-    "benchmark": SEAM | {"core", "startup", "loader", "runner", "models", "layers", "dummy"},
+    "benchmark": SEAM
+    | {"core", "scheduler", "startup", "loader", "runner", "models", "layers", "dummy"},
     "config": set(),
     "errors": set(),
     "protocol": {"config"},

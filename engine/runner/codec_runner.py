@@ -93,7 +93,7 @@ class CodecRunner:
                 self._run, sizes, num_rows, num_codes, self.device, capturer()
             )
 
-    def _on_stream(self) -> AbstractContextManager:
+    def _on_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self.stream)  # without one, nothing changes
 
     def start(self, row: int, snapshot: Snapshot | None = None) -> None:
@@ -132,7 +132,7 @@ class CodecRunner:
                 return Pcm([[Download(to_pcm(self._advance(rows, upload(frames, self.device))))]])
             return self._replay(self.graphs, rows, frames)
 
-    def _replay(self, graphs: CodecGraphs, rows: list[int], frames: list) -> Pcm:
+    def _replay(self, graphs: CodecGraphs, rows: list[int], frames: list[list[list[int]]]) -> Pcm:
         """Any number of rows and frames, in the captured sizes."""
         cuts, most, left = [0], len(rows), len(frames[0])
         while left:

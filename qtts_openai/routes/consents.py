@@ -4,13 +4,14 @@ import asyncio
 import logging
 from typing import Annotated
 
-from litestar import Request, delete, get, post
+from litestar import delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 from msgspec import UNSET
 
 from qtts_openai import schemas as s
 from qtts_openai.answers import ConsentAnswer, ConsentList, DeletedConsent
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of
 from qtts_openai.http.request_body import read_fields, take_upload
 from qtts_openai.routes.openapi import errors, form_body, json_body, operation

@@ -2,12 +2,13 @@
 
 import asyncio
 
-from litestar import Request, get
+from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from engine import SAMPLE_RATE_HZ
 from qtts_openai.answers import ModelAnswer, ModelList, SpeechModel, SpeechModelList, VoiceAnswer
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import caller_of
 from qtts_openai.routes.openapi import errors

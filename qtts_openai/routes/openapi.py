@@ -21,6 +21,7 @@ from litestar.openapi.spec import (
     Components,
     Example,
     OpenAPIMediaType,
+    OpenAPIResponse,
     Operation,
     Reference,
     RequestBody,
@@ -120,7 +121,7 @@ def operation(
         def __post_init__(self) -> None:
             self.request_body = body
             if content is not None and self.responses is not None:
-                self.responses["200"].content = content
+                self.responses["200"] = OpenAPIResponse(description="Audio", content=content)
 
     return Documented
 

@@ -7,8 +7,9 @@ was counted.
 """
 
 import time
+from typing import Any
 
-from litestar import MediaType, Request, Response, post
+from litestar import MediaType, Response, post
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
@@ -19,6 +20,7 @@ from litestar.response import Stream
 from qtts_openai import schemas as s
 from qtts_openai.answers import BatchAnswer
 from qtts_openai.decoding.turns import current_caller
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.routes.batch import Batch, read_items
 from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
@@ -41,7 +43,7 @@ _AUDIO = {
     operation_class=operation(json_body(s.SpeechRequest, **_EXAMPLE), _AUDIO),
     responses=errors(404, 429, 500, 503),
 )
-async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response:
+async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response[Any]:
     """Audio in `response_format`, as it is made or whole; or server-sent events."""
     body = await request.body()
     started = time.perf_counter()
@@ -76,7 +78,9 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
     responses=errors(404, 429, 500, 503)
     | {200: ResponseSpec(BatchAnswer, generate_examples=False, description="In order")},
 )
-async def create_speech_batch(request: Request, service: NamedDependency[AppState]) -> Response:
+async def create_speech_batch(
+    request: Request, service: NamedDependency[AppState]
+) -> Response[Any]:
     """The fields beside `items` are defaults for each item; one that fails fails alone."""
     items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
     who = source_of(request)

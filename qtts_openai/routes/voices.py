@@ -6,7 +6,7 @@ import secrets
 from typing import Any, Literal
 
 import msgspec
-from litestar import Request, delete, get, post
+from litestar import delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
@@ -21,6 +21,7 @@ from qtts_openai.answers import (
 )
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError, invalid
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import ANONYMOUS, Caller, caller_of, source_of
 from qtts_openai.http.request_body import Upload, read_fields, take_upload
@@ -69,8 +70,8 @@ def _is_stranger(request: Request) -> bool:
     return caller_of(request) == ANONYMOUS and not request.app.state.key_ring.is_open
 
 
-_FORM = {"name": "Ada", "consent": "Ada allowed it for this server."}
-_JSON = {"name": "Ada", "type": "prompt", "prompt": "A calm, low voice."}
+_FORM: dict[str, object] = {"name": "Ada", "consent": "Ada allowed it for this server."}
+_JSON: dict[str, object] = {"name": "Ada", "type": "prompt", "prompt": "A calm, low voice."}
 
 
 @post(

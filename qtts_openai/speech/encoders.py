@@ -211,7 +211,8 @@ class _Resampler(Stage):
 
     def _resample(self, pcm: bytes, last: bool = False) -> bytes:
         wave = self._stream.resample_chunk(np.frombuffer(pcm, "<i2").astype(np.float32), last=last)
-        return np.rint(wave).clip(-32768, 32767).astype("<i2").tobytes()
+        resampled: bytes = np.rint(wave).clip(-32768, 32767).astype("<i2").tobytes()
+        return resampled
 
 
 class _Tempo(Stage):

@@ -21,7 +21,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Request, Response
+from litestar import Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
 from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
 from qtts_openai.schemas import SpeechRequest
@@ -202,8 +203,11 @@ class SpeechResponse:
 
 
 async def respond(
-    http: Request, speech: SpeechResponse, headers: dict[str, str], defaults: Defaults
-) -> Response:
+    http: Request,
+    speech: SpeechResponse,
+    headers: dict[str, str],
+    defaults: Defaults,
+) -> Response[Any]:
     wanted = speech.request
     streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
     try:

@@ -194,4 +194,5 @@ async def _faded(stream: PartStream) -> AsyncGenerator[bytes]:
 
 
 def _scaled(pcm: bytes, factors: np.ndarray) -> bytes:
-    return (np.frombuffer(pcm, "<i2") * factors).astype("<i2").tobytes()
+    scaled: bytes = (np.frombuffer(pcm, "<i2") * factors).astype("<i2").tobytes()
+    return scaled
