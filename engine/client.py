@@ -1,11 +1,13 @@
-"""The asyncio side of the engine: spawns worker processes, submits prompts, hands out streams of
-PCM.
+"""The asyncio side of the engine: starts worker processes, submits prompts, returns streams of PCM.
 
-Each worker has one reader task, which routes facts to streams. A stream keeps what its reader has
-not taken yet in one buffer, so chunks merge when the reader lags. One who lags by max_unread_s has
-his own utterance paused until he reads on; the worker never waits for him.
-A worker that dies fails its streams at once and is started again with back-off. One that hangs is
-killed, by a watchdog that hears its heart-beats, and then has died.
+In: a Prompt (ids) with its sampling parameters. Out: a SpeechStream of bytes, 16-bit mono PCM at
+24 kHz. It runs in the HTTP server's process and never imports torch.
+
+Each worker has one task that reads its messages and passes audio to the streams. A stream keeps
+what has not been read in one buffer, so chunks merge if the listener is slow. If a listener is
+max_unread_s behind, its utterance is paused until it reads on; the worker never waits for it.
+If a worker dies, its streams fail at once and it is started again, each time after a longer pause.
+If one hangs (a watchdog sees that its heart-beats stop), it is killed and treated the same way.
 """
 
 import asyncio
@@ -298,7 +300,8 @@ class _Worker:
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-        return self._decoder.decode(await reader.readexactly(length))
+        message: Outbound = self._decoder.decode(await reader.readexactly(length))
+        return message
 
     async def _supervise(self, reader: asyncio.StreamReader) -> None:
         """Route facts while the worker lives; when it dies, fail its streams and start it again,
@@ -481,7 +484,7 @@ async def _begin_process() -> tuple[asyncio.subprocess.Process, socket.socket]:
 def worker_environment() -> dict[str, str]:
     """What a worker inherits."""
     environment = {name: v for name, v in os.environ.items() if name not in SECRET_VARIABLES}
-    # Spin briefly: for ever starves what else runs on these cores, not at all costs a wake-up in
+    # Spin briefly: without end starves what else runs on these cores, not at all costs a wake-up in
     # every operator (figures in benchmarks/RESULTS.md).
     environment.setdefault("GOMP_SPINCOUNT", "5000")
     return environment

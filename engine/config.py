@@ -1,4 +1,4 @@
-"""What an engine is told before it starts. Frozen; decoded from the `engine:` section of
+"""The settings of an engine, fixed before it starts. Frozen; decoded from the `engine:` section of
 config.yaml.
 """
 
@@ -60,7 +60,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # Runaway guard when a request names no max_new_tokens: base + factor * expected frames.
     guard_frames_base: Annotated[int, Meta(ge=0)] = 40
     guard_factor: Annotated[float, Meta(ge=1)] = 3.0
-    # Frames per codec chunk: small at first for early audio, then the last one for ever.
+    # Frames per codec chunk: small at first for early audio, then the last one to the end.
     chunk_ramp: Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] = (1, 2, 4, 8, 12)
     # "official" restarts the codec every 300 frames as the official package does; for parity
     # checks.

@@ -1,8 +1,9 @@
-"""EngineCore: messages in, messages out, one step at a time. The one place that sees the talker and
-the codec.
+"""EngineCore: one worker's messages in and out, one step at a time.
 
-`step()` is the whole system: frames of codes from the talker, audio from the codec. It knows no
-processes, sockets or signals; a test drives it directly.
+In: Submit, Append, Hold, Abort and RegisterVoice as method calls. Out: `step()` returns AudioChunk,
+Finished and Failed. A step asks the TalkerEngine for frames of codes (16 ints, 80 ms of speech) and
+gives frames that are due to the codec, which makes PCM of them. This is the only module that sees
+both. It knows no processes, sockets or signals; a test drives it directly.
 """
 
 import logging
@@ -90,7 +91,7 @@ class EngineCore:
             num_ref_frames = voices.num_ref_frames(prompt.reference) if with_codes else 0
         capacity = self.talker.capacity(submit.model)
         seq = build_sequence(submit, checkpoint, self.config, capacity.max_tokens, num_ref_frames)
-        if submit.buffered_s > 0:  # nobody waits for it: full chunks from the start
+        if submit.buffered_s > 0:  # its listener has audio left: full chunks from the start
             seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
@@ -132,7 +133,7 @@ class EngineCore:
         seq = self.sequences.get(seq_id)
         if seq is not None:
             self._release(seq, FinishReason.ERROR)
-        self._tell_failure(seq_id, error)
+        self._report_failure(seq_id, error)
 
     def register_voice(self, model: str, reference: ReferenceAudio) -> None:
         """Keep a recording; for a model that cannot clone, its first use is refused instead."""
@@ -225,9 +226,9 @@ class EngineCore:
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)
-        self._tell_failure(seq.id, error)
+        self._report_failure(seq.id, error)
 
-    def _tell_failure(self, seq_id: int, error: BaseException) -> None:
+    def _report_failure(self, seq_id: int, error: BaseException) -> None:
         """What an unforeseen error says is for the log: a listener gets a sentence of ours."""
         if isinstance(error, InvalidPromptError):
             self.outbox.append(Failed(seq_id, "invalid_prompt", str(error), error.param))

@@ -1,7 +1,9 @@
-"""From a Submit to a Sequence: sampling defaults filled in, lengths known, the frame budget fixed.
-No tensors.
+"""A Submit (what the client wants) -> a Sequence (what the scheduler runs).
 
-The frame budget is fixed here, once: a sequence reserves KV for all of it when it starts.
+In: ids and sampling parameters, some of them None. Out: a Sequence with the checkpoint's defaults
+filled in, the length of its prompt in tokens, and its frame budget: how many frames of 80 ms it may
+take. The budget is fixed here, once, because a sequence reserves KV blocks for all of it when it
+starts. No tensors. Raises InvalidPromptError for what cannot run.
 """
 
 import math

@@ -1,5 +1,7 @@
-"""From a configuration to a running EngineCore: device, dtype, threads, weights, memory. Says what
-it chose.
+"""From a configuration to an EngineCore that is ready to step.
+
+In: EngineConfig and the checkpoints to load. Out: an EngineCore, and lines in the log that say what
+was chosen for each `auto`: device, dtype, threads, form of the weights, rows and KV blocks.
 """
 
 import hashlib
@@ -91,7 +93,8 @@ def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) 
     there it saves reading memory, and small weights stay in the cache. float32 elsewhere.
     """
     if config.dtype != "auto":
-        return getattr(torch, config.dtype)
+        chosen: torch.dtype = getattr(torch, config.dtype)
+        return chosen
     if device.type == "cuda":
         return torch.bfloat16
     files = [path / "model.safetensors" for path in paths]
@@ -262,8 +265,9 @@ def measure_threads(dtype: torch.dtype) -> int:
     fastest right now: the machine's other load is part of the measurement.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    net = torch.nn.Sequential(*(Linear(1024, 1024) for _ in range(32))).to(dtype)
-    for module in net:
+    layers = [Linear(1024, 1024) for _ in range(32)]
+    net = torch.nn.Sequential(*layers).to(dtype)
+    for module in layers:
         torch.nn.init.normal_(module.weight)
         if can_pack(dtype):
             module.transform_("packed")
@@ -351,11 +355,11 @@ def _warm_up(core: EngineCore) -> None:
         core.add(
             Submit(-1 - i, model, prompt, SamplingParams(max_new_tokens=8, ignore_eos=True, seed=0))
         )
-    told = []
+    outputs = []
     while core.has_work:
-        told += core.step()
-    assert sum(isinstance(fact, Finished) for fact in told) == len(core.checkpoints), (
+        outputs += core.step()
+    assert sum(isinstance(fact, Finished) for fact in outputs) == len(core.checkpoints), (
         "warm-up failed"
     )
-    assert any(isinstance(fact, AudioChunk) for fact in told), "warm-up made no audio"
+    assert any(isinstance(fact, AudioChunk) for fact in outputs), "warm-up made no audio"
     core.reset_stats()

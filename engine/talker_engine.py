@@ -1,23 +1,24 @@
-"""The seam behind EngineCore: what turns sequences into frames of codes, whoever does it.
+"""The seam behind EngineCore: the contract of what makes frames of codes.
 
-EngineCore keeps messages, voices, the codec and statistics; an implementation of TalkerEngine keeps
-rows, KV memory, scheduling and the nets. Ours is NativeTalkerEngine. Any implementation must pass
+In: Sequences. Out: Steps: which sequences started or failed, and frames, 16 codes each. EngineCore
+keeps messages, voices, the codec and statistics; an implementation of TalkerEngine keeps rows, KV
+memory, scheduling and the nets. Ours is NativeTalkerEngine. Every implementation must pass
 tests/engine/runner/test_talker_contract.py.
 
 The life of a sequence: add -> [a row becomes free] -> started -> frames ... -> end -> finish.
 
 What a caller may rely on
-- Every sequence that was added is told in `Step.started` or `Step.failed`, once, unless it was
+- Every sequence that was added appears once in `Step.started` or `Step.failed`, unless it was
   finished before. `started` comes with or before its first frame. From then until `finish` its row
   (`seq.row`, below `Capacity.num_rows`) is its own: the codec's state lies in the same row.
-- Frames of a sequence come in order, each once: 16 codes, or None in place of the frame that the
-  end token stood for. After None, or after `seq.max_frames` frames, nothing more comes.
+- Frames of a sequence come in order, each once: 16 codes, or None in place of the frame whose first
+  code was the end token. After None, or after `seq.max_frames` frames, nothing more comes.
 - Codes depend on the prompt, the voice, the sampling parameters and the seed alone (in float32):
-  not on who else runs, nor on how prompts are cut.
+  not on which other sequences run, nor on how prompts are cut.
 - While `seq.text_open`, no frame is begun that needs a text row which has not been appended.
-- `finish` works at any time, twice too. It gives back everything at once; whatever was begun for
-  the sequence is dropped and never told.
-- A sequence that cannot be started is told in `Step.failed` with its error; others go on. Any other
+- `finish` works at any time, twice too. It gives back everything at once; frames that were begun
+  for the sequence are dropped and never returned.
+- A sequence that cannot be started appears in `Step.failed` with its error; others go on. Any other
   exception of `step` means that the whole engine is lost.
 
 What an implementation may rely on
@@ -25,9 +26,9 @@ What an implementation may rely on
 - A sequence fits: num_prompt_tokens + max_frames <= Capacity.max_tokens of its model.
 - Once a sequence has ended (None, or its last frame), the caller finishes it before the next step.
 
-What `step` may block on: the device, for frames begun in an earlier step, and in a step that begins
-none for all that are left. Never on other threads, sockets or the caller. Frames may be told one
-step after they were begun; `Step.in_flight` says that some are still to come.
+What `step` may block on: the device, for frames begun in an earlier step, and, in a step that
+begins no frame, for all that are left. Never on other threads, sockets or the caller. Frames may be
+returned one step after they were begun; `Step.in_flight` says that some are still to come.
 """
 
 from dataclasses import dataclass, field

@@ -1,9 +1,9 @@
-"""The engine process: read messages, core.step(), write messages.
+"""The engine's process: read messages, core.step(), write messages, until the work is done.
 
-One thread owns the device, the scheduler and both stages. It blocks on the socket while there is
-nothing to do and looks at it once per step otherwise. It ends when told to, or when the other end
-closes. A second thread sends heart-beats, so that the client can tell a long step from a worker
-that hangs.
+In and out: the messages of engine.protocol on a socket. One thread owns the device, the scheduler,
+talker and codec. While there is nothing to do it waits for the socket, else it looks at it once a
+step. The process ends at a Shutdown, or when the client closes its end. A second thread sends
+heart-beats, so that the client can tell a long step from a worker that hangs.
 
     python -m engine.worker FD        FD: the number of an inherited, connected stream socket
 """
@@ -91,7 +91,8 @@ class Connection:
 
     def _decode(self, data: bytes) -> Inbound | Malformed:
         try:
-            return self.decoder.decode(data)
+            message: Inbound = self.decoder.decode(data)
+            return message
         except msgspec.ValidationError as error:
             fields = msgspec.msgpack.decode(data)
             id_ = fields.get("id") if isinstance(fields, dict) else None
@@ -161,7 +162,7 @@ def _dispatch(core: EngineCore, message: Inbound | Malformed) -> None:
 
 def serve(connection: Connection, core: EngineCore, pulse: Pulse) -> None:
     """Until Shutdown, or until the other end closes."""
-    told_at, was_busy = 0.0, True
+    stats_at, was_busy = 0.0, True
     while True:
         busy = core.has_work
         if was_busy and not busy:
@@ -175,9 +176,9 @@ def serve(connection: Connection, core: EngineCore, pulse: Pulse) -> None:
         facts = core.step()
         pulse.step_began = None
         connection.write(facts)
-        if time.monotonic() - told_at >= STATS_EVERY_S:
+        if time.monotonic() - stats_at >= STATS_EVERY_S:
             connection.write([core.stats()])
-            told_at = time.monotonic()
+            stats_at = time.monotonic()
 
 
 def run(connection: Connection) -> None:
@@ -187,7 +188,7 @@ def run(connection: Connection) -> None:
     assert isinstance(start, Start), "the first message is Start"
     core, ready = build(start.config, start.models, start.replica)
     gc.collect()
-    gc.freeze()  # weights and modules live for ever: keep them out of every later collection
+    gc.freeze()  # weights and modules stay to the end: keep them out of every later collection
     connection.write([ready])
     pulse = Pulse(connection)
     try:
@@ -205,7 +206,7 @@ def main() -> int:
     try:
         run(connection)
     except ConnectionError:
-        return 0  # the client is gone; nobody is listening
+        return 0  # the client is gone
     except EngineError as error:
         connection.write([Fatal(str(error))])
         return 1

@@ -1,4 +1,8 @@
-"""create_app: routes, the engine's life, the error envelope, and `http.front` before everything."""
+"""create_app: settings -> the ASGI application.
+
+It registers the routes, starts the engine in the background and closes it at the end, turns every
+failure into OpenAI's error envelope, and puts http.front (host, origin, body size) before it all.
+"""
 
 import asyncio
 import logging
@@ -26,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 class App(Litestar):
-    """Litestar behind `Front`; state: engine, starting (a task), draining, at last service."""
+    """Litestar behind `Front`. Its `state` has engine, starting (the task that starts the engine),
+    draining and, once the engine is ready, service.
+    """
 
     front: ASGIApp
 
@@ -65,7 +71,8 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             message = f"The engine is {client.status}."
             headers = retry_headers(5)
             raise ApiError(503, message, code="engine_unavailable", headers=headers)
-        return app.state.service
+        made: AppState = app.state.service
+        return made
 
     app = App(
         route_handlers=[

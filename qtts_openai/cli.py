@@ -52,7 +52,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    """Listen, load, serve, drain. Whoever asks while the engine loads gets a 503."""
+    """Listen, load, serve, drain. Requests while the engine loads get a 503."""
     with _exit_status_zero(signal.SIGTERM), listen(settings.server) as listener:
         url = f"{base_url(listener)}/v1"
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
@@ -196,7 +196,7 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
 
 
 async def _spoken(speech: SpeechResponse) -> bytes:
-    """The whole file, with its progress told."""
+    """The whole file, with its progress shown."""
     started = time.perf_counter()
     await speech.start()
     parts = []
@@ -254,7 +254,7 @@ BENCH_OPTIONS = (
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    """engine.benchmark.bench with the settings' first model and engine, unless told otherwise."""
+    """engine.benchmark.bench with the settings' first model and engine, or by its options."""
     settings = load_settings(arguments.config)
     given = {name: getattr(arguments, name) for name in BENCH_OPTIONS}
     options = {name: getattr(settings.engine, name) for name in ("device", "dtype", "quantization")}

@@ -1,8 +1,9 @@
-"""What a speech request may hold, and how it is read.
+"""What a request may hold, and how it is read.
 
-OpenAI's fields, and on the same level those of the peers' servers. null means absent, unknown
-fields are ignored and reported, and a known field of the wrong type or range is a 400 that names
-it.
+In: the bytes of a body, or the fields of a form. Out: a struct whose fields have their types and
+are in their ranges, and the names of fields that nothing reads. The fields are OpenAI's and, on the
+same level, those of other speech servers. null means absent; unknown fields are ignored and
+reported; a known field of the wrong type or range is a 400 that names it.
 """
 
 import codecs
@@ -13,11 +14,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from qtts_openai.answers import TaskType
 from qtts_openai.errors import ApiError, invalid
 
 Level = Literal["none", "clean", "full"]
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
-TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
 
 # Sent by openai-agents for OpenAI's own model; neither a style nor a description of a voice.
 _AGENTS_INSTRUCTION = "you will receive partial sentences"
@@ -59,7 +60,7 @@ class VoiceId(msgspec.Struct, frozen=True):
 class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of POST /v1/audio/speech."""
 
-    input: str
+    input: Annotated[str, Meta(extra_json_schema={"minLength": 1, "pattern": r"\S"})]
     model: str | None = None
     voice: Annotated[str, Meta(max_length=200)] | VoiceId | None = None
     instructions: str | None = None

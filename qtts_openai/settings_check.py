@@ -1,7 +1,7 @@
 """References of the settings that only loaded models can answer: voices and speakers.
 
-A server that is told a name that means nothing does not start: otherwise it would refuse, or speak
-with a stand-in, whatever relies on that name.
+A server whose settings hold a name that means nothing does not start: otherwise it would refuse
+what relies on that name, or speak it with a stand-in.
 """
 
 from collections.abc import Iterable

@@ -1,15 +1,21 @@
-"""What the routes share: made when the engine is ready, given to them by injection."""
+"""What the routes share for the life of the server: one object for each job, wired together here.
+
+AppState is made once, when the engine has loaded its models, and is given to every handler that has
+a parameter `service`. `submit` takes a SpeechPlan and returns a stream of PCM (bytes of 16-bit mono
+at 24 kHz): from the cache, or from the engine when the plan's turn has come.
+"""
 
 import logging
 import secrets
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
 from engine import EngineClient, ModelInfo, Prompt, SamplingParams, SpeechStream
+from qtts_openai.answers import ModelVoice, VoiceAnswer
 from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.callers import Caller
@@ -31,8 +37,6 @@ from qtts_openai.voices.resolver import VoiceResolver
 from qtts_openai.voices.store import StoredVoice, VoiceStore
 
 logger = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 
 class AppState:
@@ -138,44 +142,42 @@ class AppState:
     def random_weight_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]
 
-    def presets(self, *, everything: bool = False) -> list[Json]:
+    def presets(self, *, everything: bool = False) -> list[VoiceAnswer]:
         """Voices of the server: those that can be spoken now, or `everything`."""
         shown = [self.describe(voice) for voice in self.table.voices.values()]
-        return [voice for voice in shown if everything or voice["available"]]
+        return [voice for voice in shown if everything or voice.available]
 
-    def stored(self, caller: Caller, *, everything: bool = False) -> list[Json]:
+    def stored(self, caller: Caller, *, everything: bool = False) -> list[VoiceAnswer]:
         """Voices that the caller may use; reads the disk."""
         shown = [self.describe_stored(voice) for voice in self.store.visible(caller)]
-        return [voice for voice in shown if everything or voice["available"]]
+        return [voice for voice in shown if everything or voice.available]
 
-    def describe(self, voice: Voice) -> Json:
+    def describe(self, voice: Voice) -> VoiceAnswer:
         """The voice in a listing; `available` and `models` say what the loaded checkpoints can do
         with it, and `language` what they speak with it.
         """
         families = voice.families()
         able = [info for info in self.catalog.models.values() if info.model_type in families]
-        return {
-            "id": voice.id,
-            "object": "audio.voice",
-            "name": voice.name,
-            "language": spoken_language(voice, able),
-            "gender": voice.gender,
-            "description": voice.description,
-            "type": _kind(voice),
-            "available": bool(able),
-            "models": [info.id for info in able],
-            "needs": [FAMILIES[family] for family in families],
-        }
+        return VoiceAnswer(
+            id=voice.id,
+            name=voice.name,
+            language=spoken_language(voice, able),
+            gender=voice.gender,
+            description=voice.description,
+            type=_kind(voice),
+            available=bool(able),
+            models=[info.id for info in able],
+            needs=[FAMILIES[family] for family in families],
+        )
 
-    def describe_stored(self, stored: StoredVoice) -> Json:
-        shown = self.describe(self.resolver.stored_voice(stored)) | stored.answer()
-        return shown | ({"available": False, "models": []} if stored.disabled else {})
+    def describe_stored(self, stored: StoredVoice) -> VoiceAnswer:
+        return stored.complete(self.describe(self.resolver.stored_voice(stored)))
 
-    def voices_of(self, model: ModelInfo, stored: list[Json]) -> list[dict[str, str]]:
+    def voices_of(self, model: ModelInfo, stored: list[VoiceAnswer]) -> list[ModelVoice]:
         return [
-            {"name": voice["name"], "language": voice["language"]}
+            ModelVoice(name=voice.name, language=voice.language)
             for voice in (*self.presets(), *stored)
-            if model.id in voice["models"]
+            if model.id in voice.models
         ]
 
 
@@ -192,7 +194,7 @@ def _num_places(num_rows: int, max_queued: int) -> int:
     return num_rows + min(num_rows // 8, max_queued)
 
 
-def _kind(voice: Voice) -> str:
+def _kind(voice: Voice) -> Literal["speaker", "prompt", "audio_sample"]:
     if voice.speakers:
         return "speaker"
     return "prompt" if voice.prompt is not None else "audio_sample"

@@ -17,7 +17,8 @@ ENGINE = {
     "loader": SEAM | {"layers", "models"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
     "dummy": SEAM,
-    "benchmark": SEAM | {"core", "startup", "loader", "runner", "models", "layers", "dummy"},
+    "benchmark": SEAM
+    | {"core", "scheduler", "startup", "loader", "runner", "models", "layers", "dummy"},
     "config": set(),
     "errors": set(),
     "protocol": {"config"},
@@ -29,10 +30,11 @@ ENGINE = {
     "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
     "worker": SEAM | {"core", "startup"},
 }
-BASE = {"errors", "schemas", "settings"}
+BASE = {"answers", "errors", "schemas", "settings"}
 HTTP_SIDE = {
-    "errors": set(),
-    "schemas": {"errors"},
+    "answers": set(),
+    "errors": {"answers"},
+    "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
     "decoding": set(),

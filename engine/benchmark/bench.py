@@ -45,6 +45,7 @@ from engine.protocol import FRAME_S, Prompt, Ready, SamplingParams, Submit
 from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.talker_runner import TalkerRunner
 from engine.runner.transfer import Download, upload
+from engine.scheduler.sequence import Sequence
 from engine.startup import build, choose_device
 
 SHAPES = ("tiny-0b6", "tiny-1b7", "0.6B", "1.7B")
@@ -171,7 +172,7 @@ def _on_gpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     return {"step_s": step_s, "split_s": split | {"rest": host}}
 
 
-def frame_alone(runner: TalkerRunner, seqs: list, feed_back: bool) -> Callable[[], Any]:
+def frame_alone(runner: TalkerRunner, seqs: list[Sequence], feed_back: bool) -> Callable[[], Any]:
     """The runner's work for a frame of `seqs`; without `feed_back` what follows the talker."""
     rows, graphs = [seq.row for seq in seqs], runner.frames
     runner.backend.begin(seqs)
@@ -191,7 +192,7 @@ def device_seconds(run: Callable[[], Any], stream: torch.cuda.Stream) -> float:
         run()
     end.record(stream)
     end.synchronize()
-    return start.elapsed_time(end) / 1e3 / ALONE
+    return float(start.elapsed_time(end)) / 1e3 / ALONE
 
 
 def floors(core: EngineCore, machine: floor.Machine, batch: int, frames: int) -> dict[str, float]:

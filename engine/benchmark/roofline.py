@@ -23,7 +23,7 @@ from engine.models.config import CodecDecoderConfig, DecoderConfig, TalkerConfig
 
 READ_BYTES = 1 << 29
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices that are multiplied
-REPEATS = {"cpu": 1, "cuda": 20}  # a GPU is told of many before the first one is waited for
+REPEATS = {"cpu": 1, "cuda": 20}  # a GPU gets many before the first one is waited for
 # Bytes of one weight of the decoder layers, where they are not in the model's dtype.
 WEIGHT_BYTES = {"int8": 1.0, "int4": 0.5}
 

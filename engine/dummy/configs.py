@@ -11,7 +11,7 @@ ModelType = Literal["custom_voice", "voice_design", "base"]
 Shape = Literal["tiny-0b6", "tiny-1b7", "0.6B", "1.7B"]
 Config = dict[str, Any]
 
-# config.json carries this key, so that whoever loads the checkpoint can say that it makes noise.
+# config.json carries this key, so that its loader can say that it makes noise.
 MARKER = "qtts_random_weights"
 
 _LANGUAGES = {

@@ -85,7 +85,7 @@ def _download(spec: ModelSpec) -> Path:
 
 
 def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
-    """config.json and what the HTTP side is told of it."""
+    """config.json, and what of it the HTTP side gets to know."""
     for name in REQUIRED:
         if not (path / name).is_file():
             raise CheckpointError(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_layers import (
@@ -84,20 +85,16 @@ class CodecDecoder(nn.Module):
         self.codebooks = Codebooks(c)
         self.pre_conv = CausalConv("pre", c.codebook_dim, c.latent_dim, 3)
         self.input_proj = Linear(c.latent_dim, c.hidden_size, bias=True)
-        self.layers = nn.ModuleList(WindowLayer(f"attn{i}", c) for i in range(c.num_hidden_layers))
+        self.layers = Modules(WindowLayer(f"attn{i}", c) for i in range(c.num_hidden_layers))
         self.norm = RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
         self.output_proj = Linear(c.hidden_size, c.latent_dim, bias=True)
-        self.upsample = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    CausalUpsample(f"up{i}", c.latent_dim, c.latent_dim, r, r),
-                    ConvNeXt(f"next{i}", c.latent_dim),
-                ]
-            )
-            for i, r in enumerate(c.upsampling_ratios)
+        ratios = list(enumerate(c.upsampling_ratios))
+        self.upsample = Modules(
+            CausalUpsample(f"up{i}", c.latent_dim, c.latent_dim, r, r) for i, r in ratios
         )
+        self.mix = Modules(ConvNeXt(f"next{i}", c.latent_dim) for i, _ in ratios)
         self.first_conv = CausalConv("first", c.latent_dim, c.decoder_dim, 7)
-        self.blocks = nn.ModuleList(
+        self.blocks = Modules(
             UpsampleBlock(f"block{i}", c.decoder_dim >> i, r)
             for i, r in enumerate(c.upsample_rates)
         )
@@ -154,7 +151,7 @@ class CodecDecoder(nn.Module):
         return self._synthesise(self._latents(codes, positions, state, rotary), state)
 
     def prime(self, codes: Tensor, positions: Tensor, state: State, rotary: RotaryTable) -> Tensor:
-        """As forward, for frames whose audio nobody wants: only the state moves on. Returns an
+        """As forward, for frames whose audio is not needed: only the state moves on. Returns an
         empty wave [B, 0].
 
         The convolutions see no further back than CONV_CONTEXT frames, so only the last ones go
@@ -175,7 +172,7 @@ class CodecDecoder(nn.Module):
         return self._transform(x, positions, state, rotary).transpose(1, 2)
 
     def _synthesise(self, x: Tensor, state: State) -> Tensor:
-        for up, mix in self.upsample:
+        for up, mix in zip(self.upsample, self.mix, strict=True):
             x = mix(up(x, state), state)
         x = self.first_conv(x, state)
         for block in self.blocks:
@@ -200,11 +197,12 @@ class CodecDecoder(nn.Module):
         yield from self.pre_conv.weight_map("decoder.pre_conv.conv")
         for name, linear in (("input_proj", self.input_proj), ("output_proj", self.output_proj)):
             yield f"decoder.pre_transformer.{name}.weight", ParamView(linear.weight)
+            assert linear.bias is not None
             yield f"decoder.pre_transformer.{name}.bias", ParamView(linear.bias)
         yield "decoder.pre_transformer.norm.weight", ParamView(self.norm.weight)
         for i, layer in enumerate(self.layers):
             yield from layer.weight_map(f"decoder.pre_transformer.layers.{i}")
-        for i, (up, mix) in enumerate(self.upsample):
+        for i, (up, mix) in enumerate(zip(self.upsample, self.mix, strict=True)):
             yield from up.weight_map(f"decoder.upsample.{i}.0.conv")
             yield from mix.weight_map(f"decoder.upsample.{i}.1")
         yield from self.first_conv.weight_map("decoder.decoder.0.conv")

@@ -8,12 +8,14 @@ applied) and replicate padding before the last convolution.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules, NamedModules
 from engine.layers.rotary import RotaryTable, rotate
 from engine.models.config import CodecConfig
 from engine.models.weights import ParamView
@@ -61,7 +63,7 @@ class ResidualBlock(nn.Module):
 class CausalLayer(nn.Module):
     """Pre-LayerNorm transformer layer with layer scales; full causal attention."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, inner, self.eps = (
             config["hidden_size"],
@@ -147,10 +149,10 @@ class CodecEncoder(nn.Module):
         channels, width = c["num_filters"], c["hidden_size"]
         # SEANet, indexed as in the checkpoint: 0 conv, then (residual, ELU, strided conv) per
         # ratio, ELU, last conv.
-        self.convs = nn.ModuleDict(
+        self.convs: NamedModules[PaddedConv] = NamedModules(
             {"0": PaddedConv(c.get("audio_channels", 1), channels, c["kernel_size"])}
         )
-        self.blocks = nn.ModuleDict()
+        self.blocks: NamedModules[ResidualBlock] = NamedModules()
         index = 1
         for ratio in reversed(c["upsampling_ratios"]):
             self.blocks[str(index)] = ResidualBlock(
@@ -160,7 +162,7 @@ class CodecEncoder(nn.Module):
             channels, index = channels * 2, index + 3
         self.last = str(index + 1)
         self.convs[self.last] = PaddedConv(channels, width, c["last_kernel_size"])
-        self.layers = nn.ModuleList(CausalLayer(c) for _ in range(c["num_hidden_layers"]))
+        self.layers = Modules(CausalLayer(c) for _ in range(c["num_hidden_layers"]))
         self.downsample = PaddedConv(width, width, 4, 2, bias=False, mode="replicate")
         vq, size = c["vector_quantization_hidden_dimension"], c["codebook_size"]
         num_semantic = c.get("num_semantic_quantizers", 1)
@@ -179,7 +181,7 @@ class CodecEncoder(nn.Module):
         for index, block in self.blocks.items():
             x = self.convs[str(int(index) + 2)](F.elu(block(x)))
         x = self.convs[self.last](F.elu(x))[0].T  # [T, width] at 25 Hz
-        head_dim = self.layers[0].head_dim
+        head_dim = next(iter(self.layers)).head_dim
         rotary = RotaryTable(head_dim, self.config["rope_theta"], len(x), torch.float32, x.device)
         for layer in self.layers:
             x = layer(x, rotary.cos, rotary.sin)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import PACK_FROM, Linear, Product, packed
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import rotate
 from engine.models.config import CodecDecoderConfig
@@ -177,7 +178,7 @@ class UpsampleBlock(nn.Module):
         super().__init__()
         self.act = SnakeBeta(in_)
         self.upsample = CausalUpsample(f"{name}.up", in_, in_ // 2, 2 * rate, rate)
-        self.units = nn.ModuleList(ResidualUnit(f"{name}.unit{d}", in_ // 2, d) for d in (1, 3, 9))
+        self.units = Modules(ResidualUnit(f"{name}.unit{d}", in_ // 2, d) for d in (1, 3, 9))
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         x = self.upsample(self.act(x), state)
@@ -215,6 +216,7 @@ class ConvNeXt(nn.Module):
         yield f"{prefix}.norm.bias", ParamView(self.norm_bias)
         for name, linear in (("pwconv1", self.pwconv1), ("pwconv2", self.pwconv2)):
             yield f"{prefix}.{name}.weight", ParamView(linear.weight)
+            assert linear.bias is not None
             yield f"{prefix}.{name}.bias", ParamView(linear.bias)
         yield f"{prefix}.gamma", ParamView(self.gamma)
 

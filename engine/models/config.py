@@ -4,7 +4,7 @@ and are ignored.
 
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -130,7 +130,7 @@ class CodecConfig(msgspec.Struct, frozen=True, kw_only=True):
     output_sample_rate: int = 24_000
     decode_upsample_rate: int = 1_920
     decoder_config: CodecDecoderConfig
-    encoder_config: dict
+    encoder_config: dict[str, Any]
 
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.modules import Modules
 from engine.models.config import SpeakerEncoderConfig
 from engine.models.weights import ParamView
 
@@ -42,9 +43,7 @@ class SERes2Block(nn.Module):
         self.scale = config.enc_res2net_scale
         width = channels // self.scale
         self.tdnn1, self.tdnn2 = Conv(channels, channels), Conv(channels, channels)
-        self.res2net = nn.ModuleList(
-            Conv(width, width, kernel, dilation) for _ in range(self.scale - 1)
-        )
+        self.res2net = Modules(Conv(width, width, kernel, dilation) for _ in range(self.scale - 1))
         self.se1 = Conv(channels, config.enc_se_channels)
         self.se2 = Conv(config.enc_se_channels, channels)
 
@@ -64,7 +63,7 @@ class SpeakerEncoder(nn.Module):
         self.config = c = config
         channels, kernels, dilations = c.enc_channels, c.enc_kernel_sizes, c.enc_dilations
         self.first = Conv(c.mel_dim, channels[0], kernels[0], dilations[0])
-        self.blocks = nn.ModuleList(
+        self.blocks = Modules(
             SERes2Block(channels[i], kernels[i], dilations[i], c)
             for i in range(1, len(channels) - 1)
         )

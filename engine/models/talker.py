@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.layers.attention import Attention
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.models.config import TalkerConfig
 from engine.models.qwen3_layer import Qwen3Layer
@@ -26,7 +27,7 @@ class Talker(nn.Module):
         self.text_fc1 = Linear(config.text_hidden_size, config.text_hidden_size, bias=True)
         self.text_fc2 = Linear(config.text_hidden_size, config.hidden_size, bias=True)
         self.codec_embedding = _table(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Qwen3Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = Modules(Qwen3Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.codec_head = Linear(config.hidden_size, config.vocab_size)
 
@@ -55,6 +56,7 @@ class Talker(nn.Module):
         yield "talker.codec_head.weight", ParamView(self.codec_head.weight)
         for name, linear in (("linear_fc1", self.text_fc1), ("linear_fc2", self.text_fc2)):
             yield f"talker.text_projection.{name}.weight", ParamView(linear.weight)
+            assert linear.bias is not None
             yield f"talker.text_projection.{name}.bias", ParamView(linear.bias)
         for i, layer in enumerate(self.layers):
             yield from layer.weight_map(f"talker.model.layers.{i}")

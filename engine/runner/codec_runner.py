@@ -1,7 +1,8 @@
-"""The codec as a post-stage: frames of many streams in, PCM out, each stream's exact state kept in
-its row.
+"""The codec decoder for many streams at once: frames of codes in, PCM out, without seams.
 
-A row's whole state is one flat vector, so a batch is one gather before and one scatter after.
+In: row numbers, and for each row as many frames of 16 codes. Out: a row's samples as bytes, int16
+at 24 kHz, 1,920 a frame. A stream's exact decoder state is kept between calls, as one flat vector
+in its row, so that a batch costs one gather before and one scatter after.
 """
 
 from collections.abc import Callable
@@ -92,7 +93,7 @@ class CodecRunner:
                 self._run, sizes, num_rows, num_codes, self.device, capturer()
             )
 
-    def _on_stream(self) -> AbstractContextManager:
+    def _on_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self.stream)  # without one, nothing changes
 
     def start(self, row: int, snapshot: Snapshot | None = None) -> None:
@@ -131,7 +132,7 @@ class CodecRunner:
                 return Pcm([[Download(to_pcm(self._advance(rows, upload(frames, self.device))))]])
             return self._replay(self.graphs, rows, frames)
 
-    def _replay(self, graphs: CodecGraphs, rows: list[int], frames: list) -> Pcm:
+    def _replay(self, graphs: CodecGraphs, rows: list[int], frames: list[list[list[int]]]) -> Pcm:
         """Any number of rows and frames, in the captured sizes."""
         cuts, most, left = [0], len(rows), len(frames[0])
         while left:

@@ -1,4 +1,9 @@
-"""The post-stage: codes of running sequences into audio, in the order in which it must be heard."""
+"""Codes -> audio messages, in the order in which listeners need them.
+
+In: running sequences with their frames of codes. Out: AudioChunk (16-bit mono PCM at 24 kHz) and
+Finished, the end of a sequence always after all of its audio. codec_schedule says which frames are
+due, codec_runner decodes them.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -62,7 +67,7 @@ class CodecStage:
         self.queue.append((seqs, pcm))
 
     def end(self, finished: Finished) -> None:
-        """Tell the end of a sequence behind its audio."""
+        """Report the end of a sequence behind its audio."""
         self.queue.append(finished)
 
     def take(self, wait: bool) -> list[Outbound]:

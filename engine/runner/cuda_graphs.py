@@ -1,7 +1,8 @@
-"""Device work captured once and replayed: a step of a thousand kernels costs the host one call.
+"""CUDA graphs: device work that is captured once and replayed.
 
-A graph reads and writes the same memory every time, so its inputs are static buffers and its sizes
-are fixed: a batch runs in the smallest bucket that holds it, filled up with the padding row.
+A frame is about a thousand kernels; replaying their graph costs the host one call. A graph reads
+and writes the same memory each time, so its inputs are static buffers and its sizes are fixed: a
+batch runs in the smallest bucket (number of rows) that holds it, and the rest is the padding row.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from engine.runner.frame_step import FrameStep
 from engine.runner.row_buffers import RowBuffers
 from engine.runner.transfer import upload
 
+# By row and frame, the 16 codes.
+Codes = list[list[list[int]]]
 # capture(run) runs `run` for real, then captures it: -> (replay, what `run` returned, static).
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
@@ -145,7 +148,9 @@ class CodecGraphs:
     def max_rows(self, frames: int) -> int:
         return max(batch for size, batch in self.graphs if size == frames)
 
-    def __call__(self, rows: list[int], positions: list[int], frames: list) -> Tensor:
+    def __call__(
+        self, rows: list[int], positions: list[int], frames: list[list[list[int]]]
+    ) -> Tensor:
         """frames [B][F][Q] -> pcm [B, samples], overwritten by the next call."""
         n, size = len(rows), len(frames[0])
         batch = min(b for f, b in self.graphs if f == size and b >= n)

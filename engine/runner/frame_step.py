@@ -1,10 +1,11 @@
-"""One frame for a batch of rows, start to end on the device.
+"""One frame (80 ms) for a batch of rows, from start to end on the device.
 
-Nothing here depends on a tensor's values: no reads, no data-dependent shapes. So the whole of it
-can be captured once as a CUDA graph and replayed (cuda_graphs.py).
+In: row numbers [B]. Out: codes [B, 16]. State is read from and written to row_buffers. Nothing here
+depends on the values in a tensor: no value is read by the host, no shape follows from data. So the
+whole step can be captured once as a CUDA graph and replayed (cuda_graphs.py).
 
-A frame begins with the talker step that feeds the last frame back; a sequence whose prompt has just
-been prefilled has its state already, so for it that half changes nothing.
+A frame begins with the talker step that feeds the last frame back. A sequence whose prompt has just
+been prefilled has its talker state already; for it that first half changes nothing.
 """
 
 import torch
@@ -49,7 +50,7 @@ class FrameStep:
         codes = torch.cat([code0[:, None], residual], dim=1)
         b.codes[rows] = codes
         b.num_frames[rows] += 1
-        b.num_frames[b.padding].zero_()  # for ever fresh, so it never moves on
+        b.num_frames[b.padding].zero_()  # padding stays fresh, so its position never moves
         return codes
 
     def _feed_back(self, rows: Tensor) -> None:

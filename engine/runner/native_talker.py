@@ -1,8 +1,9 @@
-"""Our own TalkerEngine: one scheduler over all models, and a runner for each.
+"""Our TalkerEngine: one scheduler over all models, and a TalkerRunner for each.
 
-`step()` is schedule, run, take. Where the device works by itself, the next frame is begun before
-the last one's codes are taken, so that it never waits for the host; a sequence that turns out to
-have ended has then one frame too many in flight, which is dropped.
+In: Sequences. Out: Steps with frames of codes (16 ints a sequence and frame). `step()` schedules,
+runs and takes results. On a GPU, which works by itself, the next frame is begun before the codes of
+the last one are taken, so the device never waits for the host. A sequence that turns out to have
+ended then has one frame too many in flight; that frame is dropped.
 """
 
 import time

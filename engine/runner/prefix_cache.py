@@ -15,7 +15,7 @@ from engine.runner.prompt_embeds import prefix_length
 # KV positions kept in all: for the published checkpoints 115 kB each.
 MAX_PREFIX_TOKENS = 1024
 
-Key = tuple
+Key = tuple[object, ...]
 # slots(n): a sequence's KV slots of positions 0 .. n - 1; asked for only when something is copied.
 Slots = Callable[[int], Tensor]
 

@@ -1,16 +1,29 @@
-"""Ids -> the rows a talker is prefilled with, and the text rows that follow frame by frame.
+"""A Prompt's ids -> the vectors a talker is prefilled with, and the text rows that follow.
 
-A talker position is the sum of a text side and a codec side. With T(.) for projected text, C(.) for
-codec rows, PAD, BOS, EOS for the three special text rows, K for the control codes (think block,
-speaker, pad) of length L:
+In: a Prompt and, for a clone, its VoicePrompt. Out: prompt_embeds [num_tokens, H] and trailing text
+rows [n, H], of which one is added to the input of each frame that is fed back.
 
-    instruct   T(instruct)                              | nothing
-    role       T(role)                                  | nothing
-    head       PAD x (L-1), BOS                         | K
-    then, whole text     T(text), EOS, PAD              | C(pad) ..., C(bos)
-    or, streaming text   T(text[0])                     | C(bos)              the rest trails, one
-    per frame, then EOS cloning in context adds the reference: its text before the text, its frames
-    after C(bos).
+Each row is the sum of a text side and a codec side. T(.) are embedded and projected text ids; PAD,
+BOS and EOS are three special text rows; C(.) are codec embeddings; K are the control codes (think
+block, speaker, pad), L rows. R are the frames of a reference recording, each the sum of its 16
+embeddings. A prompt has these blocks, one after the other:
+
+    block       text side                           codec side
+    instruct    T(instruct)                         -
+    role        T(role)                             -
+    head        PAD x (L - 1), BOS                  K
+
+    then, with the whole text before the first frame:
+    text        T(reference text), T(text), EOS     C(pad) for each
+    start       PAD for each                        C(bos), R
+
+    or, with streaming text:
+    start       T(reference text), T(text), EOS,    C(bos), R
+                as many as C(bos) and R are, with
+                PAD where there are fewer
+
+With streaming text, the text rows that found no place in the prompt are the trailing rows. Only
+cloning in context has a reference text and R; without it `start` is one row.
 """
 
 from dataclasses import dataclass

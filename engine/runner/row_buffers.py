@@ -4,6 +4,8 @@ The last row and the last KV block belong to no sequence: batches are padded wit
 number of rows is fixed (cuda_graphs.py), and what is written there is never read.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -34,13 +36,11 @@ class RowBuffers:
         """kv_cache [layers, 2, num_blocks, block_size, kv_heads, D]; pad [H]."""
         self.num_rows, self.device = num_rows, kv_cache.device
         num_blocks, self.block_size = kv_cache.shape[2:4]
-        n, integer = num_rows + 1, {"dtype": torch.int64, "device": self.device}
+        n, integers = num_rows + 1, partial(torch.zeros, dtype=torch.int64, device=self.device)
         self.hidden = kv_cache.new_zeros(n, c.hidden_size)
-        self.codes = torch.zeros(n, c.num_code_groups, **integer)
-        self.num_tokens, self.num_frames, self.num_trailing = (
-            torch.zeros(n, **integer) for _ in range(3)
-        )
-        self.block_tables = torch.zeros(n, -(-max_tokens // self.block_size), **integer)
+        self.codes = integers(n, c.num_code_groups)
+        self.num_tokens, self.num_frames, self.num_trailing = (integers(n) for _ in range(3))
+        self.block_tables = integers(n, -(-max_tokens // self.block_size))
         self.block_tables[-1] = num_blocks - 1
         self.seen = torch.zeros(n, c.vocab_size, dtype=torch.bool, device=self.device)
         self.sampling = SamplingTable(n, self.device)

@@ -1,9 +1,10 @@
-"""One checkpoint's talker and code predictor, run for batches: one step = one frame for every
-running sequence.
+"""One checkpoint's talker and code predictor, run for batches.
 
-The frame loop stays on the device (frame_step.py, row_buffers.py); a step is told rows only, and
-its codes come back while the next step may already run. Admission costs the running streams
-nothing but the prefill: a freshly prefilled sequence joins the same frame.
+In: sequences that the scheduler chose. Out: codes [batch, 16], one frame (80 ms) for each. What a
+sequence keeps between frames lies on the device, in its row of row_buffers; a step is given row
+numbers only, and its codes are copied to the host while the next step may already run. A sequence
+whose prompt was just prefilled takes part in the same step's frame, so starting it costs the other
+streams its prefill and nothing more.
 """
 
 from collections.abc import Sequence as Seq

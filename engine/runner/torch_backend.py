@@ -38,7 +38,7 @@ class Backend(Protocol):
         """The code predictor's 15 passes over a frame of `batch` rows."""
 
     def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Codebook 0 [B] from logits [B, V] by the rows' rules, which are told what was drawn."""
+        """Codebook 0 [B] from logits [B, V] by the rows' sampling rules; notes it in `seen`."""
 
     def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
         """Another codebook's codes [B] of the same frame."""

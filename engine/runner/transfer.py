@@ -4,11 +4,14 @@ A plain copy from pageable memory, or a read of a result, stops the host until t
 everything before it, and the device then has nothing to do. On a CPU these are plain tensors.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def upload(values: list | tuple, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+def upload(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     """Numbers (lists may nest) to the device, in the order of its work."""
     if device.type == "cpu":
         return torch.tensor(values, dtype=dtype)

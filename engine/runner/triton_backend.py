@@ -1,6 +1,6 @@
 """The step's operations in Triton's kernels: nothing asks the host, so a step can be a CUDA graph.
 
-Every token is told its row, position and KV slot, so prompts of any cut, decode and the code
+Every token has a row, a position and a KV slot, so prompts of any cut, decode and the code
 predictor's passes are the same two kernels (rope.py, attention.py).
 """
 

@@ -37,7 +37,7 @@ class VoiceEncoder:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="voice-encoder")
 
     def register(self, reference: ReferenceAudio) -> None:
-        """Nothing is looked at here: a bad recording fails whoever asks for its voice."""
+        """Checks nothing: a bad recording fails the utterances that need its voice."""
         self.samples[reference.key] = reference.samples
         self.samples.move_to_end(reference.key)
         if reference.embedding:

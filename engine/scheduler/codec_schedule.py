@@ -1,16 +1,18 @@
-"""Which frames the codec decodes after a step. Plain Python: no torch here, and the clock is an
-argument.
+"""Which frames the codec decodes after a step. Plain Python: no torch, and the time is an argument.
 
-A stream's chunks grow along the ramp: small at first for early audio, then larger. The stream that
-runs dry first goes first. A stream about to run dry does not wait for its chunk to fill, nor does
-one that would run dry while those before it are decoded: streams that began together would
-otherwise all fill a chunk in the same step. While somebody is about to run dry, those who have
-plenty wait. A step's codec work is bounded, so that decoding many streams' chunks at once never
-holds up their next frames; what is put off is decoded in larger chunks later.
+In: the running sequences with the frames they have made and decoded. Out: chunks, each a number of
+frames for some sequences, in the order in which they are to be decoded.
 
-Two things depend on how long a step takes. Where a frame would hardly last until the next chunk,
-the first chunk is the ramp's second. Where steps are slower than speech nothing helps, and a stream
-that has run dry waits for a few frames, so that its listener has fewer pauses.
+A stream's chunks grow along `engine.chunk_ramp` (in frames): small first, for early audio, then
+larger. The stream whose listener runs out of audio first is decoded first. A stream is decoded
+before its chunk is full if its listener would else run out, also while the streams before it are
+being decoded: streams that began together would otherwise all fill a chunk in the same step. While
+one listener is about to run out, streams with plenty wait. The codec work of one step is bounded,
+so that it never delays the next frames for long; what is put off is later decoded in larger chunks.
+
+Two rules depend on how long a step takes. If a step takes longer than a third of the time that the
+first chunk lasts, the first chunk has the ramp's second size. If steps are slower than speech, a
+stream that has run out waits for a few frames, so that its listener hears fewer, longer pauses.
 """
 
 from collections.abc import Iterable
@@ -46,7 +48,7 @@ class CodecSchedule:
     ramp: tuple[int, ...]
     frame_s: float = 0.0  # what a frame costs the host, as measured: on a GPU only its launch
     step_s: float = 0.0  # from one step to the next, as measured
-    _stepped_at: float | None = None  # None: nobody was speaking
+    _stepped_at: float | None = None  # None: no sequence was running
 
     def observe(self, num_frames: int, elapsed_s: float) -> None:
         """Learn what frames cost."""
@@ -78,11 +80,11 @@ class CodecSchedule:
         urgency.
         """
         budget, backlog = max(CATCH_UP * len(alive), self.ramp[-1]), 0
-        somebody_is_short = any(seq.buffered_s(now) < SHORT_LEAD_S for seq in alive)
+        one_is_short = any(seq.buffered_s(now) < SHORT_LEAD_S for seq in alive)
         for seq in alive:
             buffered_s, backlog = seq.buffered_s(now), backlog + len(seq.codes)
             can_wait = seq.playback_started_at is not None and buffered_s > LONG_LEAD_S
-            if somebody_is_short and can_wait and not seq.is_paused:
+            if one_is_short and can_wait and not seq.is_paused:
                 continue
             size = self.next_chunk(seq, buffered_s - backlog * self.frame_s)
             if 0 < size <= budget:

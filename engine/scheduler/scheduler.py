@@ -1,14 +1,17 @@
-"""Who runs in the next step. Plain Python: no torch here, and the clock is an argument.
+"""Which sequences run in the next step. Plain Python: no torch, and the time is an argument.
 
-Admission is first come, first served: a request starts when a row and all the blocks it may need
-are free. One that does not fit yet may be overtaken by smaller ones, but only MAX_OVERTAKES times.
+In: sequences that wait or run. Out: a Batch of one model: perhaps slices of prompts (prefill), and
+then one frame for each of the model's running sequences (decode).
 
-A step belongs to one model: perhaps one slice of prompt (prefill), then one frame for each of the
-model's running sequences (decode). Prefill yields to listeners: the slice is cut so that it lasts
-no longer than the driest stream's lead, and waits while there is none. It waits MAX_PREFILL_WAIT_S
-at most, and from then on it has PREFILL_SHARE of the time even if streams run dry, as they do
-anyway where decode is slower than speech: a prompt that takes c seconds alone starts to speak about
-MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
+Admission is first come, first served: a sequence starts when a row and all the KV blocks it may
+need are free. One that does not fit yet may be overtaken by smaller ones, but only MAX_OVERTAKES
+times.
+
+Prefill yields to listeners: a slice is cut so that it takes no longer than the audio that the
+listener with the least still has, and waits while that is nothing. It waits MAX_PREFILL_WAIT_S at
+most. From then on prefill gets PREFILL_SHARE of the time even if listeners run out of audio, as
+they do anyway if decode is slower than speech. So a prompt that takes c seconds alone starts to
+speak about MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
 """
 
 from collections import deque

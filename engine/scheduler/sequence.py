@@ -1,4 +1,4 @@
-"""The engine-side life of one request. Plain Python: no torch here."""
+"""One utterance in the engine: its prompt, its row and blocks, and how far it is. No torch."""
 
 import enum
 from dataclasses import dataclass, field
@@ -77,15 +77,15 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     def buffered_s(self, now: float) -> float:
-        """Seconds of audio handed out that a listener in real time has not heard yet; below zero
-        since when he hears nothing; infinite before the first.
+        """Seconds of audio that were sent and that a listener in real time has not heard yet:
+        negative once playback has run dry, infinite before the first chunk.
         """
         if self.playback_started_at is None:
             return float("inf")
         return self.num_emitted_frames * FRAME_S - (now - self.playback_started_at)
 
     def note_emitted(self, num_frames: int, now: float) -> None:
-        """Note a chunk of audio. A listener who had run dry plays on from here."""
+        """Note a chunk of audio that was sent. If playback had run dry, it goes on from here."""
         heard_s = self.num_emitted_frames * FRAME_S
         if self.playback_started_at is None or now - self.playback_started_at > heard_s:
             self.playback_started_at = now - heard_s

@@ -131,7 +131,8 @@ class _Recording:
     def _kept(self, block: Block, is_last: bool = False) -> Block:
         if self.kept_hz == self.source_hz:
             return block
-        return self.resampler.resample_chunk(block, last=is_last)
+        kept: Block = self.resampler.resample_chunk(block, last=is_last)
+        return kept
 
     def finish(self, min_s: float) -> np.ndarray:
         seconds = self.num_frames / self.source_hz
@@ -141,7 +142,8 @@ class _Recording:
             )
         self.blocks.append(self._kept(np.zeros(0, "f4"), is_last=True))
         wave = self._levelled(np.concatenate(self.blocks))
-        return soxr.resample(wave, self.kept_hz, self.rate_hz, "HQ").astype("<f4")
+        resampled: np.ndarray = soxr.resample(wave, self.kept_hz, self.rate_hz, "HQ")
+        return resampled.astype("<f4")
 
     def _levelled(self, wave: np.ndarray) -> np.ndarray:
         """Without offset, and neither clipped nor too quiet to be heard; else as it is."""

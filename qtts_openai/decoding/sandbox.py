@@ -91,7 +91,7 @@ def _filter_syscalls() -> bool:
     program = _program(*_ALLOWED[platform.machine()])
     code = ctypes.create_string_buffer(program, len(program))
     wanted = _Program(len(program) // 8, ctypes.addressof(code))
-    return (
+    return bool(
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
         and _libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(wanted), 0, 0) == 0
     )

@@ -27,7 +27,7 @@ class Turns:
 
     @asynccontextmanager
     async def take(self) -> AsyncGenerator[None]:
-        """The caller's own turn first, so that nobody queues twice for a place. BusyError."""
+        """The caller's own turn first, so that no caller queues twice for a place. BusyError."""
         caller = current_caller.get()
         lock = self._locks.setdefault(caller, asyncio.Lock())
         with self._waiting(caller):

@@ -154,7 +154,7 @@ def main() -> None:
     control = socket.socket(fileno=0)
     warm_up()
     gc.collect()
-    gc.freeze()  # children share these pages as long as nobody writes to them
+    gc.freeze()  # children share these pages as long as none of them writes there
     control.send(b"+")
     Zygote(control).run()
 

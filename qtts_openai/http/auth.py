@@ -3,7 +3,7 @@ are kept as hashes and never printed.
 
 A line of the file, or a part of the variable between commas, is `key` or `name: key`. Where keys
 are configured and none is found the server does not start; once it runs, a file that is emptied or
-cannot be read lets nobody in.
+cannot be read lets no caller in.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import msgspec
-from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from qtts_openai.errors import ApiError
+from qtts_openai.http.asgi import Connection
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.settings import AuthSettings, SettingsError
 
 logger = logging.getLogger(__name__)
 
-Guard = Callable[[ASGIConnection, BaseRouteHandler], Awaitable[None]]
+Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 
 # Routes with this option answer without a key.
 OPEN = {"open": True}
@@ -144,7 +144,7 @@ class KeyRing:
             logger.error("auth.keys_file holds no key now: every request is refused")
 
     async def watch(self) -> None:
-        """Read the file again whenever it changes, for ever."""
+        """Read the file again whenever it changes, until cancelled."""
         while self._file is not None:
             await asyncio.sleep(WATCH_S)
             # A network file system may take its time.
@@ -183,7 +183,7 @@ def _forms(sent: bytes) -> tuple[bytes, ...]:
     return (sent, sent.decode("latin-1").encode()) if not sent.isascii() else (sent,)
 
 
-def _bearer(connection: ASGIConnection) -> bytes:
+def _bearer(connection: Connection) -> bytes:
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
     return key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
 
@@ -192,7 +192,7 @@ def require_key(ring: KeyRing) -> Guard:
     """A guard that lets everybody in where there are no keys; it notes the caller."""
 
     # A plain function would be run in a thread for every request.
-    async def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:
+    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
         connection.state.caller = ANONYMOUS
         if ring.is_open:
             return

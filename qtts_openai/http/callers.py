@@ -3,7 +3,8 @@
 import ipaddress
 
 import msgspec
-from litestar.connection import ASGIConnection
+
+from qtts_openai.http.asgi import Connection
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -21,12 +22,13 @@ class Caller(msgspec.Struct, frozen=True):
 ANONYMOUS = Caller("anonymous", "anonymous")
 
 
-def caller_of(connection: ASGIConnection) -> Caller:
+def caller_of(connection: Connection) -> Caller:
     """ANONYMOUS before the guard has run, as in the answer to an unknown URL."""
-    return connection.scope.get("state", {}).get("caller", ANONYMOUS)
+    caller: Caller = connection.scope.get("state", {}).get("caller", ANONYMOUS)
+    return caller
 
 
-def source_of(connection: ASGIConnection) -> str:
+def source_of(connection: Connection) -> str:
     """Whose limits and turns count: the caller's, or the address's where there is no key.
 
     An IPv6 customer has a whole /64 to send from, so that counts as one address.

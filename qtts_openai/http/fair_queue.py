@@ -1,9 +1,13 @@
-"""Who is next, when more is asked for than can be spoken at once. Policy only: no clock, no I/O.
+"""Whose utterance goes to the engine next, when more are asked for than it can speak at once.
 
-The engine's own queue is first come, first served, so little is put into it: what has no place yet
-waits here, in one line per caller. A free place goes to the callers in turn. While several wait,
-nobody gets more than half of the places; a caller alone gets all. What has begun is never broken
-off, so a newcomer waits for the end of one utterance at most until half of the places are its own.
+In: tickets (one an utterance) with the name of their caller. Out: `begin()` is called on the ticket
+that gets a free place. Policy only: no clock, no I/O.
+
+The engine's own queue is first come, first served, so little is put into it: a ticket without a
+place waits here, in one line per caller. A free place goes to the callers in turn. While several
+callers wait, none of them gets more than half of the places; one alone may have all. What has begun
+is never broken off, so until it has half of the places a newcomer waits for the end of one
+utterance at most.
 
 When too many wait, the newest ticket of the longest line is refused in favour of a caller whose
 line is shorter. Firm tickets are never refused: parts of an answer, or of a batch, that has begun.

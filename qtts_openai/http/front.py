@@ -18,7 +18,7 @@ Headers = dict[bytes, bytes]
 
 class Front:
     """`clones`: whether requests may bring reference audio; `is_draining`: whether new work is
-    refused; `count(route, method, status)` is told each answer.
+    refused; `count(route, method, status)` is called for each answer.
     """
 
     def __init__(

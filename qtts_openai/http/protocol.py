@@ -1,6 +1,6 @@
 """uvicorn's h11 protocol with bounds on heads, bodies, readers and idle connections.
 
-h11 and not httptools: it reads the body behind an `Upgrade` that nobody accepts, does not send
+h11 and not httptools: it reads the body behind an `Upgrade` that is not accepted, does not send
 chunks to HTTP/1.0, and bounds heads. It costs 0.4 ms more a request and 6 us more a chunk.
 
 A connection is always in one phase, and `Server` asks each one twice a second whether it is
@@ -186,7 +186,7 @@ class GuardedProtocol(H11Protocol):
         self._unread, self._unread_since = 0, self.loop.time()
 
     def _body_allowance(self) -> float:
-        """A body that nobody waits for any more, since its answer is out, gets little."""
+        """A body that is not needed any more, since its answer is out, gets little time."""
         if self.cycle.response_complete:
             return self.bounds.head_s
         return self.bounds.body_s + self._num_received / BODY_BYTES_PER_S

@@ -1,7 +1,7 @@
 """Limits per source (a key, or an address where there are no keys): answers at once, characters per
 minute.
 
-Told in OpenAI's headers: x-ratelimit-*-requests are answers at once, x-ratelimit-*-tokens are
+Shown in OpenAI's headers: x-ratelimit-*-requests are answers at once, x-ratelimit-*-tokens are
 characters. Characters are a bucket that refills all the time, so no minute boundary lets two
 minutes' worth through; a request larger than the bucket passes when the bucket is full and leaves
 a debt. The items of a batch are answers, too.

@@ -4,11 +4,11 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Request
 from litestar.datastructures import UploadFile
 from litestar.exceptions import HTTPException
 
 from qtts_openai.errors import ApiError, invalid
+from qtts_openai.http.asgi import Request
 from qtts_openai.schemas import parse_json
 
 

@@ -1,5 +1,7 @@
-"""Utterances on their way into the engine: each waits for its turn in the FairQueue, and is a
-stream of PCM all the while.
+"""An utterance from its submission to its end: it waits in the FairQueue, then runs in the engine.
+
+In: a function that begins the utterance. Out: a stream of PCM (bytes of 16-bit mono at 24 kHz) that
+may be read from the start; its first chunk comes when the turn has come and the engine has spoken.
 """
 
 import asyncio
@@ -58,7 +60,9 @@ class Turn:
             self._stream = self._begin_stream()
         except QueueFullError:
             raise
-        except Exception as error:  # whoever owns this turn gets it, not who ended and so freed it
+        except (
+            Exception
+        ) as error:  # for this turn's reader, not for the one whose end freed the place
             self._fail(error)
             return False
         self._watch = asyncio.create_task(self._leave_at_end(self._stream))

@@ -16,6 +16,7 @@ import msgspec
 
 from engine import EngineError
 from qtts_openai import schemas as s
+from qtts_openai.answers import FailedItem, SpokenItem
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.rate_limit import Lease
@@ -74,8 +75,10 @@ def read_items(body: dict[str, Any], max_items: int) -> Items:
 
 
 class Spoken(msgspec.Struct, frozen=True):
+    """`answer` without its audio, which is written in pieces."""
+
     audio: bytes
-    fields: dict[str, Any]
+    answer: SpokenItem
 
 
 class Batch:
@@ -184,13 +187,15 @@ class Batch:
             self.lease.charge(-promised)
             return as_api_error(error)
         assert speech.stream.finished is not None
-        fields = {
-            "media_type": speech.encoder.content_type,
-            "finish_reason": speech.stream.finished.reason.value,
-            "usage": speech.usage(),
-            "ignored_fields": s.shortened([*ignored, *utterance.ignored]),
-        }
-        return Spoken(audio, fields)
+        answer = SpokenItem(
+            index=index,
+            media_type=speech.encoder.content_type,
+            finish_reason=speech.stream.finished.reason.value,
+            usage=speech.usage(),
+            ignored_fields=s.shortened([*ignored, *utterance.ignored]),
+            audio_data="",
+        )
+        return Spoken(audio, answer)
 
 
 def _succeeded(result: asyncio.Future[Spoken | ApiError]) -> bool:
@@ -204,12 +209,10 @@ def _alike(one: ApiError, other: ApiError) -> bool:
 def _encoded(index: int, result: Spoken | ApiError) -> Iterator[bytes]:
     comma = b"," if index else b""
     if isinstance(result, ApiError):
-        detail = result.envelope()["error"]
-        failure = {"index": index, "status": "error", "error": result.message}
-        yield comma + msgspec.json.encode({**failure, "error_detail": detail})
+        failed = FailedItem(index=index, error=result.message, error_detail=result.detail)
+        yield comma + msgspec.json.encode(failed)
         return
-    head = msgspec.json.encode({"index": index, "status": "success", **result.fields})
-    yield comma + head[:-1] + b',"audio_data":"'
+    yield comma + msgspec.json.encode(result.answer).removesuffix(b'"}')
     for at in range(0, len(result.audio), _PIECE):
         yield base64.b64encode(result.audio[at : at + _PIECE])
     yield b'"}'

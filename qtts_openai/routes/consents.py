@@ -2,25 +2,37 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Annotated
 
-from litestar import Request, delete, get, post
+from litestar import delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, QueryParameter
+from msgspec import UNSET
 
 from qtts_openai import schemas as s
-from qtts_openai.errors import invalid
+from qtts_openai.answers import ConsentAnswer, ConsentList, DeletedConsent
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of
 from qtts_openai.http.request_body import read_fields, take_upload
+from qtts_openai.routes.openapi import errors, form_body, json_body, operation
 from qtts_openai.state import AppState
 from qtts_openai.voices import names
 from qtts_openai.voices.store import no_such_consent, owner_of
 
 logger = logging.getLogger(__name__)
 
+_EXAMPLE: dict[str, object] = {"name": "Ada", "language": "en-US"}
 
-@post("/v1/audio/voice_consents", status_code=200, operation_id="createVoiceConsent")
-async def create_consent(request: Request, service: NamedDependency[AppState]) -> dict[str, Any]:
+
+@post(
+    "/v1/audio/voice_consents",
+    status_code=200,
+    operation_id="createVoiceConsent",
+    summary="Keep a consent",
+    operation_class=operation(form_body(s.ConsentRequest, "recording", _EXAMPLE)),
+    responses=errors(503, 507),
+)
+async def create_consent(request: Request, service: NamedDependency[AppState]) -> ConsentAnswer:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     recording = take_upload(fields, "recording")
     wanted = s.to_struct(fields, s.ConsentRequest)
@@ -34,15 +46,19 @@ async def create_consent(request: Request, service: NamedDependency[AppState]) -
     return consent.answer()
 
 
-@get("/v1/audio/voice_consents", operation_id="listVoiceConsents")
+@get(
+    "/v1/audio/voice_consents",
+    operation_id="listVoiceConsents",
+    summary="Consents, in pages",
+    responses=errors(404, 503, 507),
+)
 async def list_consents(
     request: Request,
     service: NamedDependency[AppState],
     after: FromQuery[str | None] = None,
-    limit: FromQuery[int] = 20,
-) -> dict[str, Any]:
-    if not 1 <= limit <= 100:
-        raise invalid(f"limit: 1 to 100, not {limit}.", "limit")
+    limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
+) -> ConsentList:
+    """In the order they were made, after the one whose id is `after`."""
     consents = await asyncio.to_thread(service.store.visible_consents, caller_of(request))
     if after is not None:
         ids = [consent.id for consent in consents]
@@ -50,29 +66,38 @@ async def list_consents(
             raise no_such_consent(after)
         consents = consents[ids.index(after) + 1 :]
     page = [consent.answer() for consent in consents[:limit]]
-    return {
-        "object": "list",
-        "data": page,
-        "has_more": len(consents) > limit,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-    }
+    return ConsentList(
+        data=page,
+        has_more=len(consents) > limit,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+    )
 
 
-@get("/v1/audio/voice_consents/{consent_id:str}", operation_id="retrieveVoiceConsent")
+@get(
+    "/v1/audio/voice_consents/{consent_id:str}",
+    operation_id="retrieveVoiceConsent",
+    summary="One consent",
+    responses=errors(404, 503, 507),
+)
 async def retrieve_consent(
     consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
-) -> dict[str, Any]:
+) -> ConsentAnswer:
     consent = await asyncio.to_thread(service.store.consent, consent_id, caller_of(request))
     return consent.answer()
 
 
 @post(
-    "/v1/audio/voice_consents/{consent_id:str}", status_code=200, operation_id="updateVoiceConsent"
+    "/v1/audio/voice_consents/{consent_id:str}",
+    status_code=200,
+    operation_id="updateVoiceConsent",
+    summary="Rename a consent",
+    operation_class=operation(json_body(s.ConsentUpdate, name="Ada L.")),
+    responses=errors(404, 503, 507),
 )
 async def update_consent(
     consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
-) -> dict[str, Any]:
+) -> ConsentAnswer:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     update, caller = s.to_struct(fields, s.ConsentUpdate), caller_of(request)
     renamed = await asyncio.to_thread(
@@ -86,13 +111,15 @@ async def update_consent(
     "/v1/audio/voice_consents/{consent_id:str}",
     status_code=200,
     operation_id="deleteVoiceConsent",
+    summary="Delete a consent",
+    responses=errors(404, 409, 503, 507),
 )
 async def delete_consent(
     consent_id: FromPath[str],
     request: Request,
     service: NamedDependency[AppState],
     cascade: FromQuery[bool] = False,
-) -> dict[str, Any]:
+) -> DeletedConsent:
     """`cascade`: although voices rest on it; they are disabled."""
     caller = caller_of(request)
     disabled = await asyncio.to_thread(
@@ -101,8 +128,8 @@ async def delete_consent(
     logger.info("voice consent %s was deleted by %s", consent_id, caller.name)
     for voice in disabled:
         logger.info("voice %s was disabled with it", voice.id)
-    shown = {"id": consent_id, "deleted": True, "object": "audio.voice_consent"}
-    return shown | ({"disabled_voices": [voice.id for voice in disabled]} if disabled else {})
+    ids = [voice.id for voice in disabled]
+    return DeletedConsent(id=consent_id, disabled_voices=ids or UNSET)
 
 
 handlers = [create_consent, list_consents, retrieve_consent, update_consent, delete_consent]

@@ -62,5 +62,5 @@ def _type(schema: Json) -> str:
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
     bounds = {k: v for k, v in schema.items() if k.startswith(("min", "max")) or k == "default"}
-    told = ", ".join(f"{key} {value}" for key, value in bounds.items())
-    return escape(f"{schema.get('type', 'any')}" + (f" ({told})" if told else ""))
+    shown = ", ".join(f"{key} {value}" for key, value in bounds.items())
+    return escape(f"{schema.get('type', 'any')}" + (f" ({shown})" if shown else ""))

@@ -6,21 +6,22 @@
 /metrics  for Prometheus
 """
 
-from typing import Any
-
-from litestar import Response, get
+from litestar import MediaType, Response, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from qtts_openai.answers import Alive, EngineStatus, Health, Readiness
 from qtts_openai.http.auth import OPEN
+from qtts_openai.routes.openapi import errors
 from qtts_openai.state import AppState
 
 # The framework adds the charset to any text.
 _METRICS = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 
 
-def _status(state: State) -> str:
+def _status(state: State) -> EngineStatus:
     """The engine's, but not ready before the routes are nor while they end."""
     if state.draining:
         return "draining"
@@ -28,26 +29,41 @@ def _status(state: State) -> str:
     return "starting" if status == "ready" and state.get("service") is None else status
 
 
-@get("/live", operation_id="live", opt=OPEN)
-async def live() -> dict[str, str]:
-    return {"status": "alive"}
+@get("/live", operation_id="live", opt=OPEN, summary="Alive", responses=errors())
+async def live() -> Alive:
+    return Alive()
 
 
-@get("/ready", operation_id="ready", opt=OPEN)
-async def ready(state: State) -> Response[dict[str, str]]:
+def _unready(answer: type[Readiness] | type[Health]) -> dict[int, ResponseSpec]:
+    said = ResponseSpec(answer, generate_examples=False, description="No work is taken now")
+    return errors() | {503: said}
+
+
+@get("/ready", operation_id="ready", opt=OPEN, summary="Ready", responses=_unready(Readiness))
+async def ready(state: State) -> Response[Readiness]:
+    """503 while no new work is taken."""
     status = _status(state)
-    return Response({"status": status}, status_code=200 if status == "ready" else 503)
+    return Response(Readiness(status=status), status_code=200 if status == "ready" else 503)
 
 
-@get("/health", operation_id="health", opt=OPEN)
-async def health(state: State) -> Response[dict[str, Any]]:
+@get("/health", operation_id="health", opt=OPEN, summary="Health", responses=_unready(Health))
+async def health(state: State) -> Response[Health]:
+    """As /ready, with the models."""
     status = _status(state)
-    body = {"status": status, "models": list(state.engine.models)}
+    body = Health(status=status, models=list(state.engine.models))
     return Response(body, status_code=200 if status == "ready" else 503)
 
 
-@get("/metrics", operation_id="metrics", opt=OPEN)
+@get(
+    "/metrics",
+    operation_id="metrics",
+    opt=OPEN,
+    summary="Metrics",
+    media_type=MediaType.TEXT,
+    responses=errors(503),
+)
 async def metrics(service: NamedDependency[AppState]) -> Response[bytes]:
+    """For Prometheus."""
     return Response(service.metrics.render(), media_type=_METRICS)
 
 

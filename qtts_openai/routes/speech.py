@@ -1,23 +1,50 @@
-"""POST /v1/audio/speech and its batch form."""
+"""POST /v1/audio/speech and its batch form.
+
+In: a JSON body. Out: encoded audio, server-sent events with audio in base64, or for a batch one
+JSON object. A request is read (schemas), counted against its key's limits, planned (speech.planner)
+and submitted (state); the answer's body is speech.response. What fails on the way gives back what
+was counted.
+"""
 
 import time
 from typing import Any
 
-from litestar import MediaType, Request, Response, post
+from litestar import MediaType, Response, post
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.response import Stream
 
 from qtts_openai import schemas as s
+from qtts_openai.answers import BatchAnswer
 from qtts_openai.decoding.turns import current_caller
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.routes.batch import Batch, read_items
+from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
+from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.response import SpeechResponse, respond, while_connected
 from qtts_openai.state import AppState
 
+_EXAMPLE = {"model": "tts-1", "voice": "alloy", "input": "Hello there."}
+_AUDIO = {
+    **{kind: OpenAPIMediaType(schema=BINARY) for kind in CONTENT_TYPES.values()},
+    "text/event-stream": OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING)),
+}
 
-@post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
-async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response:
+
+@post(
+    "/v1/audio/speech",
+    status_code=200,
+    operation_id="createSpeech",
+    summary="Speak a text",
+    operation_class=operation(json_body(s.SpeechRequest, **_EXAMPLE), _AUDIO),
+    responses=errors(404, 429, 500, 503),
+)
+async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response[Any]:
+    """Audio in `response_format`, as it is made or whole; or server-sent events."""
     body = await request.body()
     started = time.perf_counter()
     wanted, ignored = s.read_speech(_parsed(service, body))
@@ -40,8 +67,21 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
     return await respond(request, speech, headers, service.settings.defaults)
 
 
-@post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
-async def create_speech_batch(request: Request, service: NamedDependency[AppState]) -> Response:
+@post(
+    "/v1/audio/speech/batch",
+    status_code=200,
+    operation_id="createSpeechBatch",
+    summary="Speak several texts",
+    operation_class=operation(
+        json_body(s.BatchRequest, model="tts-1", voice="alloy", items=[{"input": "Hello there."}])
+    ),
+    responses=errors(404, 429, 500, 503)
+    | {200: ResponseSpec(BatchAnswer, generate_examples=False, description="In order")},
+)
+async def create_speech_batch(
+    request: Request, service: NamedDependency[AppState]
+) -> Response[Any]:
+    """The fields beside `items` are defaults for each item; one that fails fails alone."""
     body = _parsed(service, await request.body())
     items = read_items(body, service.settings.limits.max_batch_items)
     who = source_of(request)

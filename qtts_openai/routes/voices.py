@@ -5,17 +5,27 @@ import logging
 import secrets
 from typing import Any, Literal
 
-from litestar import Request, delete, get, post
+import msgspec
+from litestar import delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
 from qtts_openai import schemas as s
+from qtts_openai.answers import (
+    CreatedVoice,
+    DeletedVoice,
+    VoiceAnswer,
+    VoiceList,
+    VoiceNames,
+)
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError, invalid
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import ANONYMOUS, Caller, caller_of, source_of
 from qtts_openai.http.request_body import Upload, read_fields, take_upload
+from qtts_openai.routes.openapi import errors, form_body, operation
 from qtts_openai.speech.planner import check_length
 from qtts_openai.speech.response import while_connected
 from qtts_openai.state import AppState
@@ -25,36 +35,55 @@ from qtts_openai.voices.store import StoredVoice, owner_of, unknown_voice
 logger = logging.getLogger(__name__)
 
 
-@get("/v1/audio/voices", operation_id="listVoices", opt=OPEN)
+@get(
+    "/v1/audio/voices",
+    operation_id="listVoices",
+    summary="All voices",
+    opt=OPEN,
+    responses=errors(503, 507),
+)
 async def list_voices(
     request: Request,
     service: NamedDependency[AppState],
     names_only: FromQuery[bool] = False,
     legacy: FromQuery[bool] = False,
     available: FromQuery[Literal["now", "all"]] = "now",
-) -> dict[str, Any]:
+) -> VoiceList | VoiceNames:
     """`names_only` or `legacy`: plain strings, as some servers list them. Who sends no key to a
     server that has keys sees its presets only.
     """
     everything = available == "all"
-    presets, uploaded = service.presets(everything=everything), []
+    presets = service.presets(everything=everything)
+    uploaded: list[VoiceAnswer] = []
     if not _is_stranger(request):
         uploaded = await asyncio.to_thread(
             service.stored, caller_of(request), everything=everything
         )
     voices = presets + uploaded
     if names_only or legacy:
-        uploaded_names = [voice["name"] for voice in uploaded]
-        return {"voices": [voice["name"] for voice in voices], "uploaded_voices": uploaded_names}
-    return {"object": "list", "voices": voices, "data": voices, "uploaded_voices": uploaded}
+        uploaded_names = [voice.name for voice in uploaded]
+        return VoiceNames(voices=[voice.name for voice in voices], uploaded_voices=uploaded_names)
+    return VoiceList(voices=voices, data=voices, uploaded_voices=uploaded)
 
 
 def _is_stranger(request: Request) -> bool:
     return caller_of(request) == ANONYMOUS and not request.app.state.key_ring.is_open
 
 
-@post("/v1/audio/voices", status_code=200, operation_id="createVoice")
-async def create_voice(request: Request, service: NamedDependency[AppState]) -> dict[str, Any]:
+_FORM: dict[str, object] = {"name": "Ada", "consent": "Ada allowed it for this server."}
+_JSON: dict[str, object] = {"name": "Ada", "type": "prompt", "prompt": "A calm, low voice."}
+
+
+@post(
+    "/v1/audio/voices",
+    status_code=200,
+    operation_id="createVoice",
+    summary="Make a voice",
+    operation_class=operation(form_body(s.VoiceRequest, "audio_sample", _FORM, _JSON)),
+    responses=errors(409, 429, 503, 507),
+)
+async def create_voice(request: Request, service: NamedDependency[AppState]) -> CreatedVoice:
+    """From a sample (a form) or from a description (JSON or a form)."""
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     upload = take_upload(fields, "audio_sample")
     _refuse_embedding(fields)
@@ -73,7 +102,7 @@ async def create_voice(request: Request, service: NamedDependency[AppState]) -> 
     await asyncio.to_thread(service.store.add, voice, samples, overwrite=wanted.overwrite)
     logger.info("voice %s was made by %s", voice.id, caller.name)
     shown = await asyncio.to_thread(service.describe_stored, voice)
-    return {**shown, "success": True, "voice": shown}
+    return CreatedVoice(**msgspec.structs.asdict(shown), voice=shown)
 
 
 def _refuse_embedding(fields: dict[str, Any]) -> None:
@@ -147,10 +176,16 @@ async def _from_sample(
     return voice, sample
 
 
-@get("/v1/audio/voices/{voice_id:path}", operation_id="retrieveVoice")
+@get(
+    "/v1/audio/voices/{voice_id:path}",
+    operation_id="retrieveVoice",
+    summary="One voice",
+    responses=errors(404, 503, 507),
+)
 async def retrieve_voice(
     voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
-) -> dict[str, Any]:
+) -> VoiceAnswer:
+    """By id or by name."""
     name = voice_id.removeprefix("/")
     stored = await asyncio.to_thread(service.store.find, name, caller_of(request))
     if stored is not None:
@@ -161,15 +196,21 @@ async def retrieve_voice(
     return service.describe(preset)
 
 
-@delete("/v1/audio/voices/{voice_id:path}", status_code=200, operation_id="deleteVoice")
+@delete(
+    "/v1/audio/voices/{voice_id:path}",
+    status_code=200,
+    operation_id="deleteVoice",
+    summary="Delete a voice",
+    responses=errors(404, 503, 507),
+)
 async def delete_voice(
     voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
-) -> dict[str, Any]:
+) -> DeletedVoice:
     """By id or by name."""
     name, caller = voice_id.removeprefix("/"), caller_of(request)
     voice = await asyncio.to_thread(service.store.delete_voice, name, caller)
     logger.info("voice %s was deleted by %s", voice.id, caller.name)
-    return {"id": voice.id, "deleted": True, "object": "audio.voice.deleted"}
+    return DeletedVoice(id=voice.id)
 
 
 handlers = [list_voices, create_voice, retrieve_voice, delete_voice]

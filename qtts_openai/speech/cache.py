@@ -16,7 +16,7 @@ from engine import SAMPLE_RATE_HZ, Finished, FinishReason
 from qtts_openai.speech.planner import SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream
 
-# Replayed in pieces of a second, so that encoding one holds nobody up.
+# Replayed in pieces of a second, so that encoding one delays no other.
 PIECE_BYTES = SAMPLE_RATE_HZ * 2
 
 

@@ -1,9 +1,12 @@
 """PCM -> bytes of an audio format, chunk by chunk, in this process.
 
+In: 16-bit mono PCM at 24 kHz, cut anywhere. Out: bytes of mp3, opus, aac, flac, wav, pcm, ulaw or
+alaw. The stages, of which a request has those it needs:
+
     int16 mono 24 kHz -> speed (atempo, pitch kept) -> sample_rate (soxr) -> container
 
-`encode(pcm)` may return nothing yet; `flush()` ends the file. What comes out does not depend on how
-the PCM was cut, and is the same each time, but for the serial number of an Ogg stream.
+`encode(pcm)` may return nothing yet; `flush()` ends the file. The bytes do not depend on how the
+PCM was cut, and are the same each time, but for the serial number of an Ogg stream.
 """
 
 import secrets
@@ -208,7 +211,8 @@ class _Resampler(Stage):
 
     def _resample(self, pcm: bytes, last: bool = False) -> bytes:
         wave = self._stream.resample_chunk(np.frombuffer(pcm, "<i2").astype(np.float32), last=last)
-        return np.rint(wave).clip(-32768, 32767).astype("<i2").tobytes()
+        resampled: bytes = np.rint(wave).clip(-32768, 32767).astype("<i2").tobytes()
+        return resampled
 
 
 class _Tempo(Stage):

@@ -1,4 +1,9 @@
-"""A SpeechRequest -> what the engine is asked to do: prompts, pauses between them, sampling."""
+"""A SpeechRequest -> a SpeechPlan: all that the engine needs to know, or the 400 that says why not.
+
+In: the request as it was read, and who sends it. Out: the model, prompts (token ids) with the
+seconds of silence between them, sampling parameters, and the reference recording of a clone. The
+resolver chooses model and voice; text.script cleans and cuts the text; nothing is spoken yet.
+"""
 
 import asyncio
 import logging

@@ -1,13 +1,15 @@
-"""A SpeechStream -> the answer: raw audio, server-sent events or one whole body. There is one way,
-always a stream.
+"""A stream of PCM -> the body of the answer: raw audio, server-sent events, or one whole file.
 
-The first PCM is awaited before the headers go out, so a failure until then is still a clean 4xx or
-5xx. A later one breaks a raw body off and is an `error` event in SSE; audio never ends short as if
-it were whole. The engine stops as soon as the listener is gone: the generator's `finally` and the
-response's background task both abort, which is idempotent.
+In: PCM from the engine (16-bit mono at 24 kHz). Out: bytes of the format that was asked for. All
+three forms read the same stream.
 
-How the speech ended is told in headers of a whole body, in SSE's last event, in trailers of a
-streamed body where client and HTTP server know trailers, in the log and in a metric.
+The first PCM is awaited before the headers are sent, so a failure until then is a clean 4xx or 5xx.
+After that a failure breaks a raw body off and is an `error` event among server-sent events; audio
+never ends early as if it were complete. The engine stops when the listener leaves: the generator's
+`finally` and the response's background task both abort the stream, which may be done twice.
+
+Why the speech ended stands in headers of a whole body, in the last server-sent event, in trailers
+of a streamed body (if client and HTTP server support them), in the log and in a metric.
 """
 
 import asyncio
@@ -19,13 +21,15 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Request, Response
+from litestar import Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
+from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
 from qtts_openai.schemas import SpeechRequest
@@ -115,23 +119,22 @@ class SpeechResponse:
         level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
         logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> UsageAnswer:
         assert self.stream.finished is not None
         usage = self.stream.finished.usage
-        return {
-            "input_tokens": usage.num_prompt_tokens,
-            "output_tokens": usage.num_frames,
-            "total_tokens": usage.num_prompt_tokens + usage.num_frames,
-        }
+        return UsageAnswer(
+            input_tokens=usage.num_prompt_tokens,
+            output_tokens=usage.num_frames,
+            total_tokens=usage.num_prompt_tokens + usage.num_frames,
+        )
 
     def ending(self) -> dict[str, str]:
         """Headers that are known at the end; none where the speech did not end well."""
         finished = self.stream.finished
         if finished is None:
             return {}
-        usage = {
-            f"x-usage-{name.replace('_', '-')}": str(count) for name, count in self.usage().items()
-        }
+        counts = msgspec.structs.asdict(self.usage())
+        usage = {f"x-usage-{name.replace('_', '-')}": str(count) for name, count in counts.items()}
         return {"x-finish-reason": finished.reason.value, **usage}
 
     async def raw(self) -> AsyncIterator[bytes]:
@@ -156,7 +159,7 @@ class SpeechResponse:
                         yield _event(type="speech.audio.delta", audio=audio)
         except Exception as error:
             self._log_broken(error)
-            yield _event(type="error", **as_api_error(error).envelope())
+            yield _event(type="error", error=as_api_error(error).detail)
             return
         assert self.stream.finished is not None
         yield _event(
@@ -200,8 +203,11 @@ class SpeechResponse:
 
 
 async def respond(
-    http: Request, speech: SpeechResponse, headers: dict[str, str], defaults: Defaults
-) -> Response:
+    http: Request,
+    speech: SpeechResponse,
+    headers: dict[str, str],
+    defaults: Defaults,
+) -> Response[Any]:
     wanted = speech.request
     streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
     try:

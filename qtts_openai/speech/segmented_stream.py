@@ -1,9 +1,11 @@
 """Several prompts and pauses as one stream of PCM, in order and without clicks.
 
-The next prompt is submitted as soon as the one before it is made, which is before it has been
-heard: its audio is there in time, and one answer never has two places in a batch. The engine is
-told how much is still to be heard, so that others come first. Each part fades in and out over 5 ms.
-Silence is made as it is sent, so that a long pause costs no memory and no time at once.
+In: prompts and seconds of silence. Out: bytes of 16-bit mono PCM at 24 kHz.
+
+A prompt is submitted as soon as the one before it is made, which is earlier than it has been heard:
+its audio is there in time, and one answer never has two places in a batch. The engine gets to know
+how many seconds the listener still has, so that it can serve others first. Each part fades in and
+out over 5 ms. Silence is made while it is sent, so a long pause costs neither memory nor a wait.
 """
 
 import asyncio
@@ -70,7 +72,8 @@ class SegmentedStream:
         self._open: deque[tuple[float, PartStream]] = deque()
         self._reason = FinishReason.STOP
         self._usage = Usage(0, 0)
-        self._plays_until = 0.0  # by the clock, for one who plays from the first sound on
+        # When a listener who plays everything as it comes has heard what was sent (monotonic, s).
+        self._plays_until = 0.0
         self._submit_next()
         self._pcm = self._speak()
 
@@ -191,4 +194,5 @@ async def _faded(stream: PartStream) -> AsyncGenerator[bytes]:
 
 
 def _scaled(pcm: bytes, factors: np.ndarray) -> bytes:
-    return (np.frombuffer(pcm, "<i2") * factors).astype("<i2").tobytes()
+    scaled: bytes = (np.frombuffer(pcm, "<i2") * factors).astype("<i2").tobytes()
+    return scaled

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""Characters: emoji, what nobody sees, forms of one letter, white space."""
+"""Characters: emoji, what is invisible, forms of one letter, white space."""
 
 import unicodedata
 from functools import lru_cache

@@ -16,7 +16,8 @@ from typing import Literal
 import msgspec
 import regex
 
-from qtts_openai.settings import CleanStep, Level, Step
+from qtts_openai.schemas import Level
+from qtts_openai.settings import CleanStep, Step
 from qtts_openai.text import characters, lines, markup, spoken
 from qtts_openai.text.segments import CODES
 

@@ -1,7 +1,9 @@
-"""Text -> the ids of an engine.Prompt, in the layouts the Qwen3-TTS models were trained with.
+"""Text -> token ids, in the layouts that the Qwen3-TTS models were trained with.
 
-A text is tokenised together with its template and cut by position, because the tokenizer may merge
-across the seam. The control tokens are put in by id, so that a text which spells one stays text:
+In: a text, perhaps an instruction, a language, speakers and the text of a reference. Out: a Prompt
+of ids (engine.protocol). A text is tokenised together with its chat template and cut out by
+position, because the tokenizer may merge characters of both. The control tokens are added by id, so
+a text that spells one stays text. What is tokenised, and which ids of it are kept:
 
     <|im_start|>assistant\\n{text}<|im_end|>\\n<|im_start|>assistant\\n   role [:3], text [3:-5]
     <|im_start|>assistant\\n{reference text}<|im_end|>\\n                 reference_text [3:-2]

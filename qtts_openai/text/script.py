@@ -1,4 +1,8 @@
-"""A request's text -> what is spoken, part by part: cleaned, in words, cut, with its pauses."""
+"""A request's text -> what is spoken, part by part.
+
+In: the text as it was sent, the model and the language. Out: a Script: texts to speak (cleaned,
+figures in words, cut where the model cannot hold more) and between them seconds of silence.
+"""
 
 import math
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import regex
-import sentencex  # type: ignore[import-untyped]
+import sentencex
 
 from engine import FRAME_S
 from qtts_openai.text.duration_estimate import expected_frames, seconds_of

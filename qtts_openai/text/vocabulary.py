@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import msgspec
 import yaml
-from num2words import num2words  # type: ignore[import-untyped]
+from num2words import num2words
 
 
 class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

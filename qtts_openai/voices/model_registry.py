@@ -11,12 +11,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from engine import ModelInfo
+from qtts_openai.answers import TaskType
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.settings import ModelSettings
 from qtts_openai.text.prompt_builder import Pretokenizer, PromptBuilder
 from qtts_openai.voices import names
 
-FAMILIES = {"custom_voice": "CustomVoice", "voice_design": "VoiceDesign", "base": "Base"}
+FAMILIES: dict[str, TaskType] = {
+    "custom_voice": "CustomVoice",
+    "voice_design": "VoiceDesign",
+    "base": "Base",
+}
 
 
 class NamedModel(msgspec.Struct, frozen=True):

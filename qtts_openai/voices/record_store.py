@@ -1,13 +1,13 @@
 """Records in a SQLite file that several servers may share, each with an optional file of bytes
 beside it.
 
-    <directory>/records.db       what exists; a change is a transaction, synced before it is told
+    <directory>/records.db       what exists; a change is a transaction, synced at its end
     <directory>/<folder>/<id>.bin    what belongs to a record
 
 The file on disk is the truth and nothing is kept in memory, so a change by one server is seen by
 all at once. Bytes are written and synced before the record that names them and removed after it: a
-kill leaves a whole record or none, and at worst bytes that nobody names, which a start removes when
-they are an hour old. Ids are made here, so no name from outside becomes a path.
+kill leaves a whole record or none, and at worst bytes that no record names, which a start removes
+when they are an hour old. Ids are made here, so no name from outside becomes a path.
 """
 
 import logging
@@ -258,7 +258,7 @@ class Records(Generic[R]):
 
 
 def make_private(directory: Path) -> None:
-    """Voices are people's: nobody else on this machine may read them."""
+    """Voices are people's: no other user of this machine may read them."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
         directory.chmod(0o700)

@@ -1,5 +1,8 @@
 """Where reference audio comes from: the request, a stored sample, or a described voice's first
-utterance, which is made when a Base model shall speak the voice for the first time.
+utterance, which is made when a Base model is to speak the voice for the first time.
+
+In: text of a request, or a stored voice's id. Out: ReferenceAudio, float32 mono samples at 24 kHz
+and the hash of them, or a 400 that names the field.
 """
 
 import asyncio

@@ -1,4 +1,9 @@
-"""Who speaks a request: the model that answers, the voice, and what it is cloned from."""
+"""Which model and which voice speak a request, and which recording the voice is cloned from.
+
+In: the fields `model`, `voice`, `task_type`, `instructions`, `ref_audio` and `speaker_embedding` of
+a request, and who sends it. Out: a ResolvedVoice, or a 400 or 404 that names the field. A voice is
+looked for among the presets, then among the stored voices the caller may use, then as a mix.
+"""
 
 import asyncio
 
@@ -25,7 +30,7 @@ _FAMILY_OF_TASK = {task: family for family, task in FAMILIES.items()}
 
 class ResolvedVoice(msgspec.Struct, frozen=True):
     """`voice` is None where reference audio or a description in the request says how it sounds.
-    `reference_text`: what the reference says, where the clone shall use it.
+    `reference_text`: what the reference says, if the clone is to use it.
     """
 
     model: ModelInfo

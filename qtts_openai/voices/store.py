@@ -1,8 +1,8 @@
 """Voices that users made, from a sample of audio or from a description, and people's consents.
 
 Each belongs to the caller that made it, or to everybody where the operator did. A name means the
-caller's own voice of that name, else everybody's; others' are as if they were not there. Whoever
-made a record, or an admin, may change or delete it.
+caller's own voice of that name, else everybody's; others' are as if they were not there. The caller
+that made a record, or an admin, may change or delete it.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from engine import ReferenceAudio
+from qtts_openai.answers import ConsentAnswer, VoiceAnswer
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.voices import names
@@ -25,6 +26,16 @@ from qtts_openai.voices.record_store import Database, Record, Records
 logger = logging.getLogger(__name__)
 
 CONSENT_CHARS = (10, 2000)
+# What a voice was made from, given back as it was sent.
+_SENT = (
+    "prompt",
+    "consent",
+    "ref_text",
+    "mime_type",
+    "file_size",
+    "duration",
+    "speaker_description",
+)
 _CONSENT_ID = re.compile(r"^cons_\w*$")
 
 
@@ -48,15 +59,13 @@ class StoredVoice(Record, frozen=True, kw_only=True):
     speaker_description: str | None = None
     disabled: bool = False
 
-    def answer(self) -> dict[str, Any]:
-        """As OpenAI's API shows it, and everything that was sent."""
-        shown: dict[str, Any] = {"id": self.id, "object": "audio.voice", "name": self.name}
-        shown |= {"created_at": self.created_at, "type": self.type, "shared": self.owner is None}
-        sent = ("prompt", "consent", "ref_text", "mime_type", "file_size", "duration")
-        for name in (*sent, "speaker_description"):
-            if getattr(self, name) is not None:
-                shown[name] = getattr(self, name)
-        return shown | ({"disabled": True} if self.disabled else {})
+    def complete(self, shown: VoiceAnswer) -> VoiceAnswer:
+        """With everything that was sent; one that is disabled speaks with no model."""
+        sent = {name: getattr(self, name) for name in _SENT if getattr(self, name) is not None}
+        sent |= {"created_at": self.created_at, "shared": self.owner is None, "type": self.type}
+        if self.disabled:
+            sent |= {"disabled": True, "available": False, "models": []}
+        return msgspec.structs.replace(shown, **sent)
 
     def voice(self) -> Voice:
         return Voice(
@@ -74,9 +83,10 @@ class StoredVoice(Record, frozen=True, kw_only=True):
 class Consent(Record, frozen=True, kw_only=True):
     language: str
 
-    def answer(self) -> dict[str, Any]:
-        shown = {"id": self.id, "object": "audio.voice_consent", "created_at": self.created_at}
-        return shown | {"name": self.name, "language": self.language}
+    def answer(self) -> ConsentAnswer:
+        return ConsentAnswer(
+            id=self.id, created_at=self.created_at, name=self.name, language=self.language
+        )
 
 
 R = TypeVar("R", bound=Record)
