@@ -88,6 +88,15 @@ def test_vercel_ai_sdk(server, tmp_path):
     assert "nobody" in found["message"]
 
 
+def test_what_opens_audio_files(server, spoken_s):
+    """Streamed and whole: ffmpeg, pydub, soundfile, mutagen, wave."""
+    found = python("audio_readers.py", server.base_url)
+    assert len(found) == 42
+    for what, seconds in found.items():
+        # AAC and MP3 have frames of a fixed length and a delay.
+        assert seconds == pytest.approx(spoken_s, abs=0.15), what
+
+
 @pytest.mark.parametrize("version", ["HTTP_1_1", "HTTP_2"])
 def test_the_jdks_own_client(server, spoken_s, version):
     """By default it asks for HTTP/2 with an Upgrade header in front of the body."""
