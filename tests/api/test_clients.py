@@ -72,8 +72,9 @@ def test_litellm(server):
     assert found["mp3"] > 5000 and found["wav"] > 30_000 and found["error"] == 404
 
 
-def test_openai_for_node(server, spoken_s, tmp_path):
-    found = node("openai_client.mjs", server.base_url, tmp_path)
+def test_openai_for_node(trio, spoken_s, tmp_path):
+    """It makes a voice from a description, too."""
+    found = node("openai_client.mjs", trio.base_url, tmp_path)
     assert found["mp3"] > 5000 and found["pcm"] == round(spoken_s * 48000) and found["reads"] > 1
     assert found["done"] and found["deleted"] is True
     assert (found["status"], found["param"], found["id"]) == (400, "voice", True)

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import wave
 
 import httpx
@@ -47,8 +48,12 @@ def by_soundfile(data, _):
     return len(samples) / rate
 
 
-def by_mutagen(data, _):
-    return mutagen.File(io.BytesIO(data)).info.length
+def by_mutagen(data, audio_format):
+    """It knows an MP3 by the name of its file."""
+    with tempfile.NamedTemporaryFile(suffix=f".{audio_format}") as file:
+        file.write(data)
+        file.flush()
+        return mutagen.File(file.name).info.length
 
 
 READERS = {
