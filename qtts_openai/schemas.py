@@ -2,8 +2,8 @@
 
 In: the bytes of a body, or the fields of a form. Out: a struct whose fields have their types and
 are in their ranges, and the names of fields that nothing reads. The fields are OpenAI's and, on the
-same level, those of other speech servers. null means absent; unknown fields are ignored and
-reported; a known field of the wrong type or range is a 400 that names it.
+same level, those of other speech servers. null and "" mean absent (but for `input`); unknown fields
+are ignored and reported; a known field of the wrong type or range is a 400 that names it.
 """
 
 import codecs
@@ -203,7 +203,7 @@ def _decode_json(raw: bytes) -> Any:
 
 def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:
     """The request in a JSON object, and the names of the fields that nothing here reads."""
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = {name: value for name, value in body.items() if is_given(name, value)}
     for alias, name in _ALIASES.items():
         if alias in fields:
             fields.setdefault(name, fields.pop(alias))
@@ -215,6 +215,11 @@ def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:
         fields.pop("instructions", None)
     ignored = sorted(fields.keys() - KNOWN_FIELDS)
     return to_struct(fields, SpeechRequest), ignored
+
+
+def is_given(name: str, value: Any) -> bool:
+    """Forms of clients send "" for what their user left blank."""
+    return value is not None and (value != "" or name == "input")
 
 
 def _are_instructions(value: Any) -> bool:

@@ -71,7 +71,10 @@ def read_items(body: dict[str, Any], max_items: int) -> Items:
     # Only what is read, as every item gets it.
     defaults = {name: value for name, value in body.items() if name in s.READ_FIELDS}
     ignored = sorted(body.keys() - s.READ_FIELDS - {"items"})
-    return Items(items, defaults, s.shortened(ignored))
+    given = [
+        {name: value for name, value in item.items() if s.is_given(name, value)} for item in items
+    ]
+    return Items(given, defaults, s.shortened(ignored))
 
 
 class Spoken(msgspec.Struct, frozen=True):

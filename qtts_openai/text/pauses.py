@@ -7,7 +7,11 @@ from qtts_openai.errors import invalid
 # A text to speak, or seconds of silence.
 Part = str | float
 
-_TAG = re.compile(r"\[\s*pause\b([^\[\]\n]{0,40})\]|<break\b([^<>]{0,80})>", re.I)
+# The last of the three is a tag that nobody closed.
+_TAG = re.compile(
+    r"\[\s*pause\b([^\[\]\n]{0,40})\]|<break\b([^<>]{0,80})>|\[\s*pause\s*[:=][^\[\]\n]{0,10}",
+    re.I,
+)
 _TIME = re.compile(
     r"\s*[:=]?\s*(\d+(?:[.,]\d+)?|[.,]\d+)\s*(ms|msecs?|milliseconds?|s|secs?|seconds?)?\s*", re.I
 )
@@ -46,8 +50,8 @@ def _check(what: str, seconds: float, limit: float) -> None:
 
 def _seconds(match: re.Match[str]) -> float:
     """A number without a unit is of seconds."""
-    inside = match[1] if match[1] is not None else _time_of(match[2])
-    time = _TIME.fullmatch(inside)
+    inside = _time_of(match[2]) if match[2] is not None else match[1]
+    time = _TIME.fullmatch(inside or "")
     if time is None:
         message = f"input: {match[0]!r} is no pause; write [pause:500ms] or [pause:1.5s]."
         raise invalid(message, "input")

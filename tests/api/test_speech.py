@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qtts_openai.schemas import AudioFormat
+from qtts_openai.schemas import AudioFormat, SpeechRequest
 from qtts_openai.settings import OPENAI_NAMES
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from tests.api.audio import decode, loudness, seconds, without_serials
@@ -117,6 +117,14 @@ def test_null_is_absent_and_unknown_fields_are_named_in_a_header(server):
     assert answer.status_code == 200
     assert answer.headers["x-ignored-fields"] == "backend, normalization_options, user"
     assert "x-ignored-fields" not in server.speak().headers
+
+
+@pytest.mark.parametrize("field", sorted(SpeechRequest.__struct_fields__))
+def test_an_empty_string_is_absent(server, field):
+    """But for the input, which must be there."""
+    absent, empty = server.speak(**{field: ...}), server.speak(**{field: ""})
+    assert empty.status_code == absent.status_code
+    assert empty.content == absent.content or field == "input"
 
 
 @pytest.mark.parametrize(

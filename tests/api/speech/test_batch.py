@@ -55,6 +55,13 @@ def test_items_take_the_defaults_and_fail_on_their_own(server):
     assert results[0]["usage"]["total_tokens"] > 0
 
 
+@pytest.mark.parametrize("absent", [None, ""])
+def test_what_an_item_leaves_blank_is_the_default(server, absent):
+    item = dict.fromkeys(("voice", "model", "response_format", "instructions"), absent)
+    answer = batch(server, [{"input": "One.", **item}], response_format="pcm").json()
+    assert answer["results"][0]["media_type"] == "audio/pcm"
+
+
 def test_a_batch_says_the_same_as_single_requests(server):
     alone = server.speak(input="One.", response_format="pcm").content
     answer = batch(server, [{"input": "One."}] * 3, response_format="pcm").json()

@@ -27,7 +27,16 @@ def test_tags_that_are_clear(tag):
 
 
 @pytest.mark.parametrize(
-    "tag", ["[pause:soon]", "[pause]", "[pause:1 hour]", "[pause:-1s]", '<break time="long"/>']
+    "tag",
+    [
+        "[pause:soon]",
+        "[pause]",
+        "[pause:1 hour]",
+        "[pause:-1s]",
+        "[pause:1s",
+        "[pause=500",
+        '<break time="long"/>',
+    ],
 )
 def test_tags_that_are_not_clear_are_a_400(tag):
     with pytest.raises(ApiError, match="is no pause; write") as caught:
