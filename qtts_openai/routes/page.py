@@ -1,4 +1,4 @@
-"""GET / and /studio: a page to try voices with. It is one file, and all it may load is this server."""
+"""GET / and /studio: a page to try voices with, in one file that may speak to this server only."""
 
 import base64
 import hashlib

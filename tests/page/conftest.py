@@ -14,7 +14,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from engine import EngineClient, EngineConfig
 from engine.dummy.checkpoint import write_random_checkpoint
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
-from tests.api.conftest import Server, serving
+from tests.api.conftest import Server, serving, start, tokenizer_dir
+
+__all__ = ["start", "tokenizer_dir"]
 
 FLAGS = (
     "--no-sandbox",
