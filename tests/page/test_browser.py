@@ -324,7 +324,7 @@ class LiveServer:
         self.heard.append(message)
         if message["type"] == "input.text":
             socket.send(json.dumps({"type": "audio.start", "sentence_text": message["text"]}))
-            socket.send((np.sin(np.arange(4800) / 20) * 9000).astype("<i2").tobytes())
+            socket.send((np.sin(np.arange(36000) / 20) * 9000).astype("<i2").tobytes())
         if message["type"] == "input.done":
             socket.send(json.dumps({"type": "session.done", "utterance_index": 0}))
         if message["type"] == "input.cancel":
