@@ -9,11 +9,11 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen and not attack
+TEST_MARKS := not gpu and not clients and not listen and not attack and not page
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast attack clients listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast attack clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -36,6 +36,9 @@ test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k vo
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)
+
+page: $(VENV)/.test $(VENV)/.page ## use the page in a browser (needs chromium and npm), take its pictures for docs/page
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m page tests/page $(ARGS)
 
 listen: $(VENV)/.test $(VENV)/.listen ## let an offline recogniser hear the embedded voice
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m listen $(ARGS)
@@ -98,4 +101,11 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constr
 $(VENV)/.listen: $(VENV)/.test tests/listen/requirements.txt
 	@echo "[listen] the recogniser"
 	@$(INSTALL) -r tests/listen/requirements.txt
+	@touch $@
+
+$(VENV)/.page: tests/page/requirements.txt tests/page/package.json $(VENV)/.test
+	@echo "[page] what drives the browser, and axe-core"
+	@$(INSTALL) -r tests/page/requirements.txt
+	@mkdir -p $(VENV)/page && cp tests/page/package.json $(VENV)/page/ && cd $(VENV)/page \
+		&& npm install --silent --no-fund --no-audit
 	@touch $@

@@ -22,7 +22,7 @@ from qtts_openai.http.auth import KeyRing, require_key
 from qtts_openai.http.bounds import BodyBounds
 from qtts_openai.http.front import Front
 from qtts_openai.http.origins import OriginPolicy
-from qtts_openai.routes import consents, docs, health, models, speech, voices
+from qtts_openai.routes import consents, docs, health, models, page, speech, voices
 from qtts_openai.settings import Settings
 from qtts_openai.state import AppState
 
@@ -82,6 +82,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             *models.handlers,
             *health.handlers,
             *docs.handlers,
+            *(page.handlers if settings.server.page else ()),
         ],
         lifespan=[lifespan],
         dependencies={"service": Provide(service, sync_to_thread=False, use_cache=True)},

@@ -117,6 +117,8 @@ class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     ref_text: Annotated[str, Meta(max_length=2000)] | None = None
     script_hint: Annotated[str, Meta(max_length=500)] | None = None
+    # Of a described voice, to keep the very one that was heard; null: a new one.
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
 
     def kind(self, has_sample: bool) -> str:
         return self.type or ("prompt" if self.prompt and not has_sample else "audio_sample")

@@ -93,6 +93,8 @@ class ServerSettings(Section, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
+    # The page to try voices with, at / and /studio.
+    page: bool = True
     # Origins a browser page may call from, or ["*"].
     cors_origins: tuple[Origin, ...] = ()
     # Names of this server, as in Host; "*.example.com" and "*" too. Empty: any name, but for a

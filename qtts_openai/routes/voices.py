@@ -117,6 +117,8 @@ def _read_flags(fields: dict[str, Any]) -> None:
         word = str(fields.get(name)).lower()
         if word in ("true", "1", "false", "0"):
             fields[name] = word in ("true", "1")
+    if isinstance(fields.get("seed"), str) and fields["seed"].isdecimal():
+        fields["seed"] = int(fields["seed"])
 
 
 def _owner(wanted: s.VoiceRequest, caller: Caller) -> str | None:
@@ -140,7 +142,7 @@ def _from_prompt(
         owner,
         type="prompt",
         prompt=wanted.prompt,
-        seed=secrets.randbits(31),
+        seed=secrets.randbits(31) if wanted.seed is None else wanted.seed,
         ref_text=wanted.script_hint,
         speaker_description=wanted.speaker_description,
     )

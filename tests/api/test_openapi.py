@@ -11,7 +11,7 @@ from qtts_openai.answers import ErrorAnswer, VoiceAnswer
 from qtts_openai.routes.docs import document
 from tests.api.conftest import BASE, CUSTOM, DESIGN
 
-HIDDEN = {("get", "/openapi.json"), ("get", "/docs")}
+HIDDEN = {("get", path) for path in ("/openapi.json", "/docs", "/", "/studio")}
 
 
 def test_it_lists_exactly_the_routes(server):

@@ -86,6 +86,19 @@ def test_a_described_voice_on_a_design_model_keeps_its_seed(own):
     assert own.engine.submitted[-1][2].seed == 3
 
 
+def test_a_described_voice_may_bring_its_seed(own):
+    fields = {"name": "Bright", "prompt": "A bright young male voice.", "type": "prompt"}
+    for seed in (5, "5"):
+        form = (
+            {"json": {**fields, "seed": seed}} if seed == 5 else {"data": {**fields, "seed": seed}}
+        )
+        voice = own.http.post("/audio/voices", **form).json()
+        own.speak(model="design", voice=voice["id"])
+        assert own.engine.submitted[-1][2].seed == 5
+    refused = own.http.post("/audio/voices", json={**fields, "seed": -1})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "seed"
+
+
 def test_8_first_requests_at_once_design_once(own):
     fields = {"name": "Bright", "prompt": "A bright young male voice.", "script_hint": "Hello."}
     voice = own.http.post("/audio/voices", json=fields).json()
