@@ -187,7 +187,8 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
         for model in service.noisy_models():
             _progress(f"model {model} has random weights: this will be noise\n")
         utterance = await service.planner.plan(request)
-        file.write(await _spoken(Speech(request, service.submit(utterance), service.metrics)))
+        stream, mark = service.submit(utterance), service.mark(utterance)
+        file.write(await _spoken(Speech(request, stream, service.metrics, mark=mark)))
     finally:
         service.close()
         await engine.close()

@@ -160,6 +160,16 @@ class CacheSettings(Section, frozen=True):
     max_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
 
 
+class ProvenanceSettings(Section, frozen=True):
+    """What tells our speech from a person's."""
+
+    # Say that a machine made it: in the file where its format has a place, in headers and events.
+    mark: bool = True
+    # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
+    # of header.
+    mark_wav_streams: bool = False
+
+
 class AuthSettings(Section, frozen=True):
     """Keys also come from $QTTS_API_KEYS; without any key the server is open."""
 
@@ -252,6 +262,7 @@ class Settings(Section, frozen=True):
     ref_audio: RefAudioSettings = RefAudioSettings()
     text: TextSettings = TextSettings()
     cache: CacheSettings = CacheSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]

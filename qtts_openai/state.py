@@ -20,6 +20,7 @@ from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.loudness import Amplified
+from qtts_openai.speech.marks import Mark
 from qtts_openai.speech.planner import Planner, Utterance
 from qtts_openai.speech.segmented_stream import Narration, PcmStream
 from qtts_openai.text.prompt_builder import languages_of
@@ -128,6 +129,12 @@ class Service:
         )
         logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
+
+    def mark(self, utterance: Utterance) -> Mark | None:
+        provenance = self.settings.provenance
+        if not provenance.mark:
+            return None
+        return Mark(utterance.model.id, in_wav_streams=provenance.mark_wav_streams)
 
     def noisy_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

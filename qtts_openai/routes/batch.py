@@ -178,7 +178,8 @@ class Batch:
             stream = self._service.submit(utterance, self._who, is_firm=True)
             self.lease.charge(utterance.num_chars - promised)
             promised = utterance.num_chars
-            speech = Speech(request, stream, self._service.metrics)
+            mark = self._service.mark(utterance)
+            speech = Speech(request, stream, self._service.metrics, mark=mark)
             audio = await speech.collect()
         except (ApiError, EngineError) as error:
             self.lease.charge(-promised)
@@ -189,6 +190,7 @@ class Batch:
             "finish_reason": speech.stream.finished.reason.value,
             "usage": speech.usage(),
             "ignored_fields": s.shortened([*ignored, *utterance.ignored]),
+            **speech.marked(),
         }
         return Spoken(audio, fields)
 

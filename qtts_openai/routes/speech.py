@@ -28,7 +28,8 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
-        speech = Speech(wanted, stream, service.metrics, lease, started)
+        mark = service.mark(utterance)
+        speech = Speech(wanted, stream, service.metrics, lease, started, mark)
     except BaseException:
         lease.refund()
         raise

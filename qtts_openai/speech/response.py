@@ -32,6 +32,7 @@ from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Defaults
 from qtts_openai.speech.cache import Recording, Replay
 from qtts_openai.speech.encoders import AudioEncoder
+from qtts_openai.speech.marks import Mark
 from qtts_openai.speech.segmented_stream import PcmStream
 
 logger = logging.getLogger(__name__)
@@ -49,15 +50,20 @@ class Speech:
         metrics: Metrics,
         lease: Lease | None = None,
         started: float | None = None,
+        mark: Mark | None = None,
     ) -> None:
         """`started`: when the request had been read, by time.perf_counter."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
         self.lease = lease
+        self.mark = mark
         try:
             self.encoder = AudioEncoder(
-                request.response_format, sample_rate=request.sample_rate, speed=request.speed
+                request.response_format,
+                sample_rate=request.sample_rate,
+                speed=request.speed,
+                mark=mark,
             )
         except BaseException:
             stream.abort()
@@ -148,12 +154,14 @@ class Speech:
         """Server-sent events as OpenAI writes them; a failure is the last event and there is no
         `done` then.
         """
+        mark = self.marked()
         try:
             async with aclosing(self.chunks()) as chunks:
                 async for chunk in chunks:
                     if chunk:
                         audio = base64.b64encode(chunk).decode()
-                        yield _event(type="speech.audio.delta", audio=audio)
+                        yield _event(type="speech.audio.delta", audio=audio, **mark)
+                        mark = {}
         except Exception as error:
             self._log_broken(error)
             yield _event(type="error", **as_api_error(error).envelope())
@@ -163,7 +171,12 @@ class Speech:
             type="speech.audio.done",
             usage=self.usage(),
             finish_reason=self.stream.finished.reason.value,
+            **self.marked(),
         )
+
+    def marked(self) -> dict[str, Any]:
+        """Fields for events and items of a batch."""
+        return self.mark.event() if self.mark else {}
 
     async def whole(self) -> bytes:
         body = b"".join([chunk async for chunk in self.chunks()])
@@ -189,6 +202,7 @@ class Speech:
         return (
             limits
             | cached.get(type(self.stream), {})
+            | (self.mark.headers() if self.mark else {})
             | {
                 "x-sample-rate": str(self.encoder.sample_rate),
                 "x-channels": "1",
