@@ -16,11 +16,11 @@ from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Limiter
 from qtts_openai.http.turns import Turn
+from qtts_openai.provenance.marks import Mark
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.loudness import Amplified
-from qtts_openai.speech.marks import Mark
 from qtts_openai.speech.planner import Planner, Utterance
 from qtts_openai.speech.segmented_stream import Narration, PcmStream
 from qtts_openai.text.prompt_builder import languages_of

@@ -19,8 +19,8 @@ from av.filter import Graph
 
 from engine import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from qtts_openai.errors import invalid
+from qtts_openai.provenance.marks import Mark
 from qtts_openai.schemas import AudioFormat
-from qtts_openai.speech.marks import Mark
 
 CONTENT_TYPES: dict[AudioFormat, str] = {
     "mp3": "audio/mpeg",
@@ -126,7 +126,7 @@ def _stages(
         case "wav":
             yield _Wav(rate, mark)
         case "mp3":
-            yield _Mp3(rate, mark.id3() if mark else b"")
+            yield _Mp3(rate, mark)
         case "opus":
             # Files can be joined only if each has a serial number of its own (RFC 3533, 4).
             serial = str(secrets.randbelow(1 << 31))
@@ -178,12 +178,12 @@ class _Wav(_Pcm):
 
 
 class _Mp3(Stage):
-    """Constant bit rate without Xing header: the frames of several answers may be concatenated.
-    `tag` comes with the first of them.
+    """Constant bit rate without Xing header: several answers may be concatenated. The mark comes
+    with the first frame and after the last.
     """
 
-    def __init__(self, rate: int, tag: bytes) -> None:
-        self._tag = tag
+    def __init__(self, rate: int, mark: Mark | None) -> None:
+        self._tag, self._end_tag = (mark.id3(), mark.id3v1()) if mark else (b"", b"")
         self._lame = lameenc.Encoder()
         self._lame.silence()
         self._lame.set_channels(1)
@@ -196,7 +196,7 @@ class _Mp3(Stage):
         return self._tagged(bytes(self._lame.encode(pcm))) if pcm else b""
 
     def flush(self) -> bytes:
-        return self._tagged(bytes(self._lame.flush()))
+        return self._tagged(bytes(self._lame.flush())) + self._end_tag
 
     def _tagged(self, frames: bytes) -> bytes:
         if frames:

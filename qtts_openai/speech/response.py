@@ -28,11 +28,11 @@ from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedEr
 from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
+from qtts_openai.provenance.marks import Mark
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Defaults
 from qtts_openai.speech.cache import Recording, Replay
 from qtts_openai.speech.encoders import AudioEncoder
-from qtts_openai.speech.marks import Mark
 from qtts_openai.speech.segmented_stream import PcmStream
 
 logger = logging.getLogger(__name__)

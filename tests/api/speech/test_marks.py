@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from qtts_openai.provenance.marks import SOFTWARE, SOURCE_TYPE, STATEMENT, Mark
 from qtts_openai.settings import ProvenanceSettings
 from qtts_openai.speech.encoders import AudioEncoder
-from qtts_openai.speech.marks import SOFTWARE, SOURCE_TYPE, STATEMENT, Mark
 from tests.api.audio import decode, seconds
 from tests.api.speech.test_encoders import FORMATS, PCM
 from tests.api.test_speech import read_events
 
 WITH_A_PLACE = ("mp3", "opus", "flac", "wav")
 # A name as long and strange as the settings allow.
-NAMES = ("Qwen/custom", "模型 \"ÿ\" " + "x" * 180)
+NAMES = ("Qwen/custom", '模型 "ÿ" ' + "x" * 180)
 
 
 def encode(audio_format: str, mark: Mark | None, cuts: int = 3840) -> tuple[AudioEncoder, bytes]:
@@ -76,19 +76,37 @@ def test_the_first_audio_comes_no_later(audio_format):
         assert len(plain) <= len(marked) <= len(plain) + 1000
 
 
+# Of mp3, which is lost where two answers are joined: of the encoder's delay, not of speech.
+FRAME_S = 576 / 24000
+
+
 @pytest.mark.parametrize("model", NAMES, ids=["plain", "strange"])
 def test_marked_mp3_answers_can_be_concatenated(model):
-    """No byte of a tag looks like the beginning of a frame, so decoders pass over it."""
+    """FFmpeg, strictly, and mpg123 read on; nothing is heard of the tags."""
     mark = Mark(model)
-    assert b"\xff" not in mark.id3()
+    assert b"\xff" not in mark.id3() + mark.id3v1() and len(mark.id3v1()) == 128
     one = encode("mp3", mark)[1]
-    assert seconds("mp3", one * 3) == pytest.approx(3 * seconds("mp3", one), abs=0.01)
-    samples, _ = soundfile.read(io.BytesIO(one * 3))  # by mpg123
-    alone, _ = soundfile.read(io.BytesIO(one))
-    assert len(samples) == pytest.approx(3 * len(alone), abs=2400)
-    # No click where the tag was: the loudest step is that of one answer alone, where it ends.
-    steps = [np.abs(np.diff(wave_.astype(int))).max() for wave_ in (samples * 32768, alone * 32768)]
-    assert steps[0] <= steps[1] * 1.1
+    alone = decode("mp3", one)[0].astype(int)
+    joined = [decode("mp3", one * 3)[0], soundfile.read(io.BytesIO(one * 3), dtype="int16")[0]]
+    for samples in joined:
+        assert 3 * len(alone) - len(samples) <= 2 * 576 + 1200
+        steps = [np.abs(np.diff(part.astype(int))).max() for part in (samples, alone)]
+        assert steps[0] <= steps[1] * 1.2
+    # The second answer is in it, sample by sample.
+    middle = alone[len(alone) // 4 : len(alone) // 2]
+    at = len(alone) - 576 + len(alone) // 4
+    assert np.abs(joined[0][at : at + len(middle)] - middle).max() <= 2
+
+
+def test_mp3_in_an_unmarked_stream_decodes_the_same_without_a_place_to_seek():
+    one = encode("mp3", Mark("m"))[1]
+    parser, frames = av.CodecContext.create("mp3", "r"), []
+    for at in range(0, len(one), 1000):
+        for packet in parser.parse(one[at : at + 1000]):
+            frames += parser.decode(packet) if not bytes(packet).startswith(b"ID3") else []
+    for packet in parser.parse(None):
+        frames += parser.decode(packet)
+    assert sum(frame.samples for frame in frames) >= len(PCM) // 2 - 576
 
 
 def test_marked_opus_answers_can_be_concatenated():
@@ -170,5 +188,5 @@ def test_it_can_be_turned_off(start):
 def test_joined_answers_of_a_server_play_to_their_end(server):
     parts = [server.speak(input=text).content for text in ("One.", "Two and two.")]
     total = sum(seconds("mp3", part) for part in parts)
-    assert seconds("mp3", b"".join(parts)) == pytest.approx(total, abs=0.01)
+    assert seconds("mp3", b"".join(parts)) == pytest.approx(total - FRAME_S, abs=0.001)
     assert all(part.startswith(b"ID3") for part in parts)

@@ -1,8 +1,10 @@
 """The mark that says of an answer, in the fields that players and tools read, that it is made by a
 machine, by which software and which model. Never what was said, nor who asked.
 
-    mp3         ID3v2.4 before the first frame. Its bytes never hold 0xFF, which frames begin with,
-                so decoders pass over the tags inside of joined files
+    mp3         ID3v2.4 before the first frame and ID3v1 after the last, so that joined files play
+                on: where one ends and the next begins, decoders meet "TAG" first, which they drop
+                together with what follows, up to and with the encoder's empty first frame. (ID3v2
+                alone is an error there for FFmpeg.) No byte of either is 0xFF, as frames begin
     opus, flac  Vorbis comments
     wav         bext and LIST INFO: behind the samples of a whole file, so that its header stays at
                 the 44 bytes that some clients count on; a stream, whose length is not known, has
@@ -24,6 +26,7 @@ STATEMENT = "AI-generated speech"
 HEADER = "x-synthetic-speech"
 
 _BEXT_BYTES = 602  # EBU Tech 3285: without coding history
+_GENRE_SPEECH = 101  # of ID3v1's list
 _UTF8 = b"\x03"
 
 
@@ -58,11 +61,20 @@ class Mark(msgspec.Struct, frozen=True):
             frames += _id3_frame(b"TXXX", f"{name}\0{value}")
         return b"ID3\4\0\0" + _synchsafe(len(frames)) + frames
 
+    def id3v1(self) -> bytes:
+        fields = (STATEMENT, SOFTWARE, self.model, "", STATEMENT)
+        texts = struct.pack("30s30s30s4s30s", *(text.encode("ascii", "replace") for text in fields))
+        return b"TAG" + texts + bytes([_GENRE_SPEECH])
+
     def riff(self) -> bytes:
         comment = f"{STATEMENT}; model={self.model}; digitalSourceType={SOURCE_TYPE}"
-        info = b"INFO" + _riff_chunk(b"ISFT", _text(SOFTWARE)) + _riff_chunk(b"ICMT", _text(comment))
+        info = (
+            b"INFO" + _riff_chunk(b"ISFT", _text(SOFTWARE)) + _riff_chunk(b"ICMT", _text(comment))
+        )
         description = f"{STATEMENT}; {SOURCE_TYPE}".encode()[:256]
-        bext = struct.pack("<256s32s", description, SOFTWARE.encode()[:32]).ljust(_BEXT_BYTES, b"\0")
+        bext = struct.pack("<256s32s", description, SOFTWARE.encode()[:32]).ljust(
+            _BEXT_BYTES, b"\0"
+        )
         return _riff_chunk(b"bext", bext) + _riff_chunk(b"LIST", info)
 
 
