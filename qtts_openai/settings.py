@@ -70,7 +70,7 @@ class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: str
     gender: Gender = "neutral"
     language: str = "Auto"
-    character: str = ""
+    description: str = ""
     speaker: str | None = None
     prompt: str | None = None
 
@@ -168,6 +168,17 @@ class ProvenanceSettings(Section, frozen=True):
     # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
     # of header.
     mark_wav_streams: bool = False
+    # Sign answers: a C2PA manifest in whole mp3, wav and flac files, a statement by request id
+    # beside every answer. Needs the extra "provenance", and what `qtts keys create` makes or an
+    # authority gave: the signer's certificate and those above it, and its key, in PEM.
+    c2pa: bool = False
+    certificate: PathName | None = None
+    key: PathName | None = None
+    # A URL (RFC 3161) that is asked, for each file, to say when it was signed.
+    time_authority: Annotated[str, Meta(max_length=2000, pattern=r"^https?://\S+\Z")] | None = None
+    # How many statements are kept, and how long.
+    max_manifests: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    manifest_keep_s: PositiveSeconds = 3600.0
 
 
 class AuthSettings(Section, frozen=True):

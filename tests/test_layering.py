@@ -47,7 +47,7 @@ HTTP_SIDE = {
     "routes": BASE | {"state", "http", "decoding", "text", "voices", "speech", "provenance"},
     "app": BASE | {"state", "http", "routes"},
     "cli": BASE | {"settings_file", "app", "state", "http", "voices", "speech", "provenance"},
-    "__main__": BASE | {"cli", "settings_file"},
+    "__main__": BASE | {"cli", "settings_file", "provenance"},
     "__init__": set(),
 }
 
@@ -144,6 +144,12 @@ def test_what_parses_hostile_audio_stays_in_its_process():
     assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
 
 
+def test_extras_stay_behind_their_settings():
+    signers = importers("qtts_openai", "c2pa", "cryptography")
+    assert all(module.startswith("qtts_openai.provenance.") for module in signers)
+
+
 def test_app_does_not_load_torch():
-    code = "import qtts_openai.app, sys; assert not {'torch', 'soundfile'} & sys.modules.keys()"
+    unwanted = "{'torch', 'soundfile', 'c2pa', 'cryptography'}"
+    code = f"import qtts_openai.app, sys; assert not {unwanted} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -2,34 +2,36 @@
 
 import time
 
-from litestar import MediaType, Request, Response, post
+from litestar import MediaType, Request, Response, get, post
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from qtts_openai import schemas as s
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.callers import caller_of, source_of
+from qtts_openai.http.request_id import current as current_request_id
 from qtts_openai.routes.batch import Batch, read_items
-from qtts_openai.speech.response import Speech, respond, while_connected
-from qtts_openai.state import Service
+from qtts_openai.speech.response import SpeechResponse, respond, while_connected
+from qtts_openai.state import AppState
 
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
-async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
+async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response:
     body = await request.body()
     started = time.perf_counter()
     wanted, ignored = s.read_speech(s.parse_json(body))
     who = source_of(request)
     current_caller.set(who)
-    lease = service.limiter.take(who, len(wanted.input))
+    lease = service.limiter.acquire(who, len(wanted.input))
     try:
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
-        mark = service.mark(utterance)
-        speech = Speech(wanted, stream, service.metrics, lease, started, mark)
+        marked = service.provenance(wanted, utterance, caller_of(request), current_request_id.get())
+        speech = SpeechResponse(wanted, stream, service.metrics, lease, started, marked)
     except BaseException:
         lease.refund()
         raise
@@ -41,13 +43,13 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
 
 
 @post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
-async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
+async def create_speech_batch(request: Request, service: NamedDependency[AppState]) -> Response:
     items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
     who = source_of(request)
     current_caller.set(who)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
-    lease = service.limiter.take(who, num_chars)
+    lease = service.limiter.acquire(who, num_chars)
     batch = Batch(service, caller_of(request), who, items, lease)
     try:
         await while_connected(request, batch.begin())
@@ -68,4 +70,13 @@ async def create_speech_batch(request: Request, service: NamedDependency[Service
     )
 
 
-handlers = [create_speech, create_speech_batch]
+@get("/v1/audio/speech/{request_id:str}/manifest", operation_id="retrieveSpeechManifest")
+async def retrieve_manifest(
+    request_id: FromPath[str], request: Request, service: NamedDependency[AppState]
+) -> Response:
+    """The signed statement of what went out under that x-request-id."""
+    found = service.signing.statement(caller_of(request).id, request_id)
+    return Response(found, media_type="application/jose+json")
+
+
+handlers = [create_speech, create_speech_batch, retrieve_manifest]

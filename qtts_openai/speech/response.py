@@ -28,7 +28,7 @@ from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedEr
 from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
-from qtts_openai.provenance.marks import Mark
+from qtts_openai.provenance.policy import Provenance
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Defaults
 from qtts_openai.speech.cache import Recording, Replay
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Speech:
+class SpeechResponse:
     """One utterance on its way out: PCM from the engine, bytes of the format to the listener."""
 
     def __init__(
@@ -50,20 +50,20 @@ class Speech:
         metrics: Metrics,
         lease: Lease | None = None,
         started: float | None = None,
-        mark: Mark | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         """`started`: when the request had been read, by time.perf_counter."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
         self.lease = lease
-        self.mark = mark
+        self.provenance = provenance or Provenance()
         try:
             self.encoder = AudioEncoder(
                 request.response_format,
                 sample_rate=request.sample_rate,
                 speed=request.speed,
-                mark=mark,
+                mark=self.provenance.mark,
             )
         except BaseException:
             stream.abort()
@@ -140,12 +140,23 @@ class Speech:
         }
         return {"x-finish-reason": finished.reason.value, **usage}
 
+    async def _sealed(self) -> AsyncGenerator[bytes]:
+        """What goes out of a stream; its signature is there before its end is."""
+        seal = self.provenance.seal
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk:
+                    if seal:
+                        seal.add(chunk)
+                    yield chunk
+        if seal:
+            seal.finish()
+
     async def raw(self) -> AsyncIterator[bytes]:
         try:
-            async with aclosing(self.chunks()) as chunks:
+            async with aclosing(self._sealed()) as chunks:
                 async for chunk in chunks:
-                    if chunk:
-                        yield chunk
+                    yield chunk
         except Exception as error:
             self._log_broken(error)
             raise
@@ -156,12 +167,11 @@ class Speech:
         """
         mark = self.marked()
         try:
-            async with aclosing(self.chunks()) as chunks:
+            async with aclosing(self._sealed()) as chunks:
                 async for chunk in chunks:
-                    if chunk:
-                        audio = base64.b64encode(chunk).decode()
-                        yield _event(type="speech.audio.delta", audio=audio, **mark)
-                        mark = {}
+                    audio = base64.b64encode(chunk).decode()
+                    yield _event(type="speech.audio.delta", audio=audio, **mark)
+                    mark = {}
         except Exception as error:
             self._log_broken(error)
             yield _event(type="error", **as_api_error(error).envelope())
@@ -176,11 +186,17 @@ class Speech:
 
     def marked(self) -> dict[str, Any]:
         """Fields for events and items of a batch."""
-        return self.mark.event() if self.mark else {}
+        mark = self.provenance.mark
+        return mark.event() if mark else {}
 
     async def whole(self) -> bytes:
-        body = b"".join([chunk async for chunk in self.chunks()])
-        return self.encoder.with_exact_sizes(body)
+        return await self.finished_file(b"".join([chunk async for chunk in self.chunks()]))
+
+    async def finished_file(self, body: bytes) -> bytes:
+        """All chunks -> a file with exact sizes, signed where the settings say so."""
+        body = self.encoder.with_exact_sizes(body)
+        seal = self.provenance.seal
+        return await asyncio.to_thread(seal.whole, body) if seal else body
 
     async def collect(self) -> bytes:
         """Start to end, for callers that hold nothing open to a listener meanwhile."""
@@ -202,7 +218,7 @@ class Speech:
         return (
             limits
             | cached.get(type(self.stream), {})
-            | (self.mark.headers() if self.mark else {})
+            | (self.provenance.mark.headers() if self.provenance.mark else {})
             | {
                 "x-sample-rate": str(self.encoder.sample_rate),
                 "x-channels": "1",
@@ -214,7 +230,7 @@ class Speech:
 
 
 async def respond(
-    http: Request, speech: Speech, headers: dict[str, str], defaults: Defaults
+    http: Request, speech: SpeechResponse, headers: dict[str, str], defaults: Defaults
 ) -> Response:
     wanted = speech.request
     streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
@@ -234,7 +250,7 @@ async def respond(
 
 
 def _stream(
-    speech: Speech, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
+    speech: SpeechResponse, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
 ) -> Stream:
     async def close() -> None:
         """On the event loop: a plain function would be run in a thread."""
@@ -255,7 +271,9 @@ class _Stream(Stream):
     send them (of uvicorn's, only that for HTTP/2 can).
     """
 
-    def __init__(self, speech: Speech, content: AsyncIterator[bytes], **options: Any) -> None:
+    def __init__(
+        self, speech: SpeechResponse, content: AsyncIterator[bytes], **options: Any
+    ) -> None:
         super().__init__(content, **options)
         self._speech = speech
 
