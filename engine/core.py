@@ -140,6 +140,13 @@ class EngineCore:
             self.voices[model].register(reference)
             self.codec_stage.forget(lambda model, key: key in self.voices[model].samples)
 
+    def forget_voice(self, key: str) -> None:
+        """Keep nothing of a recording, but for the utterances that speak with it now."""
+        for voices in self.voices.values():
+            voices.forget(key)
+        self.codec_stage.forget(lambda _model, known: known != key)
+        self.talker.forget_reference(key)
+
     @property
     def has_work(self) -> bool:
         """Whether step() has something to do: also audio of a sequence that waits for text."""

@@ -1,6 +1,7 @@
 """Messages between EngineClient and its worker, and the records both sides share.
 
-Verbs go in (Start, Submit, Append, Hold, Abort, RegisterVoice, Shutdown), facts come out (Ready,
+Verbs go in (Start, Submit, Append, Hold, Abort, RegisterVoice,
+ForgetVoice, Shutdown), facts come out (Ready,
 AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec Struct, sent as
 msgpack behind a 4-byte little-endian length. Only ids, numbers and PCM cross.
 """
@@ -154,6 +155,12 @@ class RegisterVoice(msgspec.Struct, frozen=True, tag=True):
     reference: ReferenceAudio
 
 
+class ForgetVoice(msgspec.Struct, frozen=True, tag=True):
+    """What any model keeps of a recording."""
+
+    key: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -220,5 +227,5 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | Shutdown
+Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | ForgetVoice | Shutdown
 Outbound = Ready | AudioChunk | Finished | Failed | Stats | Heartbeat | Fatal

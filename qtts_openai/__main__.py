@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, say, models, voices, bench, keys, verify."""
+"""The command `qtts`: serve, say, models, voices, bench, keys, verify, audit."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ import httpx
 from engine import EngineError
 from qtts_openai.cli import run_bench, run_models, run_say, run_serve, run_voices
 from qtts_openai.errors import ApiError
-from qtts_openai.provenance.cli import run_keys, run_verify
+from qtts_openai.provenance.cli import run_audit, run_keys, run_verify
 from qtts_openai.settings import SettingsError
 
 
@@ -75,6 +75,13 @@ def _add_provenance(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     verify.add_argument("--root", help="the certificate (PEM) that signers must rest on")
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(run=run_verify)
+
+    audit = commands.add_parser("audit", help="the log of voices, consents and cloned speech")
+    chain = audit.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "verify", help="whether no line was changed, taken out or put in"
+    )
+    chain.add_argument("file", help="audit.path; files that it was renamed to are read first")
+    chain.set_defaults(run=run_audit)
 
 
 def _add_speech_options(say: argparse.ArgumentParser) -> None:

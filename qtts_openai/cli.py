@@ -187,7 +187,8 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
         for model in service.random_weight_models():
             _progress(f"model {model} has random weights: this will be noise\n")
         utterance = await service.planner.plan(request)
-        stream, marked = service.submit(utterance), service.provenance(request, utterance)
+        marked = await service.provenance(request, utterance)
+        stream = service.submit(utterance)
         speech = SpeechResponse(request, stream, service.metrics, provenance=marked)
         file.write(await _spoken(speech))
     finally:

@@ -181,6 +181,26 @@ class ProvenanceSettings(Section, frozen=True):
     manifest_keep_s: PositiveSeconds = 3600.0
 
 
+class CloningSettings(Section, frozen=True):
+    # off: voices from a sample come with any words; stored: with the id of a consent that is
+    # there; all: reference audio in requests, too.
+    require_consent: Literal["off", "stored", "all"] = "off"
+    # A consent this old counts no more; 0: never.
+    consent_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+
+
+class AuditSettings(Section, frozen=True):
+    """A log of voices, consents and speech with cloned voices in which changes show."""
+
+    path: PathName | None = None
+    # Each line is on disk before what it tells of goes on.
+    fsync: bool = True
+    # Then the file is renamed, and the next goes on from it.
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 64 * MIB
+    # Renamed files; 0: all.
+    keep_files: Count = 0
+
+
 class AuthSettings(Section, frozen=True):
     """Keys also come from $QTTS_API_KEYS; without any key the server is open."""
 
@@ -274,6 +294,8 @@ class Settings(Section, frozen=True):
     text: TextSettings = TextSettings()
     cache: CacheSettings = CacheSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
+    cloning: CloningSettings = CloningSettings()
+    audit: AuditSettings = AuditSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]

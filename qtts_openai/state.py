@@ -1,8 +1,11 @@
 """What the routes share: made when the engine is ready, given to them by injection."""
 
+import asyncio
+import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Limiter
 from qtts_openai.http.turns import Turn
+from qtts_openai.provenance.audit import AuditLog, Trail
 from qtts_openai.provenance.marks import Mark
 from qtts_openai.provenance.policy import Provenance, Signing
 from qtts_openai.schemas import SpeechRequest
@@ -49,7 +53,9 @@ class AppState:
         self.metrics = Metrics(engine, lambda: self.cache.num_bytes if self.cache else 0)
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
-        self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
+        self.store = VoiceStore(
+            Path(settings.voices.directory), settings.voices.max_voices, settings.cloning
+        )
         self.decoder = AudioDecoder(
             min_s=settings.ref_audio.min_s,
             max_s=settings.ref_audio.max_s,
@@ -63,6 +69,7 @@ class AppState:
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
         self.signing = Signing(settings.provenance)
+        self.audit = AuditLog(settings.audit)
         self.limiter = Limiter(settings.limits)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
@@ -134,18 +141,45 @@ class AppState:
         logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
 
-    def provenance(
+    async def provenance(
         self,
         request: SpeechRequest,
         utterance: SpeechPlan,
         caller: Caller = ANONYMOUS,
         request_id: str | None = None,
     ) -> Provenance:
-        """How the answer says what made it. Its statement is kept where it has a `request_id`."""
+        """How the answer says what made it; a statement is kept where it has a `request_id`. Speech
+        with a cloned voice is in the audit log before it is made.
+        """
         settings, model = self.settings.provenance, utterance.model.id
         mark = Mark(model, settings.mark_wav_streams) if settings.mark else None
         kind = CONTENT_TYPES[request.response_format]
-        return Provenance(mark, self.signing.seal(request, model, kind, caller.id, request_id))
+        seal = self.signing.seal(request, model, kind, caller.id, request_id)
+        return Provenance(mark, seal, await self._trail(request, utterance, caller))
+
+    async def _trail(
+        self, request: SpeechRequest, utterance: SpeechPlan, caller: Caller
+    ) -> Trail | None:
+        if not self.audit.is_on or utterance.reference is None:
+            return None
+        said = {
+            "speech": secrets.token_hex(8),
+            "key": caller.id,
+            "voice": utterance.voice_id,
+            "consent": utterance.consent,
+            "model": utterance.model.id,
+            "reference_sha256": utterance.reference.key,
+            "text_sha256": hashlib.sha256(request.input.encode()).hexdigest(),
+        }
+        await asyncio.to_thread(self.audit.write, "speech.begun", **said)
+        return Trail(self.audit, said)
+
+    def forget_speech(self, voices: Sequence[StoredVoice]) -> None:
+        """What was kept may be speech of these voices, or their samples."""
+        if self.cache is not None:
+            self.cache.clear()
+        for key in {voice.reference_key for voice in voices if voice.reference_key}:
+            self.engine.forget_voice(key)
 
     def random_weight_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

@@ -1,4 +1,4 @@
-"""`qtts keys create` and `qtts verify`."""
+"""`qtts keys create`, `qtts verify` and `qtts audit verify`."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from qtts_openai.provenance.audit import BrokenChainError, verify
 from qtts_openai.provenance.policy import EXTRA
 from qtts_openai.settings import SettingsError
 
@@ -35,3 +36,16 @@ def run_verify(arguments: argparse.Namespace) -> None:
     status = verifying.exit_status(findings)
     if status:
         sys.exit(status)
+
+
+def run_audit(arguments: argparse.Namespace) -> None:
+    """Exits with 4 where something was changed."""
+    path = Path(arguments.file)
+    try:
+        first, head = verify(path)
+    except BrokenChainError as error:
+        print(f"broken: {error}")
+        sys.exit(4)
+    if not head.number:
+        raise SettingsError(f"{path}: there is no audit log")
+    print(f"whole: lines {first} to {head.number}, the last with hash {head.hash}")

@@ -29,8 +29,9 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
+        caller, id_ = caller_of(request), current_request_id.get()
+        marked = await service.provenance(wanted, utterance, caller, id_)
         stream = service.submit(utterance, who)
-        marked = service.provenance(wanted, utterance, caller_of(request), current_request_id.get())
         speech = SpeechResponse(wanted, stream, service.metrics, lease, started, marked)
     except BaseException:
         lease.refund()

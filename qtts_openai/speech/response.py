@@ -142,15 +142,25 @@ class SpeechResponse:
 
     async def _sealed(self) -> AsyncGenerator[bytes]:
         """What goes out of a stream; its signature is there before its end is."""
-        seal = self.provenance.seal
-        async with aclosing(self.chunks()) as chunks:
-            async for chunk in chunks:
-                if chunk:
-                    if seal:
-                        seal.add(chunk)
-                    yield chunk
-        if seal:
-            seal.finish()
+        seal, trail = self.provenance.seal, self.provenance.trail
+        try:
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    for hashing in (seal, trail):
+                        if hashing and chunk:
+                            hashing.add(chunk)
+                    if chunk:
+                        yield chunk
+            if seal:
+                seal.finish()
+        finally:
+            if trail:
+                # Also of what was cut off, where nothing may be awaited any more.
+                loop = asyncio.get_running_loop()
+                loop.run_in_executor(None, trail.end, self.audio_s, self._reason())
+
+    def _reason(self) -> str:
+        return self.stream.finished.reason.value if self.stream.finished else "cut off"
 
     async def raw(self) -> AsyncIterator[bytes]:
         try:
@@ -196,7 +206,11 @@ class SpeechResponse:
         """All chunks -> a file with exact sizes, signed where the settings say so."""
         body = self.encoder.with_exact_sizes(body)
         seal = self.provenance.seal
-        return await asyncio.to_thread(seal.whole, body) if seal else body
+        body = await asyncio.to_thread(seal.whole, body) if seal else body
+        if trail := self.provenance.trail:
+            trail.add(body)
+            await asyncio.to_thread(trail.end, self.audio_s, self._reason())
+        return body
 
     async def collect(self) -> bytes:
         """Start to end, for callers that hold nothing open to a listener meanwhile."""
