@@ -86,7 +86,7 @@ class TalkerEngine(Protocol):
         """End a sequence wherever it stands (an abort too) and give back all it owns."""
 
     def forget_reference(self, key: str) -> None:
-        """Keep nothing of prompts with that reference, but for sequences that are there."""
+        """Keep nothing of prompts with that reference, for which there is no sequence now."""
 
     @property
     def has_work(self) -> bool:
