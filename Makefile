@@ -9,11 +9,11 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen and not attack and not page
+TEST_MARKS := not gpu and not clients and not listen and not attack and not page and not provenance
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast attack clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,10 @@ test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
 
 attack: $(VENV)/.test ## attack a server of its own in every known way
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
+
+provenance: $(VENV)/.provenance ## sign and verify answers, with packages of their own
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m provenance $(ARGS)
+
 test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS) and not slow" $(ARGS)
 
@@ -96,6 +100,11 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constr
 	@$(BIN)/python -m venv .venv-clients
 	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq -r tests/api/clients/requirements.txt
 	@cp tests/api/clients/package.json .venv-clients/ && cd .venv-clients && npm install --silent --no-fund --no-audit
+	@touch $@
+
+$(VENV)/.provenance: $(VENV)/.test
+	@echo "[provenance] what signs and verifies"
+	@$(INSTALL) -e '.[test,provenance]'
 	@touch $@
 
 $(VENV)/.listen: $(VENV)/.test tests/listen/requirements.txt

@@ -41,6 +41,7 @@ from engine.protocol import (
     Failed,
     Fatal,
     Finished,
+    ForgetVoice,
     Heartbeat,
     Hold,
     Inbound,
@@ -212,6 +213,11 @@ class EngineClient:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
         submit = Submit(next(self._ids), model, prompt, params, buffered_s)
         return worker.submit(submit, reference)
+
+    def forget_voice(self, key: str) -> None:
+        """Of a ReferenceAudio: no worker keeps it, or what was made of it, for later."""
+        for worker in self._workers:
+            worker.forget_voice(key)
 
     def _retry_after_s(self) -> float:
         return max(1.0, min(worker.restart_in_s for worker in self._workers))
@@ -418,6 +424,11 @@ class _Worker:
         mine = [k for k in self._voices if k[0] == model]
         if len(mine) > MAX_VOICES:
             del self._voices[mine[0]]
+
+    def forget_voice(self, key: str) -> None:
+        for known in [known for known in self._voices if known[1] == key]:
+            del self._voices[known]
+        self.send(ForgetVoice(key))
 
     def send(self, message: Inbound) -> None:
         if self._writer is not None and not self._writer.is_closing():

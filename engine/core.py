@@ -141,6 +141,16 @@ class EngineCore:
             self.voices[model].register(reference)
             self.codec_stage.forget(lambda model, key: key in self.voices[model].samples)
 
+    def forget_voice(self, key: str) -> None:
+        """Keep nothing of a recording, and end the utterances that speak with it."""
+        for seq in list(self.sequences.values()):
+            if seq.prompt.reference == key:
+                self.fail(seq.id, InvalidPromptError("the voice was deleted", param="voice"))
+        for voices in self.voices.values():
+            voices.forget(key)
+        self.codec_stage.forget(lambda _model, known: known != key)
+        self.talker.forget_reference(key)
+
     @property
     def has_work(self) -> bool:
         """Whether step() has something to do: also audio of a sequence that waits for text."""

@@ -1,8 +1,8 @@
 """The messages between EngineClient and its worker, and the records that both use.
 
-Commands go in (Start, Submit, Append, Hold, Abort, RegisterVoice, Shutdown), reports come out
-(Ready, AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec Struct,
-sent as msgpack behind its length (4 bytes, little-endian). Only ids, numbers and PCM cross: text is
+Commands go in (Start, Submit, Append, Hold, Abort, RegisterVoice, ForgetVoice, Shutdown), reports
+come out (Ready, AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec
+Struct, sent as msgpack behind its length (4 bytes, little-endian). Only ids, numbers and PCM cross: text is
 tokenised before, audio is encoded after.
 
 Units: audio is 16-bit mono PCM at 24,000 samples a second; a frame is 16 codes, which the codec
@@ -158,6 +158,12 @@ class RegisterVoice(msgspec.Struct, frozen=True, tag=True):
     reference: ReferenceAudio
 
 
+class ForgetVoice(msgspec.Struct, frozen=True, tag=True):
+    """What any model keeps of a recording."""
+
+    key: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -224,5 +230,5 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | Shutdown
+Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | ForgetVoice | Shutdown
 Outbound = Ready | AudioChunk | Finished | Failed | Stats | Heartbeat | Fatal

@@ -86,6 +86,9 @@ class TalkerEngine(Protocol):
     def finish(self, seq: Sequence, reason: FinishReason) -> None:
         """End a sequence wherever it stands (an abort too) and give back all it owns."""
 
+    def forget_reference(self, key: str) -> None:
+        """Keep nothing of prompts with that reference, for which there is no sequence now."""
+
     @property
     def has_work(self) -> bool:
         """Whether a step would do something: not while every sequence waits for its text."""

@@ -27,6 +27,7 @@ from engine.protocol import (
     Abort,
     Append,
     Fatal,
+    ForgetVoice,
     Heartbeat,
     Hold,
     Inbound,
@@ -156,6 +157,8 @@ def _dispatch(core: EngineCore, message: Inbound | Malformed) -> None:
             core.abort(seq_id)
         case RegisterVoice(model, reference):
             core.register_voice(model, reference)
+        case ForgetVoice(key):
+            core.forget_voice(key)
         case Start() | Shutdown():
             raise AssertionError(f"unexpected {type(message).__name__}")
 

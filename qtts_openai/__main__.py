@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, say, models, voices, bench."""
+"""The command `qtts`: serve, say, models, voices, bench, keys, verify, audit."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ import httpx
 from engine import EngineError
 from qtts_openai.cli import run_bench, run_models, run_say, run_serve, run_voices
 from qtts_openai.errors import ApiError
+from qtts_openai.provenance.cli import run_audit, run_keys, run_verify
 from qtts_openai.settings import SettingsError
 
 
@@ -51,7 +52,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench_options(bench)
     bench.set_defaults(run=run_bench)
+    _add_provenance(commands)
     return parser
+
+
+def _add_provenance(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keys = commands.add_parser("keys", help="keys to sign answers with")
+    create = keys.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "create", help="a certificate of one's own, its key, and the root that vouches for it"
+    )
+    create.add_argument("directory", help="where key.pem, certificate.pem and root.pem go")
+    create.add_argument("--organisation", default="qtts", help="whom the certificate names")
+    create.set_defaults(run=run_keys)
+
+    verify = commands.add_parser(
+        "verify",
+        help="what tells where a file is from",
+        epilog="exit status: 0 something was found and is right, 3 nothing, 4 something is wrong",
+    )
+    verify.add_argument("file")
+    verify.add_argument("--manifest", help="the statement that the server gave for it")
+    verify.add_argument("--root", help="the certificate (PEM) that signers must rest on")
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(run=run_verify)
+
+    audit = commands.add_parser("audit", help="the log of voices, consents and cloned speech")
+    chain = audit.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "verify", help="whether no line was changed, taken out or put in"
+    )
+    chain.add_argument("file", help="audit.path; files that it was renamed to are read first")
+    chain.set_defaults(run=run_audit)
 
 
 def _add_speech_options(say: argparse.ArgumentParser) -> None:

@@ -178,6 +178,8 @@ class SpokenItem(Answer, frozen=True, kw_only=True, tag_field="status", tag="suc
     finish_reason: Annotated[str, Meta(extra_json_schema={"enum": ["stop", "length"]})]
     usage: UsageAnswer
     ignored_fields: list[str]
+    # What made it; see docs/safety.md.
+    synthetic_speech: dict[str, str] | UnsetType = UNSET
     audio_data: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
 
 

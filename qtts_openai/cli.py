@@ -187,9 +187,10 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
         for model in service.random_weight_models():
             _progress(f"model {model} has random weights: this will be noise\n")
         utterance = await service.planner.plan(request)
-        file.write(
-            await _spoken(SpeechResponse(request, service.submit(utterance), service.metrics))
-        )
+        marked = await service.provenance(request, utterance)
+        stream = service.submit(utterance)
+        speech = SpeechResponse(request, stream, service.metrics, provenance=marked)
+        file.write(await _spoken(speech))
     finally:
         service.close()
         await engine.close()
@@ -204,7 +205,7 @@ async def _spoken(speech: SpeechResponse) -> bytes:
         parts.append(part)
         _progress(f"{speech.audio_s:.1f} s of speech")
     _progress(f"{speech.audio_s:.1f} s of speech in {time.perf_counter() - started:.1f} s\n")
-    return speech.encoder.with_exact_sizes(b"".join(parts))
+    return await speech.finished_file(b"".join(parts))
 
 
 def _progress(text: str) -> None:

@@ -77,6 +77,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     ref_audio: str | None = None
     ref_text: str | None = None
     x_vector_only_mode: bool = False
+    # The id of a consent to clone, beside ref_audio or speaker_embedding.
+    consent: Annotated[str, Meta(max_length=2000)] | None = None
     # What a Base model's encoder makes of a recording, in place of ref_audio.
     speaker_embedding: Annotated[list[float], Meta(min_length=1, max_length=16384)] | None = None
     non_streaming_mode: bool | None = None

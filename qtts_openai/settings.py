@@ -162,6 +162,47 @@ class CacheSettings(Section, frozen=True):
     max_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
 
 
+class ProvenanceSettings(Section, frozen=True):
+    """What tells our speech from a person's."""
+
+    # Say that a machine made it: in the file where its format has a place, in headers and events.
+    mark: bool = True
+    # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
+    # of header.
+    mark_wav_streams: bool = False
+    # Sign answers: a C2PA manifest in whole mp3, wav and flac files, a statement by request id
+    # beside every answer. Needs the extra "provenance", and what `qtts keys create` makes or an
+    # authority gave: the signer's certificate and those above it, and its key, in PEM.
+    c2pa: bool = False
+    certificate: PathName | None = None
+    key: PathName | None = None
+    # A URL (RFC 3161) that is asked, for each file, to say when it was signed.
+    time_authority: Annotated[str, Meta(max_length=2000, pattern=r"^https?://\S+\Z")] | None = None
+    # How many statements are kept, and how long.
+    max_manifests: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    manifest_keep_s: PositiveSeconds = 3600.0
+
+
+class CloningSettings(Section, frozen=True):
+    # off: voices from a sample come with any words; stored: with the id of a consent that is
+    # there; all: reference audio in requests, too.
+    require_consent: Literal["off", "stored", "all"] = "off"
+    # A consent this old counts no more; 0: never.
+    consent_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+
+
+class AuditSettings(Section, frozen=True):
+    """A log of voices, consents and speech with cloned voices in which changes show."""
+
+    path: PathName | None = None
+    # Each line is on disk before what it tells of goes on.
+    fsync: bool = True
+    # Then the file is renamed, and the next goes on from it.
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 64 * MIB
+    # Renamed files; 0: all.
+    keep_files: Count = 0
+
+
 class AuthSettings(Section, frozen=True):
     """Keys also come from $QTTS_API_KEYS; without any key the server is open."""
 
@@ -254,6 +295,9 @@ class Settings(Section, frozen=True):
     ref_audio: RefAudioSettings = RefAudioSettings()
     text: TextSettings = TextSettings()
     cache: CacheSettings = CacheSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    cloning: CloningSettings = CloningSettings()
+    audit: AuditSettings = AuditSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]

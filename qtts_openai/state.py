@@ -5,9 +5,12 @@ a parameter `service`. `submit` takes a SpeechPlan and returns a stream of PCM (
 at 24 kHz): from the cache, or from the engine when the plan's turn has come.
 """
 
+import asyncio
+import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,14 +21,19 @@ from engine import EngineClient, ModelInfo, Prompt, SamplingParams, SpeechStream
 from qtts_openai.answers import ModelVoice, VoiceAnswer
 from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.decoding.turns import current_caller
-from qtts_openai.http.callers import Caller
+from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Limiter
 from qtts_openai.http.turns import Turn
+from qtts_openai.provenance.audit import AuditLog, Trail
+from qtts_openai.provenance.marks import Mark
+from qtts_openai.provenance.policy import Provenance, Signing
+from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
+from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
 from qtts_openai.speech.planner import Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
@@ -50,7 +58,9 @@ class AppState:
         self.metrics = Metrics(engine, lambda: self.cache.num_bytes if self.cache else 0)
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
-        self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
+        self.store = VoiceStore(
+            Path(settings.voices.directory), settings.voices.max_voices, settings.cloning
+        )
         self.decoder = AudioDecoder(
             min_s=settings.ref_audio.min_s,
             max_s=settings.ref_audio.max_s,
@@ -63,6 +73,8 @@ class AppState:
         self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
+        self.signing = Signing(settings.provenance)
+        self.audit = AuditLog(settings.audit)
         self.limiter = Limiter(settings.limits)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
@@ -138,6 +150,46 @@ class AppState:
         """For a voice that is made while a request is prepared: in the turn of its caller."""
         begin = partial(self.engine.submit, model, prompt, params)
         return Turn(self.queue, current_caller.get(), begin, is_firm=False).enter()
+
+    async def provenance(
+        self,
+        request: SpeechRequest,
+        utterance: SpeechPlan,
+        caller: Caller = ANONYMOUS,
+        request_id: str | None = None,
+    ) -> Provenance:
+        """How the answer says what made it; a statement is kept where it has a `request_id`. Speech
+        with a cloned voice is in the audit log before it is made.
+        """
+        settings, model = self.settings.provenance, utterance.model.id
+        mark = Mark(model, settings.mark_wav_streams) if settings.mark else None
+        kind = CONTENT_TYPES[request.response_format]
+        seal = self.signing.seal(request, model, kind, caller.id, request_id)
+        return Provenance(mark, seal, await self._trail(request, utterance, caller))
+
+    async def _trail(
+        self, request: SpeechRequest, utterance: SpeechPlan, caller: Caller
+    ) -> Trail | None:
+        if not self.audit.is_on or utterance.reference is None:
+            return None
+        said = {
+            "speech": secrets.token_hex(8),
+            "key": caller.id,
+            "voice": utterance.voice_id,
+            "consent": utterance.consent,
+            "model": utterance.model.id,
+            "reference_sha256": utterance.reference.key,
+            "text_sha256": hashlib.sha256(request.input.encode()).hexdigest(),
+        }
+        await asyncio.to_thread(self.audit.write, "speech.begun", **said)
+        return Trail(self.audit, said)
+
+    def forget_speech(self, voices: Sequence[StoredVoice]) -> None:
+        """What was kept may be speech of these voices, or their samples."""
+        if self.cache is not None:
+            self.cache.clear()
+        for key in {voice.reference_key for voice in voices if voice.reference_key}:
+            self.engine.forget_voice(key)
 
     def random_weight_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]

@@ -40,14 +40,16 @@ HTTP_SIDE = {
     "decoding": set(),
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
-    "speech": BASE | {"text", "voices", "http", "decoding"},
+    "provenance": BASE,
+    "speech": BASE | {"text", "voices", "http", "decoding", "provenance"},
     "settings_file": {"settings"},
     "settings_check": BASE | {"voices"},
-    "state": BASE | {"settings_check", "http", "decoding", "text", "voices", "speech"},
-    "routes": BASE | {"state", "http", "decoding", "text", "voices", "speech"},
+    "state": BASE
+    | {"settings_check", "http", "decoding", "text", "voices", "speech", "provenance"},
+    "routes": BASE | {"state", "http", "decoding", "text", "voices", "speech", "provenance"},
     "app": BASE | {"state", "http", "routes"},
-    "cli": BASE | {"settings_file", "app", "state", "http", "voices", "speech"},
-    "__main__": BASE | {"cli", "settings_file"},
+    "cli": BASE | {"settings_file", "app", "state", "http", "voices", "speech", "provenance"},
+    "__main__": BASE | {"cli", "settings_file", "provenance"},
     "__init__": set(),
 }
 
@@ -144,7 +146,12 @@ def test_what_parses_hostile_audio_stays_in_its_process():
     assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
 
 
+def test_extras_stay_behind_their_settings():
+    signers = importers("qtts_openai", "c2pa", "cryptography")
+    assert all(module.startswith("qtts_openai.provenance.") for module in signers)
+
+
 def test_app_does_not_load_torch():
-    heavy = "assert not {'torch', 'soundfile'} & sys.modules.keys()"
-    code = f"import qtts_openai.app, qtts_openai.__main__, sys; {heavy}"
+    heavy = "{'torch', 'soundfile', 'c2pa', 'cryptography'} & sys.modules.keys()"
+    code = f"import qtts_openai.app, qtts_openai.__main__, sys; assert not {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

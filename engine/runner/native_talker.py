@@ -73,6 +73,10 @@ class NativeTalkerEngine:
         self.runners[seq.model].stop(seq)
         self._voices.pop(seq.id, None)
 
+    def forget_reference(self, key: str) -> None:
+        for runner in self.runners.values():
+            runner.prefixes.forget(key)
+
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work or self.in_flight is not None

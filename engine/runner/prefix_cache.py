@@ -22,7 +22,7 @@ Slots = Callable[[int], Tensor]
 
 def prefix_key(prompt: Prompt) -> Key:
     """Prompts of equal keys begin with the same rows."""
-    return (prompt.role, prompt.instruct, prompt.language_id, prompt.speakers, prompt.reference)
+    return (prompt.reference, prompt.role, prompt.instruct, prompt.language_id, prompt.speakers)
 
 
 class PrefixCache:
@@ -51,3 +51,8 @@ class PrefixCache:
         self.kept[key] = self.slots_of[:, :, slots(length)].clone()
         while sum(kept.shape[2] for kept in self.kept.values()) > MAX_PREFIX_TOKENS:
             self.kept.popitem(last=False)
+
+    def forget(self, reference: str) -> None:
+        """Drop the beginnings that hold a reference voice."""
+        for key in [key for key in self.kept if key[0] == reference]:
+            del self.kept[key]

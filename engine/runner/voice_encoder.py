@@ -43,9 +43,12 @@ class VoiceEncoder:
         if reference.embedding:
             self.done[reference.key, False] = self._given(reference.embedding)
         while len(self.samples) > MAX_VOICES:
-            forgotten, _ = self.samples.popitem(last=False)
-            for with_codes in (False, True):
-                self.done.pop((forgotten, with_codes), None)
+            self.forget(next(iter(self.samples)))
+
+    def forget(self, key: str) -> None:
+        self.samples.pop(key, None)
+        for with_codes in (False, True):
+            self.done.pop((key, with_codes), None)
 
     def _given(self, embedding: bytes) -> "Future[VoicePrompt]":
         row = torch.from_numpy(np.frombuffer(embedding, dtype="<f4").copy())

@@ -181,10 +181,11 @@ class Batch:
         try:
             request, ignored = s.read_speech(self.items.body(index))
             utterance = await self._service.planner.plan(request, self._caller)
+            marked = await self._service.provenance(request, utterance, self._caller)
             stream = self._service.submit(utterance, self._who, is_firm=True)
             self.lease.charge(utterance.num_chars - promised)
             promised = utterance.num_chars
-            speech = SpeechResponse(request, stream, self._service.metrics)
+            speech = SpeechResponse(request, stream, self._service.metrics, provenance=marked)
             audio = await speech.collect()
         except (ApiError, EngineError) as error:
             self.lease.charge(-promised)
@@ -197,6 +198,7 @@ class Batch:
             usage=speech.usage(),
             ignored_fields=s.shortened([*ignored, *utterance.ignored]),
             audio_data="",
+            **speech.marked(),
         )
         return Spoken(audio, answer)
 

@@ -42,6 +42,9 @@ async def create_consent(request: Request, service: NamedDependency[AppState]) -
     consent = await asyncio.to_thread(
         service.store.add_consent, name, wanted.language, recording.data, owner_of(caller)
     )
+    await asyncio.to_thread(
+        service.audit.write, "consent.created", key=caller.id, consent=consent.id
+    )
     logger.info("voice consent %s was made by %s", consent.id, caller.name)
     return consent.answer()
 
@@ -124,6 +127,11 @@ async def delete_consent(
     caller = caller_of(request)
     disabled = await asyncio.to_thread(
         service.store.delete_consent, consent_id, caller, cascade=cascade
+    )
+    service.forget_speech(disabled)
+    voices = [voice.id for voice in disabled] or None
+    await asyncio.to_thread(
+        service.audit.write, "consent.deleted", key=caller.id, consent=consent_id, voices=voices
     )
     logger.info("voice consent %s was deleted by %s", consent_id, caller.name)
     for voice in disabled:

@@ -9,12 +9,13 @@ was counted.
 import time
 from typing import Any
 
-from litestar import MediaType, Response, post
+from litestar import MediaType, Response, get, post
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Schema
 from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from qtts_openai import schemas as s
@@ -22,6 +23,7 @@ from qtts_openai.answers import BatchAnswer
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of, source_of
+from qtts_openai.http.request_id import current as current_request_id
 from qtts_openai.routes.batch import Batch, read_items
 from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
 from qtts_openai.speech.encoders import CONTENT_TYPES
@@ -55,8 +57,10 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
+        caller, id_ = caller_of(request), current_request_id.get()
+        marked = await service.provenance(wanted, utterance, caller, id_)
         stream = service.submit(utterance, who)
-        speech = SpeechResponse(wanted, stream, service.metrics, lease, started)
+        speech = SpeechResponse(wanted, stream, service.metrics, lease, started, marked)
     except BaseException:
         lease.refund()
         raise
@@ -113,4 +117,22 @@ def _parsed(service: AppState, body: bytes) -> dict[str, Any]:
     return s.parse_json(body, service.settings.text.max_long_chars)
 
 
-handlers = [create_speech, create_speech_batch]
+_STATEMENT = {"application/jose+json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))}
+
+
+@get(
+    "/v1/audio/speech/{request_id:str}/manifest",
+    operation_id="retrieveSpeechManifest",
+    summary="What was signed of an answer",
+    operation_class=operation(None, _STATEMENT),
+    responses=errors(404, 503),
+)
+async def retrieve_manifest(
+    request_id: FromPath[str], request: Request, service: NamedDependency[AppState]
+) -> Response[Any]:
+    """The signed statement of what went out under that x-request-id."""
+    found = service.signing.statement(caller_of(request).id, request_id)
+    return Response(found, media_type="application/jose+json")
+
+
+handlers = [create_speech, create_speech_batch, retrieve_manifest]

@@ -99,6 +99,10 @@ async def create_voice(request: Request, service: NamedDependency[AppState]) -> 
         making = _from_sample(service, wanted, upload, name, owner, caller)
         voice, sample = await while_connected(request, making)
     samples = sample.samples if sample is not None else None
+    said = {"key": caller.id, "voice": voice.id, "consent": voice.consent}
+    await asyncio.to_thread(
+        service.audit.write, "voice.created", **said, reference_sha256=voice.reference_key
+    )
     await asyncio.to_thread(service.store.add, voice, samples, overwrite=wanted.overwrite)
     logger.info("voice %s was made by %s", voice.id, caller.name)
     shown = await asyncio.to_thread(service.describe_stored, voice)
@@ -211,6 +215,8 @@ async def delete_voice(
     """By id or by name."""
     name, caller = voice_id.removeprefix("/"), caller_of(request)
     voice = await asyncio.to_thread(service.store.delete_voice, name, caller)
+    service.forget_speech([voice])
+    await asyncio.to_thread(service.audit.write, "voice.deleted", key=caller.id, voice=voice.id)
     logger.info("voice %s was deleted by %s", voice.id, caller.name)
     return DeletedVoice(id=voice.id)
 

@@ -48,6 +48,12 @@ class SpeechCache:
         self.num_bytes += num_bytes if fits else 0
         return fits
 
+    def clear(self) -> None:
+        """Where a voice is to be heard no more."""
+        for pcm, _ in self._entries.values():
+            self.give_back(len(pcm))
+        self._entries.clear()
+
     def give_back(self, num_bytes: int) -> None:
         self.num_bytes -= num_bytes
 

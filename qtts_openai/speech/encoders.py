@@ -22,6 +22,7 @@ from av.filter import Graph
 
 from engine import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from qtts_openai.errors import invalid
+from qtts_openai.provenance.marks import Mark
 from qtts_openai.schemas import AudioFormat
 
 CONTENT_TYPES: dict[AudioFormat, str] = {
@@ -60,15 +61,22 @@ class Stage(Protocol):
 
 
 class AudioEncoder:
-    """`speed` 0.25-4; `sample_rate` as check_rate lets through, None for the format's own."""
+    """`speed` 0.25-4; `sample_rate` as check_rate lets through, None for the format's own; `mark`
+    goes where the format has a place for it.
+    """
 
     def __init__(
-        self, audio_format: AudioFormat, *, sample_rate: int | None = None, speed: float = 1.0
+        self,
+        audio_format: AudioFormat,
+        *,
+        sample_rate: int | None = None,
+        speed: float = 1.0,
+        mark: Mark | None = None,
     ) -> None:
         self.content_type = CONTENT_TYPES[audio_format]
         self.sample_rate = sample_rate or _default_rate(audio_format)
         self.bit_depth = 8 if audio_format in ("ulaw", "alaw") else 16
-        self._stages = list(_stages(audio_format, self.sample_rate, speed))
+        self._stages = list(_stages(audio_format, self.sample_rate, speed, mark))
         # wav and pcm cost next to nothing; the rest is worth a thread.
         self.is_cheap = len(self._stages) == 1 and audio_format in ("wav", "pcm")
 
@@ -84,7 +92,7 @@ class AudioEncoder:
         return tail
 
     def with_exact_sizes(self, body: bytes) -> bytes:
-        """The whole file that came out: sizes that a stream has to leave open are filled in."""
+        """The whole file that came out: what a stream has to leave open is filled in."""
         return self._stages[-1].with_exact_sizes(body)
 
 
@@ -104,7 +112,10 @@ def check_rate(audio_format: AudioFormat, sample_rate: int | None) -> None:
         )
 
 
-def _stages(audio_format: AudioFormat, rate: int, speed: float) -> Iterator[Stage]:
+def _stages(
+    audio_format: AudioFormat, rate: int, speed: float, mark: Mark | None
+) -> Iterator[Stage]:
+    comments = mark.comments() if mark else {}
     if speed != 1.0:
         yield _Tempo(speed)
     if audio_format == "opus":
@@ -116,18 +127,18 @@ def _stages(audio_format: AudioFormat, rate: int, speed: float) -> Iterator[Stag
         case "pcm":
             yield _Pcm()
         case "wav":
-            yield _Wav(rate)
+            yield _Wav(rate, mark)
         case "mp3":
-            yield _Mp3(rate)
+            yield _Mp3(rate, mark)
         case "opus":
             # Files can be joined only if each has a serial number of its own (RFC 3533, 4).
             serial = str(secrets.randbelow(1 << 31))
             options = {"page_duration": "20000", "serial_offset": serial}
-            yield _Muxed("ogg", "libopus", rate, 64_000, options)
+            yield _Muxed("ogg", "libopus", rate, 64_000, options, comments=comments)
         case "aac":
             yield _Muxed("adts", "aac", rate, 96_000, {}, {"aac_coder": "fast"})
         case "flac":
-            yield _Flac("flac", "flac", rate, None, {}, {"frame_size": "1920"})
+            yield _Flac("flac", "flac", rate, None, {}, {"frame_size": "1920"}, comments)
         case "ulaw":
             yield _Muxed("mulaw", "pcm_mulaw", rate, None)
         case "alaw":
@@ -143,28 +154,18 @@ class _Pcm(Stage):
 
 
 class _Wav(_Pcm):
-    """A 44-byte header first. Its sizes are 0xFFFFFFFF, as OpenAI sends them, while the length is
-    unknown.
+    """A header first. Its sizes are 0xFFFFFFFF, as OpenAI sends them, while the length is unknown.
+    It has 44 bytes: some clients read no other, so only who asks for it has a mark in between.
     """
 
-    def __init__(self, rate: int) -> None:
-        self._header = struct.pack(
-            "<4sI4s4sIHHIIHH4sI",
-            *(
-                b"RIFF",
-                _UNKNOWN_SIZE,
-                b"WAVE",
-                b"fmt ",
-                16,
-                1,
-                1,
-                rate,
-                rate * 2,
-                2,
-                16,
-                b"data",
-                _UNKNOWN_SIZE,
-            ),
+    def __init__(self, rate: int, mark: Mark | None) -> None:
+        riff = mark.riff() if mark else b""
+        self._inner, self._trailer = (riff, b"") if mark and mark.in_wav_streams else (b"", riff)
+        kind = (1, 1, rate, rate * 2, 2, 16)
+        self._header = (
+            struct.pack("<4sI4s4sIHHIIHH", b"RIFF", _UNKNOWN_SIZE, b"WAVE", b"fmt ", 16, *kind)
+            + self._inner
+            + struct.pack("<4sI", b"data", _UNKNOWN_SIZE)
         )
 
     def encode(self, pcm: bytes) -> bytes:
@@ -172,16 +173,20 @@ class _Wav(_Pcm):
         return header + pcm
 
     def with_exact_sizes(self, body: bytes) -> bytes:
-        riff, data = (struct.pack("<I", len(body) - before) for before in (8, 44))
-        return body[:4] + riff + body[8:40] + data + body[44:]
+        """16-bit samples need no byte to make them even."""
+        start = 44 + len(self._inner)
+        riff = struct.pack("<I", len(body) + len(self._trailer) - 8)
+        data = struct.pack("<I", len(body) - start)
+        return body[:4] + riff + body[8 : start - 4] + data + body[start:] + self._trailer
 
 
 class _Mp3(Stage):
-    """Constant bit rate without Xing header or ID3: the frames of several answers may be
-    concatenated.
+    """Constant bit rate without Xing header: several answers may be concatenated. The mark comes
+    with the first frame and after the last.
     """
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, mark: Mark | None) -> None:
+        self._tag, self._end_tag = (mark.id3(), mark.id3v1()) if mark else (b"", b"")
         self._lame = lameenc.Encoder()
         self._lame.silence()
         self._lame.set_channels(1)
@@ -191,10 +196,15 @@ class _Mp3(Stage):
         self._lame.set_quality(5)
 
     def encode(self, pcm: bytes) -> bytes:
-        return bytes(self._lame.encode(pcm)) if pcm else b""
+        return self._tagged(bytes(self._lame.encode(pcm))) if pcm else b""
 
     def flush(self) -> bytes:
-        return bytes(self._lame.flush())
+        return self._tagged(bytes(self._lame.flush())) + self._end_tag
+
+    def _tagged(self, frames: bytes) -> bytes:
+        if frames:
+            frames, self._tag = self._tag + frames, b""
+        return frames
 
 
 class _Resampler(Stage):
@@ -311,10 +321,12 @@ class _Muxed(Stage):
         bit_rate: int | None,
         container_options: dict[str, str] | None = None,
         codec_options: dict[str, str] | None = None,
+        comments: dict[str, str] | None = None,
     ) -> None:
         self._sink = _Sink()
         options = {"flush_packets": "1", "fflags": "+bitexact", **(container_options or {})}
         self._container = av.open(self._sink, "w", format=container, options=options)
+        self._container.metadata.update(comments or {})
         self._stream = self._container.add_stream(codec, rate=rate, options=codec_options or {})
         self._stream.layout = "mono"
         if bit_rate is not None:

@@ -45,6 +45,9 @@ class SpeechPlan(msgspec.Struct, frozen=True):
     num_chars: int
     gain_db: float = 0.0  # for the PCM that the engine makes
     unspoken: tuple[str, ...] = ()
+    # Whose voice it is, where it is not a preset, and what allows it.
+    voice_id: str | None = None
+    consent: str | None = None
 
 
 class Planner:
@@ -79,6 +82,8 @@ class Planner:
             script.num_chars + len(instruct or ""),
             self._gain_db(resolved),
             script.unspoken,
+            resolved.voice.id if resolved.voice and resolved.voice.is_stored else None,
+            resolved.voice.consent if resolved.voice else request.consent,
         )
 
     def _gain_db(self, resolved: ResolvedVoice) -> float:
@@ -142,6 +147,7 @@ def _unused(
 ) -> tuple[str, ...]:
     unused = {
         "instructions": request.instructions is not None and instruct is None,
+        "consent": request.consent is not None and resolved.reference is None,
         "ref_text": request.ref_text is not None and request.ref_audio is None,
         "voice": request.voice is not None and resolved.voice is None,
     }

@@ -32,6 +32,7 @@ from qtts_openai.errors import ApiError, as_api_error
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
+from qtts_openai.provenance.policy import Provenance
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Defaults
 from qtts_openai.speech.cache import Recording, Replay
@@ -53,15 +54,20 @@ class SpeechResponse:
         metrics: Metrics,
         lease: Lease | None = None,
         started: float | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         """`started`: when the request had been read, by time.perf_counter."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
         self.lease = lease
+        self.provenance = provenance or Provenance()
         try:
             self.encoder = AudioEncoder(
-                request.response_format, sample_rate=request.sample_rate, speed=request.speed
+                request.response_format,
+                sample_rate=request.sample_rate,
+                speed=request.speed,
+                mark=self.provenance.mark,
             )
         except BaseException:
             stream.abort()
@@ -137,12 +143,33 @@ class SpeechResponse:
         usage = {f"x-usage-{name.replace('_', '-')}": str(count) for name, count in counts.items()}
         return {"x-finish-reason": finished.reason.value, **usage}
 
-    async def raw(self) -> AsyncIterator[bytes]:
+    async def _sealed(self) -> AsyncGenerator[bytes]:
+        """What goes out of a stream; its signature is there before its end is."""
+        seal, trail = self.provenance.seal, self.provenance.trail
         try:
             async with aclosing(self.chunks()) as chunks:
                 async for chunk in chunks:
+                    for hashing in (seal, trail):
+                        if hashing and chunk:
+                            hashing.add(chunk)
                     if chunk:
                         yield chunk
+            if seal:
+                seal.finish()
+        finally:
+            if trail:
+                # Also of what was cut off, where nothing may be awaited any more.
+                loop = asyncio.get_running_loop()
+                loop.run_in_executor(None, trail.end, self.audio_s, self._reason())
+
+    def _reason(self) -> str:
+        return self.stream.finished.reason.value if self.stream.finished else "cut off"
+
+    async def raw(self) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(self._sealed()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         except Exception as error:
             self._log_broken(error)
             raise
@@ -151,12 +178,13 @@ class SpeechResponse:
         """Server-sent events as OpenAI writes them; a failure is the last event and there is no
         `done` then.
         """
+        mark = self.marked()
         try:
-            async with aclosing(self.chunks()) as chunks:
+            async with aclosing(self._sealed()) as chunks:
                 async for chunk in chunks:
-                    if chunk:
-                        audio = base64.b64encode(chunk).decode()
-                        yield _event(type="speech.audio.delta", audio=audio)
+                    audio = base64.b64encode(chunk).decode()
+                    yield _event(type="speech.audio.delta", audio=audio, **mark)
+                    mark = {}
         except Exception as error:
             self._log_broken(error)
             yield _event(type="error", error=as_api_error(error).detail)
@@ -166,11 +194,26 @@ class SpeechResponse:
             type="speech.audio.done",
             usage=self.usage(),
             finish_reason=self.stream.finished.reason.value,
+            **self.marked(),
         )
 
+    def marked(self) -> dict[str, Any]:
+        """Fields for events and items of a batch."""
+        mark = self.provenance.mark
+        return mark.event() if mark else {}
+
     async def whole(self) -> bytes:
-        body = b"".join([chunk async for chunk in self.chunks()])
-        return self.encoder.with_exact_sizes(body)
+        return await self.finished_file(b"".join([chunk async for chunk in self.chunks()]))
+
+    async def finished_file(self, body: bytes) -> bytes:
+        """All chunks -> a file with exact sizes, signed where the settings say so."""
+        body = self.encoder.with_exact_sizes(body)
+        seal = self.provenance.seal
+        body = await asyncio.to_thread(seal.whole, body) if seal else body
+        if trail := self.provenance.trail:
+            trail.add(body)
+            await asyncio.to_thread(trail.end, self.audio_s, self._reason())
+        return body
 
     async def collect(self) -> bytes:
         """Start to end, for callers that hold nothing open to a listener meanwhile."""
@@ -192,6 +235,7 @@ class SpeechResponse:
         return (
             limits
             | cached.get(type(self.stream), {})
+            | (self.provenance.mark.headers() if self.provenance.mark else {})
             | {
                 "x-sample-rate": str(self.encoder.sample_rate),
                 "x-channels": "1",

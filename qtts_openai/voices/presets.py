@@ -37,6 +37,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     can_clone: bool = False
     reference_text: str | None = None
     seed: int | None = None
+    consent: str | None = None
 
     def families(self) -> tuple[str, ...]:
         """Model types that can speak this voice, best first."""

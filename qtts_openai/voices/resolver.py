@@ -10,7 +10,7 @@ import asyncio
 import msgspec
 
 from engine import ModelInfo, ReferenceAudio
-from qtts_openai.errors import ApiError, invalid
+from qtts_openai.errors import invalid
 from qtts_openai.http.callers import Caller
 from qtts_openai.schemas import SpeechRequest, missing_parameter
 from qtts_openai.settings import Defaults
@@ -77,6 +77,8 @@ class VoiceResolver:
     ) -> Voice | None:
         if request.ref_audio is not None or request.speaker_embedding is not None:
             _check_clone(request)
+            store = self.references.store
+            await asyncio.to_thread(store.check_reference, request.consent, caller)
             return None
         name = request.voice_name
         task = request.task_type or FAMILIES[named.info.model_type]
@@ -108,11 +110,17 @@ class VoiceResolver:
         voice = self.table.get(name)
         if voice is not None:
             return voice
-        stored = await asyncio.to_thread(self.references.store.find, name, caller)
+        stored = await asyncio.to_thread(self._stored, name, caller)
         if stored is not None:
-            check_enabled(stored)
             return self.stored_voice(stored)
         return self.table.mix(name) if "+" in name or "(" in name else None
+
+    def _stored(self, name: str, caller: Caller) -> StoredVoice | None:
+        """Reads the disk."""
+        stored = self.references.store.find(name, caller)
+        if stored is not None:
+            self.references.store.check_may_speak(stored)
+        return stored
 
     def preset(self, name: str) -> Voice:
         """A voice that everybody has: a preset, or a mix of such. ApiError where there is none."""
@@ -166,9 +174,3 @@ def _check_clone(request: SpeechRequest) -> None:
     if request.ref_audio is not None and request.speaker_embedding is not None:
         message = "speaker_embedding: it stands in the place of ref_audio; send one of them."
         raise invalid(message, "speaker_embedding")
-
-
-def check_enabled(stored: StoredVoice) -> None:
-    if stored.disabled:
-        message = f"The consent for voice {stored.name!r} was withdrawn; it speaks no more."
-        raise ApiError(403, message, param="voice", code="voice_disabled")

@@ -19,6 +19,7 @@ from engine import ReferenceAudio
 from qtts_openai.answers import ConsentAnswer, VoiceAnswer
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.callers import ANONYMOUS, Caller
+from qtts_openai.settings import CloningSettings
 from qtts_openai.voices import names
 from qtts_openai.voices.presets import Voice
 from qtts_openai.voices.record_store import Database, Record, Records
@@ -77,6 +78,7 @@ class StoredVoice(Record, frozen=True, kw_only=True):
             can_clone=self.reference_key is not None,
             reference_text=self.ref_text,
             seed=self.seed,
+            consent=self.consent,
         )
 
 
@@ -93,10 +95,13 @@ R = TypeVar("R", bound=Record)
 
 
 class VoiceStore:
-    """`max_voices`: of one owner; consents likewise."""
+    """`max_voices`: of one owner; consents likewise. `cloning` says what consents are asked for."""
 
-    def __init__(self, directory: Path, max_voices: int) -> None:
+    def __init__(
+        self, directory: Path, max_voices: int, cloning: CloningSettings | None = None
+    ) -> None:
         self.max_voices = max_voices
+        self.cloning = cloning or CloningSettings()
         voices, consents = directory / "voices", directory / "consents"
         self.database = Database(voices / "records.db")
         self.voices = Records(self.database, StoredVoice, voices, "voice")
@@ -223,12 +228,41 @@ class VoiceStore:
             found = self.consents.get(consent)
             if found is None or not can_see(found, caller):
                 raise no_such_consent(consent, 400, "consent")
+            if self._is_expired(found):
+                raise invalid(f"The consent {consent!r} has expired.", "consent", "consent_expired")
+        elif self.cloning.require_consent != "off":
+            message = "consent: the id of a voice consent; make one at /v1/audio/voice_consents."
+            raise invalid(message, "consent", "consent_required")
         elif not least <= len(consent) <= most:
             message = (
                 f"consent: the id of a voice consent, or {least} to {most} characters that say who"
                 " allowed the voice to be used and for what."
             )
             raise invalid(message, "consent")
+
+    def check_reference(self, consent: str | None, caller: Caller) -> None:
+        """What reference audio in a request comes with."""
+        if consent is not None:
+            self.check_consent(consent, caller)
+        elif self.cloning.require_consent == "all":
+            message = "consent: this server clones only with the id of a voice consent."
+            raise invalid(message, "consent", "consent_required")
+
+    def check_may_speak(self, voice: StoredVoice) -> None:
+        """403 for a voice whose consent was withdrawn, has expired or was never there."""
+        if voice.disabled:
+            raise _disabled(voice, "was withdrawn")
+        consent = voice.consent or ""
+        found = self.consents.get(consent) if is_consent_id(consent) else None
+        if found is not None and self._is_expired(found):
+            raise _disabled(voice, "has expired")
+        needs_one = voice.type == "audio_sample" and self.cloning.require_consent != "off"
+        if found is None and needs_one:
+            raise _disabled(voice, "is not there")
+
+    def _is_expired(self, consent: Consent) -> bool:
+        days = self.cloning.consent_days
+        return days > 0 and time.time() > consent.created_at + days * 86_400
 
     def add_consent(self, name: str, language: str, recording: bytes, owner: str | None) -> Consent:
         head = {"id": self.consents.new_id(), "created_at": int(time.time()), "owner": owner}
@@ -248,7 +282,9 @@ class VoiceStore:
         return consent
 
     def delete_consent(self, id_: str, caller: Caller, *, cascade: bool) -> Sequence[StoredVoice]:
-        """The voices that rest on it: none, or with `cascade` those that are disabled now."""
+        """The voices that rest on it: none, or with `cascade` those that are disabled now. Their
+        samples are gone, too: what is left of them is that they were there.
+        """
         with self.database.write() as db:
             consent = self.consent(id_, caller)
             check_may_change(consent, caller)
@@ -257,9 +293,10 @@ class VoiceStore:
             if in_use and not cascade:
                 raise _consent_in_use(consent, in_use)
             for voice in in_use:
-                self.voices.update(db, msgspec.structs.replace(voice, disabled=True))
+                self.voices.update(db, _without_sample(voice))
             self.consents.remove(db, consent)
         self.consents.forget_data([consent])
+        self.voices.forget_data(in_use)
         return in_use
 
 
@@ -294,6 +331,15 @@ def unknown_voice(name: str) -> ApiError:
 def no_such_consent(id_: str, status: int = 404, param: str = "consent_id") -> ApiError:
     message = f"There is no voice consent {id_!r}."
     return ApiError(status, message, param=param, code="consent_not_found")
+
+
+def _without_sample(voice: StoredVoice) -> StoredVoice:
+    return msgspec.structs.replace(voice, disabled=True, reference_key=None, ref_text=None)
+
+
+def _disabled(voice: StoredVoice, why: str) -> ApiError:
+    message = f"The consent for voice {voice.name!r} {why}; it speaks no more."
+    return ApiError(403, message, param="voice", code="voice_disabled")
 
 
 def _consent_in_use(consent: Consent, voices: Sequence[StoredVoice]) -> ApiError:

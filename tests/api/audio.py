@@ -7,7 +7,13 @@ import av
 import numpy as np
 
 G711 = {"ulaw": "mulaw", "alaw": "alaw"}  # and FFmpeg's names
-MAGIC = {"flac": b"fLaC", "opus": b"OggS", "wav": b"RIFF", "aac": b"\xff\xf1", "mp3": b"\xff"}
+MAGIC = {
+    "flac": b"fLaC",
+    "opus": b"OggS",
+    "wav": b"RIFF",
+    "aac": b"\xff\xf1",
+    "mp3": (b"\xff", b"ID3"),
+}
 
 
 def decode(audio_format: str, data: bytes, rate: int = 24000) -> tuple[np.ndarray, int]:

@@ -70,6 +70,7 @@ class FakeEngine:
         """As new."""
         self.submitted: list[tuple[str, Prompt, SamplingParams, ReferenceAudio | None]] = []
         self.leads_s: list[float] = []  # of what was submitted
+        self.forgotten: list[str] = []  # keys of reference audio
         self.live: set[FakeStream] = set()
         self.start_error: Exception | None = None  # raised by start()
         self.submit_error: Exception | None = None  # raised by submit()
@@ -91,6 +92,9 @@ class FakeEngine:
             raise self.start_error
         self.models = self._models
         self.status = "ready"
+
+    def forget_voice(self, key: str) -> None:
+        self.forgotten.append(key)
 
     def submit(
         self,

@@ -7,7 +7,15 @@ import msgspec
 import pytest
 
 from engine.core import EngineCore
-from engine.protocol import HEADER, Append, Failed, Outbound, ReferenceAudio, RegisterVoice
+from engine.protocol import (
+    HEADER,
+    Append,
+    Failed,
+    ForgetVoice,
+    Outbound,
+    ReferenceAudio,
+    RegisterVoice,
+)
 from engine.worker import Connection, Malformed, handle
 from tests.engine.speaking import Speaker, assert_idle, prompt, recording, submit
 
@@ -106,3 +114,36 @@ def test_a_voice_that_is_ready_does_not_wait_for_another(core: EngineCore, monke
         assert waited[0]["return_when"] == "FIRST_COMPLETED"
         assert not core.encoding.get(2) and len(core.encoding) == 1
     assert_idle(core)
+
+
+def test_nothing_is_kept_of_a_forgotten_voice(core: EngineCore) -> None:
+    """Neither samples nor what the encoder, the codec and the prefill made of them; utterances
+    that speak with it end.
+    """
+    voice, other = recording(78, 9_600), recording(79, 9_600)
+    clone = {"reference_text": (5, 6, 7)}
+    for reference in (voice, other):
+        handle(core, RegisterVoice(BASE, reference))
+    with Speaker(core) as speaker:
+        speaker.add(submit(1, BASE, prompt=prompt(reference=voice.key, **clone)))
+        speaker.add(submit(2, BASE, prompt=prompt(reference=other.key, **clone)))
+        heard = speaker.run()
+        assert all(heard[id_].finished is not None for id_ in (1, 2))
+        assert keys_kept(core) >= {voice.key, other.key}
+        speaker.add(submit(3, BASE, prompt=prompt(reference=voice.key, **clone)))
+        handle(core, ForgetVoice(voice.key))
+        heard = speaker.run()
+    assert heard[3].failed is not None and "deleted" in heard[3].failed.message
+    assert voice.key not in keys_kept(core) and other.key in keys_kept(core)
+    with Speaker(core) as speaker:
+        speaker.add(submit(4, BASE, prompt=prompt(reference=voice.key)))
+        failed = speaker.run()[4].failed
+    assert failed is not None and "not registered" in failed.message
+    assert_idle(core)
+
+
+def keys_kept(core: EngineCore) -> set[str]:
+    encoder, runner = core.voices[BASE], core.talker.runners[BASE]
+    kept = {*encoder.samples, *(key for key, _ in encoder.done)}
+    kept |= {key for _, key in core.codec_stage.snapshots}
+    return kept | {key[0] for key in runner.prefixes.kept if key[0]}
