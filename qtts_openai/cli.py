@@ -189,7 +189,7 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
         utterance = await service.planner.plan(request)
         file.write(await _spoken(Speech(request, service.submit(utterance), service.metrics)))
     finally:
-        service.close()
+        await service.close()
         await engine.close()
 
 

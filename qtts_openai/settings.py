@@ -27,6 +27,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1
 Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
 PathName = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 Origin = Annotated[str, Meta(max_length=300, pattern=r"^(\*|https?://[^/\s]+)\Z")]
+StoreUrl = Annotated[str, Meta(max_length=1000, pattern=r"^(memory|(rediss?|unix)://\S+)\Z")]
 HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
 
 
@@ -137,6 +138,9 @@ class Limits(Section, frozen=True):
     # Per key, or per address where there are no keys; 0: no limit.
     max_concurrent_per_key: Count = 0
     chars_per_minute: Count = 0
+    # Where those two are counted: in this process, or for several servers together in a Redis.
+    # Its password may come from $QTTS_REDIS_PASSWORD instead.
+    store: StoreUrl = "memory"
 
 
 class Defaults(Section, frozen=True):

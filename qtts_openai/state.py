@@ -14,7 +14,7 @@ from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
-from qtts_openai.http.rate_limit import Limiter
+from qtts_openai.http.rate_limit import Limiter, rate_store
 from qtts_openai.http.turns import Turn
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
@@ -58,7 +58,8 @@ class Service:
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.casting)
         self.planner = Planner(settings, self.casting)
-        self.limiter = Limiter(settings.limits)
+        store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
+        self.limiter = Limiter(settings.limits, store)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
 
@@ -81,8 +82,9 @@ class Service:
         if self.catalog.of_family("base") is not None:
             self.decoder.warm_up()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.decoder.close()
+        await self.limiter.store.close()
 
     def submit(self, utterance: Utterance, who: str = "", is_firm: bool = False) -> PcmStream:
         """What was kept, or new work, which waits for its turn among that of `who`, a source of

@@ -49,6 +49,12 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.rate_store_failures = Counter(
+            "qtts_rate_store_failures",
+            "Questions and reports that the shared store of limits did not get",
+            registry=self.registry,
+        )
+
         self.decoded = Counter(
             "qtts_decoder_files",
             "Audio files of requests by what became of them",

@@ -22,11 +22,11 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
     wanted, ignored = s.read_speech(s.parse_json(body))
     who = source_of(request)
     current_caller.set(who)
-    lease = service.limiter.take(who, len(wanted.input))
+    lease = await service.limiter.take(who, len(wanted.input))
     try:
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
-        lease.settle(utterance.num_chars)
+        await lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
         speech = Speech(wanted, stream, service.metrics, lease, started)
     except BaseException:
@@ -46,7 +46,7 @@ async def create_speech_batch(request: Request, service: NamedDependency[Service
     current_caller.set(who)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
-    lease = service.limiter.take(who, num_chars)
+    lease = await service.limiter.take(who, num_chars)
     batch = Batch(service, caller_of(request), who, items, lease)
     try:
         await while_connected(request, batch.begin())
