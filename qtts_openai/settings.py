@@ -28,6 +28,8 @@ Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
 PathName = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 Origin = Annotated[str, Meta(max_length=300, pattern=r"^(\*|https?://[^/\s]+)\Z")]
 StoreUrl = Annotated[str, Meta(max_length=1000, pattern=r"^(memory|(rediss?|unix)://\S+)\Z")]
+_BUCKET = r"^(s3a?|gs|az|adl|abfss?)://[^\s/]+(/\S*)?\Z"
+BucketUrl = Annotated[str, Meta(max_length=1000, pattern=_BUCKET)]
 HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
 
 
@@ -176,6 +178,9 @@ class AuthSettings(Section, frozen=True):
 class VoiceSettings(Section, frozen=True):
     # Where voices that users make are kept.
     directory: PathName = "data"
+    # A bucket that is used instead, where servers on several machines share their voices. Keys and
+    # endpoints come from the environment, as the provider's own tools read them.
+    object_store: BucketUrl | None = None
     # Of one owner; consents likewise.
     max_voices: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.

@@ -45,7 +45,8 @@ class Service:
         self.metrics = Metrics(engine, lambda: self.cache.num_bytes if self.cache else 0)
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
-        self.store = VoiceStore(Path(settings.voices.directory), settings.voices.max_voices)
+        voices = settings.voices
+        self.store = VoiceStore(Path(voices.directory), voices.max_voices, voices.object_store)
         self.decoder = AudioDecoder(
             min_s=settings.ref_audio.min_s,
             max_s=settings.ref_audio.max_s,
