@@ -41,7 +41,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
     changes = {name: value for name, value in changes.items() if value is not None}
     server = msgspec.structs.replace(settings.server, **changes)
     settings = msgspec.structs.replace(settings, server=server)
-    set_up_logging(server.log_level)
+    set_up_logging(server.log_level, as_json=server.json_logs)
     for name in ("httpx", "uvicorn.error"):
         logging.getLogger(name).setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

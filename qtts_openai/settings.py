@@ -94,6 +94,8 @@ class ServerSettings(Section, frozen=True):
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # One JSON object a line, for log collectors.
+    json_logs: bool = False
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
     # Origins a browser page may call from, or ["*"].

@@ -42,7 +42,11 @@ class Service:
         self.created = int(time.time())
         max_bytes = settings.cache.max_bytes
         self.cache = SpeechCache(max_bytes) if max_bytes else None
-        self.metrics = Metrics(engine, lambda: self.cache.num_bytes if self.cache else 0)
+        self.metrics = Metrics(
+            engine,
+            lambda: self.cache.num_bytes if self.cache else 0,
+            lambda: self.queue.num_waiting,
+        )
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
         voices = settings.voices
