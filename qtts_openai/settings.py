@@ -94,6 +94,9 @@ class ServerSettings(Section, frozen=True):
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # POST /admin/drain listens here, for $QTTS_ADMIN_KEY only; 0: off.
+    admin_host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    admin_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     # One JSON object a line, for log collectors.
     json_logs: bool = False
     # On SIGTERM: how long running answers may take to end.

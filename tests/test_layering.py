@@ -44,7 +44,8 @@ HTTP_SIDE = {
     "state": BASE | {"settings_check", "http", "decoding", "text", "voices", "speech"},
     "routes": BASE | {"state", "http", "decoding", "text", "voices", "speech"},
     "app": BASE | {"state", "http", "routes"},
-    "cli": BASE | {"settings_file", "app", "state", "http", "voices", "speech"},
+    "check": BASE | {"settings_file", "http", "voices"},
+    "cli": BASE | {"settings_file", "check", "app", "state", "http", "voices", "speech"},
     "__main__": BASE | {"cli", "settings_file"},
     "__init__": set(),
 }

@@ -225,10 +225,12 @@ def _client(url: str) -> Any:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
+    password = os.environ.get(PASSWORD_VARIABLE)
+    secret: dict[str, Any] = {"password": password} if password else {}
     try:
         return Redis.from_url(
             url,
-            **({"password": word} if (word := os.environ.get(PASSWORD_VARIABLE)) else {}),
+            **secret,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
             # Once more at once: a connection that was idle may have been closed.

@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
         """
         self.app.state.draining = True
         until = asyncio.get_running_loop().time() + self.drain_s
-        while self._num_answers() and not self.force_exit:
+        while self.num_answers() and not self.force_exit:
             if asyncio.get_running_loop().time() >= until:
                 break
             self._check_connections()
@@ -110,11 +110,11 @@ class Server(uvicorn.Server):
         self.force_exit = False
         await super().shutdown(sockets)
 
-    def _num_answers(self) -> int:
+    def num_answers(self) -> int:
         return sum(one.phase in (Phase.BODY, Phase.ANSWER) for one in self._guarded)
 
     def _cut_answers(self) -> None:
-        if num := self._num_answers():
+        if num := self.num_answers():
             logger.warning("%d answers are cut off", num)
         for connection in self._guarded:
             connection.cut()

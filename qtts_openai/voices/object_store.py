@@ -35,7 +35,7 @@ FRESH_S = 2.0
 INDEX = "records.json"
 # Plain HTTP is used only where the operator names an endpoint that has nothing else.
 _OPTIONS: Any = {"timeout": "10s", "connect_timeout": "3s", "allow_http": True}
-_RETRIES = {"max_retries": 2}
+_RETRIES: Any = {"max_retries": 2}
 
 R = TypeVar("R", bound=Record)
 
@@ -80,7 +80,8 @@ class Bucket:
 
         at = time.monotonic()
         known = kept.version if kept is not None else None
-        options = {"if_none_match": known["e_tag"]} if known and "e_tag" in known else {}
+        e_tag = known.get("e_tag") if known else None
+        options: Any = {"if_none_match": e_tag} if e_tag else {}
         with told_as_507():
             try:
                 found = obstore.get(self.objects, INDEX, options=options)
@@ -106,13 +107,14 @@ class Bucket:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         body = msgspec.json.encode(list(changed.entries.values()))
+        mode: Any = changed.version or "create"
         with told_as_507():
             try:
                 result = obstore.put(
                     self.objects,
                     INDEX,
                     body,
-                    mode=changed.version or "create",
+                    mode=mode,
                     use_multipart=False,
                 )
             except (AlreadyExistsError, PreconditionError) as error:
@@ -129,10 +131,11 @@ def _open(url: str) -> Any:
     """Keys and endpoints come from the environment, as the provider's own tools read them."""
     if find_spec("obstore") is None:
         raise SettingsError("voices.object_store needs: pip install 'qtts-openai[objects]'")
-    from obstore.store import from_url
+    import obstore.store
 
+    open_url: Any = obstore.store.from_url  # its types know no options for any provider
     try:
-        return from_url(url, client_options=_OPTIONS, retry_config=_RETRIES)
+        return open_url(url, client_options=_OPTIONS, retry_config=_RETRIES)
     except Exception as error:  # obstore has a base class of its own for each provider's
         raise SettingsError(f"{url} cannot be used: {error}", "voices.object_store") from error
 

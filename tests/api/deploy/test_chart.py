@@ -16,7 +16,7 @@ from engine import EngineClient, Stats
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.settings_file import parse_settings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "deploy" / "helm" / "qtts"
 MONITORING = ROOT / "deploy" / "monitoring"
 KUBERNETES = ("1.27", "1.34")
