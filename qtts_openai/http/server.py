@@ -131,6 +131,7 @@ def listen(server: ServerSettings) -> socket.socket:
     """A listening socket. Where two processes bind at once the second fails to listen, and says
     so.
     """
+    listener = None
     try:
         family, kind, *_, address = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -142,6 +143,8 @@ def listen(server: ServerSettings) -> socket.socket:
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         where = f"{server.host}:{server.port}"
         raise SettingsError(f"server: cannot listen on {where}: {error.strerror}") from error
     return listener

@@ -1,13 +1,15 @@
 """`qtts check`, and the address for operators."""
 
+import asyncio
 import socket
+from contextlib import suppress
 
 import httpx
 import pytest
 
 from qtts_openai import check as module
 from qtts_openai.__main__ import main
-from qtts_openai.http.admin import admin_app
+from qtts_openai.http.admin import admin_app, administered, read_key
 from qtts_openai.settings import ServerSettings, SettingsError
 
 
@@ -54,7 +56,7 @@ def test_what_works_is_zero(checked):
         (PORT + "auth: {keys_file: nokeys}", "cannot be read"),
         (PORT + "engine: {device: cuda}", "sees none"),
         (PORT + "limits: {store: 'redis://:secret@127.0.0.1:9'}", "127.0.0.1:9 does not answer"),
-        (PORT + "voices: {directory: /proc/x}", "cannot be written to"),
+        (PORT + "voices: {directory: config.yaml/x}", "cannot be written to"),
         ("server: {port: 0, admin_port: 18899}", "QTTS_ADMIN_KEY"),
     ],
 )
@@ -96,9 +98,29 @@ async def test_drain_needs_its_key_and_can_be_taken_back():
         assert (await client.put("/admin/drain")).status_code == 405
 
 
-def test_an_admin_port_without_a_key_is_refused(monkeypatch):
-    from qtts_openai.http.admin import read_key
+async def test_the_address_for_operators_is_another(monkeypatch):
+    class State:
+        draining = False
 
+    monkeypatch.setenv("QTTS_ADMIN_KEY", "an-admins-own-key")
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+        with pytest.raises(SettingsError, match="cannot listen"):
+            async with administered(ServerSettings(admin_port=port), State, int):
+                pass
+    headers = {"authorization": "Bearer an-admins-own-key"}
+    async with administered(ServerSettings(admin_port=port), State, int):
+        url = f"http://127.0.0.1:{port}/admin/drain"
+        async with httpx.AsyncClient(headers=headers) as client:
+            for _ in range(50):
+                with suppress(httpx.ConnectError):
+                    assert (await client.post(url)).json() == {"draining": True, "answers": 0}
+                    break
+                await asyncio.sleep(0.02)
+    assert State.draining
+
+
+def test_an_admin_port_without_a_key_is_refused(monkeypatch):
     monkeypatch.setenv("QTTS_ADMIN_KEY", "short")
     with pytest.raises(SettingsError, match="QTTS_ADMIN_KEY"):
         read_key(ServerSettings(admin_port=1))
