@@ -14,6 +14,7 @@ import msgspec
 import uvicorn
 
 from qtts_openai.http.asgi import ASGIApp, Receive, Scope, Send
+from qtts_openai.http.server import listen
 from qtts_openai.settings import ServerSettings, SettingsError
 
 VARIABLE = "QTTS_ADMIN_KEY"
@@ -79,21 +80,15 @@ async def administered(
         return
     config = uvicorn.Config(
         cast(Any, admin_app(state, num_answers, read_key(settings))),
-        host=settings.admin_host,
-        port=settings.admin_port,
         log_config=None,
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=1,
         server_header=False,
     )
-    config.load()
+    host, port = settings.admin_host, settings.admin_port
+    listener = listen(msgspec.structs.replace(settings, host=host, port=port))
     server = _Server(config)
-    try:
-        listener = config.bind_socket()
-    except SystemExit as error:
-        where = f"{settings.admin_host}:{settings.admin_port}"
-        raise SettingsError(f"cannot listen on {where}", "server.admin_port") from error
     serving = asyncio.create_task(server.serve([listener]), name="admin")
     try:
         yield
