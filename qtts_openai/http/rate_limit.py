@@ -99,7 +99,7 @@ class Limiter:
         self.limits = limits
         self.store = store or MemoryStore(limits)
 
-    async def take(self, who: str, num_chars: int) -> Lease:
+    async def acquire(self, who: str, num_chars: int) -> Lease:
         """Raises a 429 with Retry-After."""
         lease = Lease(self, who)
         try:

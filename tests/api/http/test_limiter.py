@@ -22,51 +22,51 @@ def clock(monkeypatch):
 
 async def test_characters_refill_all_the_time(clock):
     limiter = Limiter(Limits(chars_per_minute=600))
-    await limiter.take("a", 600)
+    await limiter.acquire("a", 600)
     with pytest.raises(ApiError) as error:
-        await limiter.take("a", 100)
+        await limiter.acquire("a", 100)
     assert error.value.status == 429 and error.value.headers["retry-after"] == "10"
-    await limiter.take("b", 600)
+    await limiter.acquire("b", 600)
     clock[0] += 10
-    lease = await limiter.take("a", 100)
+    lease = await limiter.acquire("a", 100)
     assert lease.headers["x-ratelimit-limit-tokens"] == "600"
     assert lease.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
 async def test_a_request_larger_than_the_bucket_passes_when_it_is_full(clock):
     limiter = Limiter(Limits(chars_per_minute=100))
-    await limiter.take("a", 250)
+    await limiter.acquire("a", 250)
     clock[0] += 100
     with pytest.raises(ApiError):
-        await limiter.take("a", 100)
+        await limiter.acquire("a", 100)
     clock[0] += 60
-    await limiter.take("a", 100)
+    await limiter.acquire("a", 100)
 
 
 async def test_releasing_twice_frees_one_place():
     limiter = Limiter(Limits(max_concurrent_per_key=2))
-    first, _second = await limiter.take("a", 1), await limiter.take("a", 1)
+    first, _second = await limiter.acquire("a", 1), await limiter.acquire("a", 1)
     first.release()
     first.release()
-    await limiter.take("a", 1)
+    await limiter.acquire("a", 1)
     with pytest.raises(ApiError):
-        await limiter.take("a", 1)
+        await limiter.acquire("a", 1)
 
 
 async def test_debts_are_kept_and_memory_is_bounded(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 100)
     limiter = Limiter(Limits(chars_per_minute=1000))
-    (await limiter.take("debtor", 131_072)).release()
+    (await limiter.acquire("debtor", 131_072)).release()
     for i in range(2000):
         clock[0] += 0.05
-        (await limiter.take(str(i), 10)).release()
+        (await limiter.acquire(str(i), 10)).release()
     assert len(limiter.store._buckets) <= 101 and len(limiter.store._by_end) == len(
         limiter.store._buckets
     )
     with pytest.raises(ApiError):
-        await limiter.take("debtor", 10)
+        await limiter.acquire("debtor", 10)
     clock[0] += 132 * 60
-    await limiter.take("debtor", 10)
+    await limiter.acquire("debtor", 10)
 
 
 async def test_many_callers_cost_no_more_than_few(monkeypatch):
@@ -79,38 +79,38 @@ async def test_many_callers_cost_no_more_than_few(monkeypatch):
         module.Bucket, "wait_s", lambda self, needed: checks.append(1) or wait_s(self, needed)
     )
     for i in range(5000):
-        (await limiter.take(str(i), 1)).release()
+        (await limiter.acquire(str(i), 1)).release()
     assert len(limiter.store._buckets) <= 2001 and len(checks) < 7 * 5000
 
 
 async def test_open_answers_are_never_forgotten(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 5)
     limiter = Limiter(Limits(max_concurrent_per_key=1, chars_per_minute=100))
-    leases = [await limiter.take(str(i), 1) for i in range(20)]
+    leases = [await limiter.acquire(str(i), 1) for i in range(20)]
     for i in range(20):
         clock[0] += 10
         with pytest.raises(ApiError):
-            await limiter.take(str(i), 1)
+            await limiter.acquire(str(i), 1)
     for lease in leases:
         lease.release()
     for i in range(20, 60):
-        (await limiter.take(str(i), 1)).release()
+        (await limiter.acquire(str(i), 1)).release()
     assert len(limiter.store._buckets) <= 6
 
 
 async def test_without_limits_nothing_is_kept():
     limiter = Limiter(Limits())
     for i in range(10):
-        assert (await limiter.take(str(i), 10**9)).headers == {}
+        assert (await limiter.acquire(str(i), 10**9)).headers == {}
     assert not limiter.store._buckets
 
 
 async def test_a_lease_is_settled_when_the_text_is_known(clock):
     limiter = Limiter(Limits(chars_per_minute=100))
-    lease = await limiter.take("a", 10)
+    lease = await limiter.acquire("a", 10)
     await lease.settle(60)
     assert lease.headers["x-ratelimit-remaining-tokens"] == "40"
-    second = await limiter.take("a", 10)
+    second = await limiter.acquire("a", 10)
     with pytest.raises(ApiError) as error:
         await second.settle(100)
     assert error.value.status == 429 and error.value.headers["retry-after"] == "36"
@@ -147,10 +147,10 @@ def test_a_text_that_grows_beyond_the_limit_is_refused_and_costs_nothing(start):
 async def test_idle_buckets_are_forgotten(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 10)
     limiter = Limiter(Limits(chars_per_minute=100))
-    held = await limiter.take("held", 1)
+    held = await limiter.acquire("held", 1)
     for i in range(30):
         clock[0] += 30
-        (await limiter.take(str(i), 1)).release()
+        (await limiter.acquire(str(i), 1)).release()
     assert len(limiter.store._buckets) < 15 and "held" in limiter.store._buckets
     held.release()
 

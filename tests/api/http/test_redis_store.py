@@ -83,7 +83,7 @@ class Servers:
 async def test_one_limit_holds_over_two_servers(shared):
     limits = Limits(max_concurrent_per_key=3)
     async with Servers(shared.url, 2, limits) as both:
-        takes = [both[i % 2].take("three", 1) for i in range(40)]
+        takes = [both[i % 2].acquire("three", 1) for i in range(40)]
         results = await asyncio.gather(*takes, return_exceptions=True)
         leases = [one for one in results if not isinstance(one, BaseException)]
         assert len(leases) == 3
@@ -91,48 +91,48 @@ async def test_one_limit_holds_over_two_servers(shared):
         leases[0].release()
         await asyncio.sleep(0.1)
         leases[0].release()
-        again = [await both[0].take("three", 1)]
+        again = [await both[0].acquire("three", 1)]
         with pytest.raises(ApiError):
-            await both[1].take("three", 1)
+            await both[1].acquire("three", 1)
         for lease in leases + again:
             lease.release()
         await asyncio.sleep(0.1)  # what the other server tells is under way
-        assert (await both[1].take("three", 1)).headers["x-ratelimit-remaining-requests"] == "2"
+        assert (await both[1].acquire("three", 1)).headers["x-ratelimit-remaining-requests"] == "2"
 
 
 @needs_redis
 async def test_a_bucket_of_characters_is_shared_refills_and_keeps_debts(shared):
     async with Servers(shared.url, 2, Limits(chars_per_minute=6000)) as (one, other):
-        lease = await one.take("chars", 10)
+        lease = await one.acquire("chars", 10)
         await lease.settle(5800)
         with pytest.raises(ApiError) as error:
-            await other.take("chars", 400)
+            await other.acquire("chars", 400)
         assert error.value.headers["x-ratelimit-limit-tokens"] == "6000"
         assert int(error.value.headers["retry-after"]) <= 2
         await asyncio.sleep(2.05)  # 100 a second
-        await other.take("chars", 390)
+        await other.acquire("chars", 390)
         lease.refund()
-        await one.take("chars", 5700)
-        large = await one.take("large", 12_000)
+        await one.acquire("chars", 5700)
+        large = await one.acquire("large", 12_000)
         assert large.headers["x-ratelimit-remaining-tokens"] == "0"
         with pytest.raises(ApiError) as error:
-            await other.take("large", 100)
+            await other.acquire("large", 100)
         assert 55 <= int(error.value.headers["retry-after"]) <= 61
 
 
 @needs_redis
 async def test_answers_of_a_batch_are_places(shared):
     async with Servers(shared.url, 2, Limits(max_concurrent_per_key=2)) as (one, other):
-        batch = await one.take("batch", 1)
+        batch = await one.acquire("batch", 1)
         assert await batch.extend() and not await batch.extend()
         with pytest.raises(ApiError):
-            await other.take("batch", 1)
+            await other.acquire("batch", 1)
         batch.shrink()
         await asyncio.sleep(0.1)
-        single = await one.take("batch", 1)
+        single = await one.acquire("batch", 1)
         single.release()
         batch.release()
-        assert (await one.take("batch", 1)).headers["x-ratelimit-remaining-requests"] == "1"
+        assert (await one.acquire("batch", 1)).headers["x-ratelimit-remaining-requests"] == "1"
 
 
 @needs_redis
@@ -143,16 +143,16 @@ async def test_leases_of_a_server_that_died_end_and_those_of_a_living_one_do_not
     monkeypatch.setattr(module, "RENEW_S", 0.1)
     limits = Limits(max_concurrent_per_key=2)
     dead, living = Servers(shared.url, 1, limits), Servers(shared.url, 1, limits)
-    await dead.limiters[0].take("expiry", 1)
+    await dead.limiters[0].acquire("expiry", 1)
     dead.limiters[0].store._worker.cancel()
     async with living as (limiter,):
-        held = await limiter.take("expiry", 1)
+        held = await limiter.acquire("expiry", 1)
         with pytest.raises(ApiError):
-            await limiter.take("expiry", 1)
+            await limiter.acquire("expiry", 1)
         await asyncio.sleep(1.0)
-        free = await limiter.take("expiry", 1)
+        free = await limiter.acquire("expiry", 1)
         with pytest.raises(ApiError):
-            await limiter.take("expiry", 1)
+            await limiter.acquire("expiry", 1)
         held.release()
         free.release()
     await dead.limiters[0].store._redis.aclose()
@@ -163,7 +163,7 @@ async def test_nothing_stays_in_redis(shared):
     from redis.asyncio import Redis as Client
 
     async with Servers(shared.url, 1, Limits(max_concurrent_per_key=2)) as (limiter,):
-        (await limiter.take("10.0.0.9", 1)).release()
+        (await limiter.acquire("10.0.0.9", 1)).release()
     async with Client.from_url(shared.url) as client:
         names = await client.keys("qtts:limits:*")
         assert names and all([0 < await client.pttl(name) < 120_000 for name in names])
@@ -180,14 +180,14 @@ async def test_requests_pass_while_redis_does_not_answer(tmp_path, caplog, monke
     servers = Servers(redis.url, 1, Limits(max_concurrent_per_key=1))
     try:
         async with servers as (limiter,):
-            held = await limiter.take("a", 1)
+            held = await limiter.acquire("a", 1)
             if how == "hangs":
                 redis.process.send_signal(signal.SIGSTOP)
             else:
                 redis.stop()
             with caplog.at_level(logging.WARNING):
                 started = time.monotonic()
-                leases = [await limiter.take("a", 1) for _ in range(20)]
+                leases = [await limiter.acquire("a", 1) for _ in range(20)]
             assert time.monotonic() - started < 2, "one wait, not twenty"
             assert all(lease.headers == held.headers or not lease.headers for lease in leases)
             warned = [r for r in caplog.records if "limits are not held" in r.message]
@@ -200,9 +200,9 @@ async def test_requests_pass_while_redis_does_not_answer(tmp_path, caplog, monke
                 redis.start()
             await asyncio.sleep(0.4)
             with pytest.raises(ApiError):  # the lease that was held all the time counts again
-                await limiter.take("a", 1)
+                await limiter.acquire("a", 1)
             held.release()
-            (await limiter.take("a", 1)).release()
+            (await limiter.acquire("a", 1)).release()
     finally:
         redis.stop()
 
