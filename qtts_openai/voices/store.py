@@ -152,7 +152,9 @@ class VoiceStore:
 
     def _known_as(self, name: str, caller: Caller, db: Any = None) -> list[StoredVoice]:
         """The voice of that id, or all that share the name where it leads the caller to."""
-        voice = self.voices.get(name.strip(), db)
+        # Only what looks like an id: in a bucket a miss costs a question.
+        is_id = name.strip().startswith("voice_")
+        voice = self.voices.get(name.strip(), db) if is_id else None
         if voice is not None and can_see(voice, caller):
             return [voice]
         alike = self.voices.named(name, db)
