@@ -13,11 +13,11 @@ TEST_MARKS := not gpu and not clients and not listen and not attack and not page
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast test-deploy attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.serve ## set up .venv with what the server needs
 
@@ -37,6 +37,14 @@ provenance: $(VENV)/.provenance ## sign and verify answers, with packages of the
 
 test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS) and not slow" $(ARGS)
+
+# What these tests need besides .venv: servers and tools of distribution packages.
+DEPLOY_PACKAGES := redis-server nginx-light prometheus
+test-deploy: $(VENV)/.test ## shared voices and limits, proxy, chart, alerts (installs packages where it may)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v redis-server && command -v nginx && command -v promtool; } >/dev/null; then \
+		apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; fi
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/api/deploy tests/api/test_check.py \
+		tests/api/http/test_redis_store.py tests/api/voices/test_object_store.py $(ARGS)
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)

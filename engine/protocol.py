@@ -2,8 +2,8 @@
 
 Commands go in (Start, Submit, Append, Hold, Abort, RegisterVoice, ForgetVoice, Shutdown), reports
 come out (Ready, AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec
-Struct, sent as msgpack behind its length (4 bytes, little-endian). Only ids, numbers and PCM cross: text is
-tokenised before, audio is encoded after.
+Struct, sent as msgpack behind its length (4 bytes, little-endian). Only ids, numbers and PCM cross:
+text is tokenised before, audio is encoded after.
 
 Units: audio is 16-bit mono PCM at 24,000 samples a second; a frame is 16 codes, which the codec
 makes into 1,920 samples (80 ms).

@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, say, models, voices, bench, keys, verify, audit."""
+"""The command `qtts`: serve, check, say, models, voices, bench, keys, verify, audit."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import sys
 import httpx
 
 from engine import EngineError
-from qtts_openai.cli import run_bench, run_models, run_say, run_serve, run_voices
+from qtts_openai.cli import run_bench, run_check, run_models, run_say, run_serve, run_voices
 from qtts_openai.errors import ApiError
 from qtts_openai.provenance.cli import run_audit, run_keys, run_verify
 from qtts_openai.settings import SettingsError
@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host")
     serve.add_argument("--port", type=int)
     serve.set_defaults(run=run_serve)
+
+    check = commands.add_parser(
+        "check", parents=[common], help="say what serve would do, and whether it could"
+    )
+    check.set_defaults(run=run_check)
 
     say = commands.add_parser("say", parents=[common, remote], help="write speech to a file")
     _add_speech_options(say)

@@ -63,7 +63,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             await asyncio.wait({app.state.starting})
             await client.drain(settings.server.drain_s)
             if app.state.get("service") is not None:
-                app.state.service.close()
+                await app.state.service.close()
             await client.close()
 
     def service() -> AppState:

@@ -22,7 +22,9 @@ import uvloop
 from engine import EngineClient
 from qtts_openai import schemas as s
 from qtts_openai.app import create_app
+from qtts_openai.check import check
 from qtts_openai.errors import ApiError
+from qtts_openai.http.admin import administered
 from qtts_openai.http.auth import client_key
 from qtts_openai.http.request_id import set_up_logging
 from qtts_openai.http.server import Server, base_url, listen
@@ -41,7 +43,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
     changes = {name: value for name, value in changes.items() if value is not None}
     server = msgspec.structs.replace(settings.server, **changes)
     settings = msgspec.structs.replace(settings, server=server)
-    set_up_logging(server.log_level)
+    set_up_logging(server.log_level, as_json=server.json_logs)
     for name in ("httpx", "uvicorn.error"):
         logging.getLogger(name).setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -58,9 +60,19 @@ async def _serve(settings: Settings) -> None:
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
         server = Server(app, settings.server, lambda: logger.info("ready: base_url %s", url))
-        await server.serve(sockets=[listener])
+        async with administered(settings.server, app.state, server.num_answers):
+            await server.serve(sockets=[listener])
     if not app.state.starting.cancelled():
         app.state.starting.result()
+
+
+def run_check(arguments: argparse.Namespace) -> None:
+    """Exit status 1 where a server would not start, or could not do what is configured."""
+    findings = check(arguments.config)
+    for finding in findings:
+        print(finding.line())
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
 
 
 @contextmanager
@@ -192,7 +204,7 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
         speech = SpeechResponse(request, stream, service.metrics, provenance=marked)
         file.write(await _spoken(speech))
     finally:
-        service.close()
+        await service.close()
         await engine.close()
 
 

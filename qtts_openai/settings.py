@@ -27,6 +27,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1
 Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
 PathName = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 Origin = Annotated[str, Meta(max_length=300, pattern=r"^(\*|https?://[^/\s]+)\Z")]
+StoreUrl = Annotated[str, Meta(max_length=1000, pattern=r"^(memory|(rediss?|unix)://\S+)\Z")]
+_BUCKET = r"^(s3a?|gs|az|adl|abfss?)://[^\s/]+(/\S*)?\Z"
+BucketUrl = Annotated[str, Meta(max_length=1000, pattern=_BUCKET)]
 HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
 
 
@@ -91,6 +94,11 @@ class ServerSettings(Section, frozen=True):
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # POST /admin/drain listens here, for $QTTS_ADMIN_KEY only; 0: off.
+    admin_host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    admin_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    # One JSON object a line, for log collectors.
+    json_logs: bool = False
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
     # The page to try voices with, at / and /studio.
@@ -139,6 +147,9 @@ class Limits(Section, frozen=True):
     # Per key, or per address where there are no keys; 0: no limit.
     max_concurrent_per_key: Count = 0
     chars_per_minute: Count = 0
+    # Where those two are counted: in this process, or for several servers together in a Redis.
+    # Its password may come from $QTTS_REDIS_PASSWORD instead.
+    store: StoreUrl = "memory"
 
 
 class Defaults(Section, frozen=True):
@@ -215,6 +226,9 @@ class AuthSettings(Section, frozen=True):
 class VoiceSettings(Section, frozen=True):
     # Where voices that users make are kept.
     directory: PathName = "data"
+    # A bucket that is used instead, where servers on several machines share their voices. Keys and
+    # endpoints come from the environment, as the provider's own tools read them.
+    object_store: BucketUrl | None = None
     # Of one owner; consents likewise.
     max_voices: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.

@@ -24,7 +24,7 @@ from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
-from qtts_openai.http.rate_limit import Limiter
+from qtts_openai.http.rate_limit import Limiter, rate_store
 from qtts_openai.http.turns import Turn
 from qtts_openai.provenance.audit import AuditLog, Trail
 from qtts_openai.provenance.marks import Mark
@@ -55,11 +55,16 @@ class AppState:
         self.created = int(time.time())
         max_bytes = settings.cache.max_bytes
         self.cache = SpeechCache(max_bytes) if max_bytes else None
-        self.metrics = Metrics(engine, lambda: self.cache.num_bytes if self.cache else 0)
+        self.metrics = Metrics(
+            engine,
+            lambda: self.cache.num_bytes if self.cache else 0,
+            lambda: self.queue.num_waiting,
+        )
         self.catalog = Catalog(settings.models, models, settings.text.pretokenizer)
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
+        voices = settings.voices
         self.store = VoiceStore(
-            Path(settings.voices.directory), settings.voices.max_voices, settings.cloning
+            Path(voices.directory), voices.max_voices, settings.cloning, voices.object_store
         )
         self.decoder = AudioDecoder(
             min_s=settings.ref_audio.min_s,
@@ -75,7 +80,8 @@ class AppState:
         self.planner = Planner(settings, self.resolver)
         self.signing = Signing(settings.provenance)
         self.audit = AuditLog(settings.audit)
-        self.limiter = Limiter(settings.limits)
+        store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
+        self.limiter = Limiter(settings.limits, store)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
 
@@ -98,8 +104,9 @@ class AppState:
         if self.catalog.of_family("base") is not None:
             self.decoder.warm_up()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.decoder.close()
+        await self.limiter.store.close()
 
     def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
         """What was kept, or new work, which waits for its turn among that of `who`, a source of

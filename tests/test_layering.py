@@ -48,7 +48,9 @@ HTTP_SIDE = {
     | {"settings_check", "http", "decoding", "text", "voices", "speech", "provenance"},
     "routes": BASE | {"state", "http", "decoding", "text", "voices", "speech", "provenance"},
     "app": BASE | {"state", "http", "routes"},
-    "cli": BASE | {"settings_file", "app", "state", "http", "voices", "speech", "provenance"},
+    "check": BASE | {"settings_file", "http", "voices"},
+    "cli": BASE
+    | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
     "__main__": BASE | {"cli", "settings_file", "provenance"},
     "__init__": set(),
 }

@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
         """
         self.app.state.draining = True
         until = asyncio.get_running_loop().time() + self.drain_s
-        while self._num_answers() and not self.force_exit:
+        while self.num_answers() and not self.force_exit:
             if asyncio.get_running_loop().time() >= until:
                 break
             self._check_connections()
@@ -110,11 +110,11 @@ class Server(uvicorn.Server):
         self.force_exit = False
         await super().shutdown(sockets)
 
-    def _num_answers(self) -> int:
+    def num_answers(self) -> int:
         return sum(one.phase in (Phase.BODY, Phase.ANSWER) for one in self._guarded)
 
     def _cut_answers(self) -> None:
-        if num := self._num_answers():
+        if num := self.num_answers():
             logger.warning("%d answers are cut off", num)
         for connection in self._guarded:
             connection.cut()
@@ -131,6 +131,7 @@ def listen(server: ServerSettings) -> socket.socket:
     """A listening socket. Where two processes bind at once the second fails to listen, and says
     so.
     """
+    listener = None
     try:
         family, kind, *_, address = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -142,6 +143,8 @@ def listen(server: ServerSettings) -> socket.socket:
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         where = f"{server.host}:{server.port}"
         raise SettingsError(f"server: cannot listen on {where}: {error.strerror}") from error
     return listener

@@ -151,16 +151,16 @@ class Batch:
     async def _pump(self) -> None:
         """Begin the items in order, as places and memory allow."""
         for index, result in enumerate(list(self._results)):
-            while not self._may_begin(self._sizes[index]):
+            while not await self._may_begin(self._sizes[index]):
                 await self._change()
             self._num_running += 1
             self._held += self._sizes[index]
             self._tasks.append(asyncio.create_task(self._run(index, result)))
 
-    def _may_begin(self, size: float) -> bool:
+    async def _may_begin(self, size: float) -> bool:
         if self._held and self._held + size > MAX_HELD_BYTES:
             return False
-        return self._num_running == 0 or self.lease.extend()
+        return self._num_running == 0 or await self.lease.extend()
 
     async def _change(self) -> None:
         self._changed.clear()

@@ -52,11 +52,11 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
     wanted, ignored = s.read_speech(_parsed(service, body))
     who = source_of(request)
     current_caller.set(who)
-    lease = service.limiter.acquire(who, len(wanted.input))
+    lease = await service.limiter.acquire(who, len(wanted.input))
     try:
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
-        lease.settle(utterance.num_chars)
+        await lease.settle(utterance.num_chars)
         caller, id_ = caller_of(request), current_request_id.get()
         marked = await service.provenance(wanted, utterance, caller, id_)
         stream = service.submit(utterance, who)
@@ -92,7 +92,7 @@ async def create_speech_batch(
     current_caller.set(who)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
-    lease = service.limiter.acquire(who, num_chars)
+    lease = await service.limiter.acquire(who, num_chars)
     batch = Batch(service, caller_of(request), who, items, lease)
     try:
         await while_connected(request, batch.begin())

@@ -122,6 +122,9 @@ class SpeechResponse:
         if reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise GenerationFailedError(f"The utterance ended early ({reason.value}).")
         self.metrics.finished.labels(reason.value).inc()
+        if self.audio_s:
+            took_s = time.perf_counter() - self.started
+            self.metrics.rtf.observe(took_s / self.audio_s)
         level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
         logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 

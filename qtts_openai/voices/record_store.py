@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -28,6 +29,7 @@ from qtts_openai.voices import names
 logger = logging.getLogger(__name__)
 
 BUSY_S = 5.0
+_CREATING = threading.Lock()
 ORPHANS_AFTER_S = 3600.0
 
 _SCHEMA = """
@@ -40,6 +42,10 @@ CREATE TABLE IF NOT EXISTS records (
 );
 CREATE INDEX IF NOT EXISTS by_name ON records (kind, name);
 """
+
+
+class ConflictError(Exception):
+    """Another server changed the records meanwhile; the change is to be done again."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +83,7 @@ class Database:
         """One transaction, alone among all servers; it is on disk when the block has ended."""
         with _told_as_507():
             make_private(self.path.parent)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._create()
             with closing(self._connect()) as db:
                 # Its journal keeps its place on the disk, so that a full one still lets delete.
                 db.execute("PRAGMA journal_mode = PERSIST")
@@ -91,6 +97,14 @@ class Database:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                     raise
+
+    def _create(self) -> None:
+        """Only we may read it. A file that is there is not opened: closing it would end the locks
+        that this process's other connections hold on it, and two writers would meet.
+        """
+        with _CREATING, suppress(FileExistsError):
+            if not self.path.exists():
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
@@ -106,8 +120,7 @@ def _told_as_507() -> Iterator[None]:
             sqlite3.SQLITE_BUSY,
             sqlite3.SQLITE_LOCKED,
         ):
-            message = "The store of voices is busy; try again."
-            raise ApiError(503, message, code="storage_busy", headers=retry_headers(1.0)) from error
+            raise storage_busy() from error
         logger.warning("the store of voices failed: %s", error)
         message = f"The server could not use its store of voices: {error}."
         raise ApiError(507, message, code="storage_failed") from error
@@ -115,6 +128,11 @@ def _told_as_507() -> Iterator[None]:
         logger.warning("the store of voices failed: %s", error)
         message = f"The server could not use its store of voices: {error.strerror}."
         raise ApiError(507, message, code="storage_failed") from error
+
+
+def storage_busy() -> ApiError:
+    message = "The store of voices is busy; try again."
+    return ApiError(503, message, code="storage_busy", headers=retry_headers(1.0))
 
 
 class Records(Generic[R]):
@@ -175,6 +193,9 @@ class Records(Generic[R]):
         db.execute("DELETE FROM records WHERE id = ?", (record.id,))
 
     # ---- bytes ----
+
+    def where(self, record: R) -> str:
+        return str(self.path(record.id))
 
     def path(self, id_: str) -> Path:
         return self.folder / f"{id_}.bin"

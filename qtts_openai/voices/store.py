@@ -5,13 +5,15 @@ caller's own voice of that name, else everybody's; others' are as if they were n
 that made a record, or an admin, may change or delete it.
 """
 
+import functools
 import hashlib
 import logging
+import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
@@ -21,8 +23,16 @@ from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.settings import CloningSettings
 from qtts_openai.voices import names
+from qtts_openai.voices.object_store import Bucket, ObjectRecords
 from qtts_openai.voices.presets import Voice
-from qtts_openai.voices.record_store import Database, Record, Records
+from qtts_openai.voices.record_store import (
+    ConflictError,
+    Database,
+    Record,
+    Records,
+    storage_busy,
+)
+from qtts_openai.voices.repository import Changes, Repository
 
 logger = logging.getLogger(__name__)
 
@@ -91,21 +101,57 @@ class Consent(Record, frozen=True, kw_only=True):
         )
 
 
-R = TypeVar("R", bound=Record)
+# With 20 servers that change at once, one of them is first in each round.
+MOST_ATTEMPTS = 25
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def again_on_conflict(change: Callable[P, T]) -> Callable[P, T]:
+    """Where another server was faster: the whole change again, on what is there now."""
+
+    @functools.wraps(change)
+    def changing(*args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(MOST_ATTEMPTS):
+            try:
+                return change(*args, **kwargs)
+            except ConflictError:
+                time.sleep(random.uniform(0, min(0.02 * 2**attempt, 0.5)))
+        raise storage_busy()
+
+    return changing
 
 
 class VoiceStore:
-    """`max_voices`: of one owner; consents likewise. `cloning` says what consents are asked for."""
+    """`max_voices`: of one owner; consents likewise. `cloning` says what consents are asked for.
+    `object_store`: the URL of a bucket, which is used instead of the directory.
+    """
+
+    voices: Repository[StoredVoice]
+    consents: Repository[Consent]
 
     def __init__(
-        self, directory: Path, max_voices: int, cloning: CloningSettings | None = None
+        self,
+        directory: Path,
+        max_voices: int,
+        cloning: CloningSettings | None = None,
+        object_store: str | None = None,
     ) -> None:
         self.max_voices = max_voices
         self.cloning = cloning or CloningSettings()
-        voices, consents = directory / "voices", directory / "consents"
-        self.database = Database(voices / "records.db")
-        self.voices = Records(self.database, StoredVoice, voices, "voice")
-        self.consents = Records(self.database, Consent, consents, "cons")
+        if object_store is None:
+            voices, consents = directory / "voices", directory / "consents"
+            database = Database(voices / "records.db")
+            self.database: Changes = database
+            self.voices = Records(database, StoredVoice, voices, "voice")
+            self.consents = Records(database, Consent, consents, "cons")
+        else:
+            self.database = bucket = Bucket(object_store)
+            self.voices = ObjectRecords(
+                bucket, StoredVoice, "voices", "voice", lambda voice: voice.reference_key
+            )
+            self.consents = ObjectRecords(bucket, Consent, "consents", "cons")
         self._tidy()
 
     def _tidy(self) -> None:
@@ -114,7 +160,7 @@ class VoiceStore:
             try:
                 records.tidy()
             except (ApiError, OSError) as error:
-                logger.error("%s cannot be used: %s", records.folder, error)
+                logger.error("the store in %s cannot be used: %s", records.folder, error)
 
     # ---- voices ----
 
@@ -123,18 +169,21 @@ class VoiceStore:
         alike = self._known_as(name, caller)
         return alike[-1] if alike else None
 
-    def _known_as(self, name: str, caller: Caller) -> list[StoredVoice]:
+    def _known_as(self, name: str, caller: Caller, db: Any = None) -> list[StoredVoice]:
         """The voice of that id, or all that share the name where it leads the caller to."""
-        voice = self.voices.get(name.strip())
+        # Only what looks like an id: in a bucket a miss costs a question.
+        is_id = name.strip().startswith("voice_")
+        voice = self.voices.get(name.strip(), db) if is_id else None
         if voice is not None and can_see(voice, caller):
             return [voice]
-        alike = self.voices.named(name)
+        alike = self.voices.named(name, db)
         own = [voice for voice in alike if voice.owner == owner_of(caller)]
         return own or [voice for voice in alike if voice.owner is None]
 
     def visible(self, caller: Caller) -> list[StoredVoice]:
         return [voice for voice in self.voices.all() if can_see(voice, caller)]
 
+    @again_on_conflict
     def add(
         self, voice: StoredVoice, sample: bytes | None = None, *, overwrite: bool = True
     ) -> StoredVoice:
@@ -167,10 +216,11 @@ class VoiceStore:
             message = f"There are {self.max_voices} of these already; delete some first."
             raise ApiError(400, message, code="quota_exceeded")
 
+    @again_on_conflict
     def delete_voice(self, name: str, caller: Caller) -> StoredVoice:
         """By id, or all that the name leads to; the newest of them."""
         with self.database.write() as db:
-            gone = self._known_as(name, caller)
+            gone = self._known_as(name, caller, db)
             if not gone:
                 raise unknown_voice(name)
             for voice in gone:
@@ -179,6 +229,7 @@ class VoiceStore:
         self.voices.forget_data(gone)
         return gone[-1]
 
+    @again_on_conflict
     def keep_utterance(
         self, voice: StoredVoice, spoken: ReferenceAudio, text: str
     ) -> StoredVoice | None:
@@ -204,7 +255,7 @@ class VoiceStore:
                 raise invalid(f"The voice {voice.name!r} was just deleted.", "voice")
             what = "is missing" if samples is None else "is damaged"
             logger.warning(
-                "the sample of voice %s %s: %s", voice.id, what, self.voices.path(voice.id)
+                "the sample of voice %s %s: %s", voice.id, what, self.voices.where(voice)
             )
             message = f"The sample of voice {voice.name!r} {what}; upload it again."
             raise ApiError(500, message, param="voice", code="voice_damaged")
@@ -212,8 +263,8 @@ class VoiceStore:
 
     # ---- consents ----
 
-    def consent(self, id_: str, caller: Caller) -> Consent:
-        consent = self.consents.get(id_)
+    def consent(self, id_: str, caller: Caller, db: Any = None) -> Consent:
+        consent = self.consents.get(id_, db)
         if consent is None or not can_see(consent, caller):
             raise no_such_consent(id_)
         return consent
@@ -264,6 +315,7 @@ class VoiceStore:
         days = self.cloning.consent_days
         return days > 0 and time.time() > consent.created_at + days * 86_400
 
+    @again_on_conflict
     def add_consent(self, name: str, language: str, recording: bytes, owner: str | None) -> Consent:
         head = {"id": self.consents.new_id(), "created_at": int(time.time()), "owner": owner}
         consent = msgspec.convert(head | {"name": name, "language": language}, Consent)
@@ -273,20 +325,22 @@ class VoiceStore:
             self.consents.insert(db, consent)
         return consent
 
+    @again_on_conflict
     def rename_consent(self, id_: str, name: str, caller: Caller) -> Consent:
         with self.database.write() as db:
-            consent = self.consent(id_, caller)
+            consent = self.consent(id_, caller, db)
             check_may_change(consent, caller)
             consent = msgspec.structs.replace(consent, name=name)
             self.consents.update(db, consent)
         return consent
 
+    @again_on_conflict
     def delete_consent(self, id_: str, caller: Caller, *, cascade: bool) -> Sequence[StoredVoice]:
         """The voices that rest on it: none, or with `cascade` those that are disabled now. Their
         samples are gone, too: what is left of them is that they were there.
         """
         with self.database.write() as db:
-            consent = self.consent(id_, caller)
+            consent = self.consent(id_, caller, db)
             check_may_change(consent, caller)
             resting = [one for one in self.voices.all(db) if one.consent == id_]
             in_use = [voice for voice in resting if not voice.disabled]

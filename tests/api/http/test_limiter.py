@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from qtts_openai.errors import ApiError
-from qtts_openai.http import rate_limit as module
+from qtts_openai.http import rate_store as module
 from qtts_openai.http.rate_limit import Limiter
 from qtts_openai.settings import Limits
 from tests.api.speech.test_streaming import LONG, post_and_leave, wait_until
@@ -20,54 +20,56 @@ def clock(monkeypatch):
     return now
 
 
-def test_characters_refill_all_the_time(clock):
+async def test_characters_refill_all_the_time(clock):
     limiter = Limiter(Limits(chars_per_minute=600))
-    limiter.acquire("a", 600)
+    await limiter.acquire("a", 600)
     with pytest.raises(ApiError) as error:
-        limiter.acquire("a", 100)
+        await limiter.acquire("a", 100)
     assert error.value.status == 429 and error.value.headers["retry-after"] == "10"
-    limiter.acquire("b", 600)
+    await limiter.acquire("b", 600)
     clock[0] += 10
-    lease = limiter.acquire("a", 100)
+    lease = await limiter.acquire("a", 100)
     assert lease.headers["x-ratelimit-limit-tokens"] == "600"
     assert lease.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
-def test_a_request_larger_than_the_bucket_passes_when_it_is_full(clock):
+async def test_a_request_larger_than_the_bucket_passes_when_it_is_full(clock):
     limiter = Limiter(Limits(chars_per_minute=100))
-    limiter.acquire("a", 250)
+    await limiter.acquire("a", 250)
     clock[0] += 100
     with pytest.raises(ApiError):
-        limiter.acquire("a", 100)
+        await limiter.acquire("a", 100)
     clock[0] += 60
-    limiter.acquire("a", 100)
+    await limiter.acquire("a", 100)
 
 
-def test_releasing_twice_frees_one_place():
+async def test_releasing_twice_frees_one_place():
     limiter = Limiter(Limits(max_concurrent_per_key=2))
-    first, _second = limiter.acquire("a", 1), limiter.acquire("a", 1)
+    first, _second = await limiter.acquire("a", 1), await limiter.acquire("a", 1)
     first.release()
     first.release()
-    limiter.acquire("a", 1)
+    await limiter.acquire("a", 1)
     with pytest.raises(ApiError):
-        limiter.acquire("a", 1)
+        await limiter.acquire("a", 1)
 
 
-def test_debts_are_kept_and_memory_is_bounded(clock, monkeypatch):
+async def test_debts_are_kept_and_memory_is_bounded(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 100)
     limiter = Limiter(Limits(chars_per_minute=1000))
-    limiter.acquire("debtor", 131_072).release()
+    (await limiter.acquire("debtor", 131_072)).release()
     for i in range(2000):
         clock[0] += 0.05
-        limiter.acquire(str(i), 10).release()
-    assert len(limiter._buckets) <= 101 and len(limiter._by_end) == len(limiter._buckets)
+        (await limiter.acquire(str(i), 10)).release()
+    assert len(limiter.store._buckets) <= 101 and len(limiter.store._by_end) == len(
+        limiter.store._buckets
+    )
     with pytest.raises(ApiError):
-        limiter.acquire("debtor", 10)
+        await limiter.acquire("debtor", 10)
     clock[0] += 132 * 60
-    limiter.acquire("debtor", 10)
+    await limiter.acquire("debtor", 10)
 
 
-def test_many_callers_cost_no_more_than_few(monkeypatch):
+async def test_many_callers_cost_no_more_than_few(monkeypatch):
     """Beyond the bound every new one cost 0.6 ms, as all were looked at."""
     monkeypatch.setattr(module, "MAX_BUCKETS", 2000)
     limiter = Limiter(Limits(chars_per_minute=1000, max_concurrent_per_key=2))
@@ -77,40 +79,40 @@ def test_many_callers_cost_no_more_than_few(monkeypatch):
         module.Bucket, "wait_s", lambda self, needed: checks.append(1) or wait_s(self, needed)
     )
     for i in range(5000):
-        limiter.acquire(str(i), 1).release()
-    assert len(limiter._buckets) <= 2001 and len(checks) < 7 * 5000
+        (await limiter.acquire(str(i), 1)).release()
+    assert len(limiter.store._buckets) <= 2001 and len(checks) < 7 * 5000
 
 
-def test_open_answers_are_never_forgotten(clock, monkeypatch):
+async def test_open_answers_are_never_forgotten(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 5)
     limiter = Limiter(Limits(max_concurrent_per_key=1, chars_per_minute=100))
-    leases = [limiter.acquire(str(i), 1) for i in range(20)]
+    leases = [await limiter.acquire(str(i), 1) for i in range(20)]
     for i in range(20):
         clock[0] += 10
         with pytest.raises(ApiError):
-            limiter.acquire(str(i), 1)
+            await limiter.acquire(str(i), 1)
     for lease in leases:
         lease.release()
     for i in range(20, 60):
-        limiter.acquire(str(i), 1).release()
-    assert len(limiter._buckets) <= 6
+        (await limiter.acquire(str(i), 1)).release()
+    assert len(limiter.store._buckets) <= 6
 
 
-def test_without_limits_nothing_is_kept():
+async def test_without_limits_nothing_is_kept():
     limiter = Limiter(Limits())
     for i in range(10):
-        assert limiter.acquire(str(i), 10**9).headers == {}
-    assert not limiter._buckets
+        assert (await limiter.acquire(str(i), 10**9)).headers == {}
+    assert not limiter.store._buckets
 
 
-def test_a_lease_is_settled_when_the_text_is_known(clock):
+async def test_a_lease_is_settled_when_the_text_is_known(clock):
     limiter = Limiter(Limits(chars_per_minute=100))
-    lease = limiter.acquire("a", 10)
-    lease.settle(60)
+    lease = await limiter.acquire("a", 10)
+    await lease.settle(60)
     assert lease.headers["x-ratelimit-remaining-tokens"] == "40"
-    second = limiter.acquire("a", 10)
+    second = await limiter.acquire("a", 10)
     with pytest.raises(ApiError) as error:
-        second.settle(100)
+        await second.settle(100)
     assert error.value.status == 429 and error.value.headers["retry-after"] == "36"
     second.refund()
     assert second.headers["x-ratelimit-remaining-tokens"] == "40"
@@ -128,9 +130,9 @@ def test_a_lease_is_settled_when_the_text_is_known(clock):
     ids=str,
 )
 def test_what_is_spoken_is_what_counts(start, fields, cost):
-    server = start(limits=Limits(chars_per_minute=100_000))
+    server = start(limits=Limits(chars_per_minute=300))
     answer = server.speak(**fields)
-    assert answer.headers["x-ratelimit-remaining-tokens"] == str(100_000 - cost)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(300 - cost)
 
 
 def test_a_text_that_grows_beyond_the_limit_is_refused_and_costs_nothing(start):
@@ -142,14 +144,14 @@ def test_a_text_that_grows_beyond_the_limit_is_refused_and_costs_nothing(start):
     assert server.speak(input="x" * 40).status_code == 200
 
 
-def test_idle_buckets_are_forgotten(clock, monkeypatch):
+async def test_idle_buckets_are_forgotten(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 10)
     limiter = Limiter(Limits(chars_per_minute=100))
-    held = limiter.acquire("held", 1)
+    held = await limiter.acquire("held", 1)
     for i in range(30):
         clock[0] += 30
-        limiter.acquire(str(i), 1).release()
-    assert len(limiter._buckets) < 15 and "held" in limiter._buckets
+        (await limiter.acquire(str(i), 1)).release()
+    assert len(limiter.store._buckets) < 15 and "held" in limiter.store._buckets
     held.release()
 
 

@@ -383,3 +383,25 @@ def test_an_empty_read_only_disk_lists_nothing(small_disk):
     store = VoiceStore(small_disk, 10)
     assert listed(store) == []
     refused(add, store)
+
+
+def test_writers_in_threads_and_processes_take_turns(tmp_path):
+    """A second look at the file by one thread ended the locks of the others in its process."""
+    code = """
+    import pathlib, sys
+    from concurrent.futures import ThreadPoolExecutor
+    from qtts_openai.http.callers import ANONYMOUS
+    from qtts_openai.voices.store import VoiceStore
+    store, mark = VoiceStore(pathlib.Path(sys.argv[1]), 10**6), sys.argv[2]
+    def add(i):
+        store.add(store.new_voice(f"{mark}{i}", None, type="prompt", prompt="A man.", seed=1))
+        return store.find(f"{mark}{i}", ANONYMOUS) is not None
+    with ThreadPoolExecutor(8) as pool:
+        print(sum(pool.map(add, range(25))))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    running = [
+        subprocess.Popen([*command, mark], stdout=subprocess.PIPE, text=True) for mark in "ab"
+    ]
+    assert [one.communicate(timeout=60)[0].strip() for one in running] == ["25", "25"]
+    assert len(listed(VoiceStore(tmp_path, 10**6))) == 50
