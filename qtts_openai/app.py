@@ -18,7 +18,7 @@ from qtts_openai.http.auth import KeyRing, require_key
 from qtts_openai.http.bounds import BodyBounds
 from qtts_openai.http.front import Front
 from qtts_openai.http.origins import OriginPolicy
-from qtts_openai.routes import consents, docs, health, models, speech, voices
+from qtts_openai.routes import consents, docs, health, live, models, speech, voices
 from qtts_openai.settings import Settings
 from qtts_openai.state import Service
 
@@ -70,6 +70,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
     app = App(
         route_handlers=[
             *speech.handlers,
+            *live.handlers,
             *voices.handlers,
             *consents.handlers,
             *models.handlers,

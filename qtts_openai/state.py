@@ -58,6 +58,7 @@ class Service:
         self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.casting)
         self.planner = Planner(settings, self.casting)
+        self.num_live = 0  # sessions of live text
         self.limiter = Limiter(settings.limits)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)

@@ -42,7 +42,8 @@ HTTP_SIDE = {
     "settings_file": {"settings"},
     "settings_check": BASE | {"voices"},
     "state": BASE | {"settings_check", "http", "decoding", "text", "voices", "speech"},
-    "routes": BASE | {"state", "http", "decoding", "text", "voices", "speech"},
+    "live": BASE | {"state", "http", "text", "voices", "speech"},
+    "routes": BASE | {"state", "live", "http", "decoding", "text", "voices", "speech"},
     "app": BASE | {"state", "http", "routes"},
     "cli": BASE | {"settings_file", "app", "state", "http", "voices", "speech"},
     "__main__": BASE | {"cli", "settings_file"},
@@ -130,7 +131,7 @@ def test_only_the_client_is_async():
 
 
 def test_litestar_stays_at_the_edge():
-    edge = {"routes", "http", "app", "errors", "speech.response"}
+    edge = {"routes", "http", "app", "errors", "speech.response", "live.socket"}
     seen = {m.split(".", 1)[1] for m in importers("qtts_openai", "litestar")}
     assert {m for m in seen if m not in edge and m.split(".")[0] not in edge} == set()
 

@@ -54,7 +54,8 @@ def sample_code0(
     """Codebook 0 or `eos` for each row, as sampler.talker_logits and sample: logits [B, V], rows
     [B] int64, num_frames and ends_from [R] int64, seen [R, V] bool -> codes [B] int64.
 
-    Only ids below num_codes are drawn, and `eos` from frame ends_from on. Afterwards seen[row, code] is True.
+    Only ids below num_codes are drawn, and `eos` from frame ends_from on. Afterwards
+    seen[row, code] is True.
     """
     codes, vocab = _outputs(logits)
     assert seen.is_contiguous() and seen.shape[1] == vocab

@@ -12,7 +12,6 @@ from engine.models.config import TalkerConfig
 from engine.runner.transfer import upload
 from engine.scheduler.sequence import Sequence
 
-
 # As in the reference: so many codes are drawn before the end token may be.
 MIN_FRAMES = 2
 NEVER = 1 << 62

@@ -32,6 +32,7 @@ Guard = Callable[[ASGIConnection, BaseRouteHandler], Awaitable[None]]
 OPEN = {"open": True}
 
 VARIABLE = "QTTS_API_KEYS"
+KEY_PROTOCOL = "openai-insecure-api-key."
 # How often the file is looked at: a key that was taken out of it works no longer than this.
 WATCH_S = 1.0
 
@@ -185,7 +186,39 @@ def _forms(sent: bytes) -> tuple[bytes, ...]:
 
 def _bearer(connection: ASGIConnection) -> bytes:
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+    if scheme.lower() == "bearer":
+        return key.strip().encode("latin-1")
+    if connection.scope["type"] == "websocket":
+        return _socket_key(connection)
+    return b""
+
+
+def _socket_key(connection: ASGIConnection) -> bytes:
+    """As the dialects of live text send it: another scheme, another header, or, where a browser can
+    set none, a sub-protocol.
+    """
+    headers = connection.headers
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() in ("token", "api-key"):
+        return key.strip().encode("latin-1")
+    offered = offered_protocols(connection)
+    if len(offered) == 2 and offered[0].lower() in ("token", "bearer"):
+        key = offered[1]
+    else:
+        key = next((o.partition(".")[2] for o in offered if o.startswith(KEY_PROTOCOL)), "")
+    sent = headers.get("xi-api-key") or headers.get("x-api-key") or key
+    return sent.strip().encode("latin-1")
+
+
+def offered_protocols(connection: ASGIConnection) -> list[str]:
+    sent = connection.headers.get("sec-websocket-protocol", "")
+    return [name.strip() for name in sent.split(",") if name.strip()]
+
+
+def chosen_protocol(connection: ASGIConnection) -> str | None:
+    """To answer with: never what holds the key."""
+    offered = offered_protocols(connection)
+    return next((name for name in offered if not name.startswith(KEY_PROTOCOL)), None)
 
 
 def require_key(ring: KeyRing) -> Guard:

@@ -1,6 +1,7 @@
 """A SpeechRequest -> what the engine is asked to do: prompts, pauses between them, sampling."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -12,8 +13,8 @@ from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.speech.encoders import check_rate
-from qtts_openai.text.prompt_builder import find_language
-from qtts_openai.text.script import Script, ScriptWriter
+from qtts_openai.text.prompt_builder import PromptBuilder, find_language
+from qtts_openai.text.script import Preparer, Script, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
 from qtts_openai.voices.resolver import Cast, Casting
 
@@ -38,6 +39,21 @@ class Utterance(msgspec.Struct, frozen=True):
     unspoken: tuple[str, ...] = ()
 
 
+class LivePlan(msgspec.Struct, frozen=True):
+    """All but the text. `build` makes a prompt of a whole text, `prepare` makes a segment
+    speakable; `is_live`: text may come while it is spoken.
+    """
+
+    model: ModelInfo
+    build: Callable[[str], Prompt]
+    prepare: Preparer
+    builder: PromptBuilder
+    params: SamplingParams
+    reference: ReferenceAudio | None
+    gain_db: float
+    is_live: bool
+
+
 class Planner:
     def __init__(self, settings: Settings, casting: Casting) -> None:
         self.casting = casting
@@ -53,6 +69,28 @@ class Planner:
             return self._utterance(request, cast)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._utterance, request, cast)
+
+    async def plan_live(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> LivePlan:
+        """As `plan`, for text that is still to come."""
+        check_length(
+            request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
+        )
+        check_rate(request.response_format, request.sample_rate)
+        cast = await self.casting.cast(request, caller)
+        language = _language(request, cast.model)
+        is_live = not cast.reference_text and request.non_streaming_mode is not True
+        if is_live:
+            request = msgspec.structs.replace(request, non_streaming_mode=False)
+        return LivePlan(
+            model=cast.model,
+            build=self._build(request, cast, language, _instruct(request, cast)),
+            prepare=self.writer.preparer(request, cast.model, language),
+            builder=self.casting.catalog.builders[cast.model.id],
+            params=_sampling(request, cast),
+            reference=cast.reference,
+            gain_db=self._gain_db(cast),
+            is_live=is_live,
+        )
 
     def _utterance(self, request: SpeechRequest, cast: Cast) -> Utterance:
         language = _language(request, cast.model)
@@ -84,11 +122,17 @@ class Planner:
         instruct: str | None,
         script: Script,
     ) -> tuple[Prompt | float, ...]:
+        build = self._build(request, cast, language, instruct)
+        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
+
+    def _build(
+        self, request: SpeechRequest, cast: Cast, language: str, instruct: str | None
+    ) -> Callable[[str], Prompt]:
         model, voice = cast.model, cast.voice
         builder = self.casting.catalog.builders[model.id]
         has_speaker = voice is not None and model.model_type == "custom_voice"
         whole = request.non_streaming_mode
-        build = partial(
+        return partial(
             builder.build,
             language=language,
             instruct=instruct,
@@ -97,7 +141,6 @@ class Planner:
             reference_text=cast.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
-        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
 
 
 def _language(request: SpeechRequest, model: ModelInfo) -> str:
