@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import msgspec
-from litestar.connection import ASGIConnection
+from litestar.connection import ASGIConnection, WebSocket
 from litestar.handlers import BaseRouteHandler
 
 from qtts_openai.errors import ApiError
@@ -188,7 +188,7 @@ def _bearer(connection: ASGIConnection) -> bytes:
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip().encode("latin-1")
-    if connection.scope["type"] == "websocket":
+    if isinstance(connection, WebSocket):
         return _socket_key(connection)
     return b""
 

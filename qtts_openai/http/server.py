@@ -15,6 +15,7 @@ import uvicorn
 
 from qtts_openai.http.bounds import ConnectionBounds
 from qtts_openai.http.protocol import GuardedProtocol, Phase
+from qtts_openai.http.websocket_protocol import SocketProtocol
 from qtts_openai.settings import ServerSettings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Server(uvicorn.Server):
             cast(Any, app),
             log_config=None,
             http=cast(Any, partial(GuardedProtocol, bounds=bounds)),
-            ws="websockets-sansio",
+            ws=SocketProtocol,
             ws_max_size=settings.max_message_bytes,
             ws_per_message_deflate=False,  # it costs memory and time, and audio does not shrink
             lifespan="on",

@@ -11,6 +11,7 @@ because a token never spans the space in front of a word.
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from qtts_openai.errors import ApiError
 from qtts_openai.text.lines import end_line
 from qtts_openai.text.pauses import Part, split_pauses
 
@@ -42,6 +43,7 @@ class TextFeed:
         self._text, self._segment = "", ""
         self._has_space = True  # in front of the segment
         self._is_first = True
+        self._paused_s = 0.0
 
     @property
     def num_held(self) -> int:
@@ -80,14 +82,24 @@ class TextFeed:
         self._has_space = segment[-1:].isspace()
         if "\n" in segment[len(segment.rstrip()) :]:
             segment = end_line(segment.strip())
-        parts = [segment] if self._pauses is None else split_pauses(segment, *self._pauses)
-        for part in parts:
+        for part in self._parts(segment):
             if isinstance(part, float):
+                self._paused_s += part
                 self._is_first = True
                 yield part
             elif said := self._prepare(part).strip():
                 yield said if self._is_first or not spaced else f" {said}"
                 self._is_first, spaced = False, True
+
+    def _parts(self, segment: str) -> list[Part]:
+        """A tag that cannot be read, or is too long, is text: no turn that is spoken ends by it."""
+        if self._pauses is None:
+            return [segment]
+        longest_s, total_s = self._pauses
+        try:
+            return split_pauses(segment, longest_s, total_s - self._paused_s)
+        except ApiError:
+            return [segment]
 
 
 def _beginnings(pronunciations: Mapping[str, str]) -> frozenset[tuple[str, ...]]:

@@ -30,6 +30,8 @@ from qtts_openai.schemas import SpeechRequest, read_speech, to_struct
 from qtts_openai.state import Service
 
 DIALECT = "native"
+# Idle timeouts that a client may take to go on with an utterance that it began.
+MAX_SILENT = 10
 _CLOSERS = "[\"'”’»」』)\\]]*"
 _ENDS = {
     "none": re.compile(r"(?!)"),
@@ -143,13 +145,16 @@ class NativeSession:
 
     async def _read_on(self) -> None:
         assert self.session is not None
+        num_silent = 0
         while True:
             try:
                 most = self.service.settings.server.max_message_bytes
                 message = await self.socket.receive(self.settings.idle_timeout_s, most)
+                num_silent = 0
                 await self._take(message)
             except TimeoutError:
-                if self.session.is_idle:
+                num_silent += self.session.waits_for_text
+                if self.session.is_idle or num_silent >= MAX_SILENT:
                     raise Closing(POLICY, "Idle timeout") from None
             except ApiError as error:
                 await self.socket.send(_error(error))

@@ -122,6 +122,12 @@ class LiveSession:
         return not self._utterances and not self._events
 
     @property
+    def waits_for_text(self) -> bool:
+        """Nothing is left to say of an utterance that has not been flushed."""
+        first = self._utterances[0] if self._utterances else None
+        return first is not None and not first.is_flushed and not first.num_held
+
+    @property
     def index(self) -> int:
         """Of the utterance that text goes to now."""
         return self._current().index

@@ -66,7 +66,8 @@ class Utterance:
     @property
     def num_held(self) -> int:
         """Characters that are not on their way to the engine."""
-        return self._feed.num_held + sum(len(p.text) for p in self.pieces)
+        waiting = sum(len(piece.text) for piece in self.pieces if piece.ids)
+        return self._feed.num_held + waiting
 
     def append(self, text: str) -> None:
         if self.first_text_at is None and text.strip():
@@ -87,7 +88,9 @@ class Utterance:
             self._end_piece()
             self.pieces.append(Piece(part))
             return
+        follows_pause = bool(self.pieces) and self.pieces[-1].silence_s > 0
         piece = self._open_piece()
+        self.text += f" {part}" if follows_pause and self.text else part
         if not piece.text:
             part = part.lstrip()
         ids = self._voice.ids(part)
@@ -96,7 +99,6 @@ class Utterance:
         piece.num_ids += len(ids)
         piece.num_words += len(part.split())
         piece.began_at = piece.began_at or time.monotonic()
-        self.text += part if part[:1].isspace() or not self.text else f" {part}"
         if self._is_full(piece):
             self._end_piece()
 
