@@ -172,6 +172,10 @@ class LiveSettings(Section, frozen=True):
     # A client that takes nothing for so long is disconnected.
     send_timeout_s: PositiveSeconds = 5.0
     max_text_message_bytes: Bytes = 128 * KIB
+    # Voices of other vendors' dialects by their names there; a name that is neither one of these
+    # nor ours is an error, or the default voice.
+    voices: dict[Name, Name] = msgspec.field(default_factory=dict)
+    unknown_voice: Literal["error", "default"] = "error"
     # Text that waits to be spoken, per session.
     max_held_chars: Chars = 262_144
 

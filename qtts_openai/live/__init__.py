@@ -6,5 +6,7 @@
 `voice`    what a session is spoken with, and its way into the engine
 `words`    which words were heard when, estimated
 `socket`   a WebSocket with bounds: its key, its messages, its one writer
+`dialect`  what the dialects have in common
+`deepgram` those of /v1/speak and /v2/speak
 `native`   the dialect of /v1/audio/speech/stream
 """

@@ -10,7 +10,6 @@ With `stream_audio` and no `split_granularity` text is spoken as it comes; else 
 clauses or whole utterances, each a session utterance of its own here.
 """
 
-import asyncio
 import base64
 import re
 import secrets
@@ -19,19 +18,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from qtts_openai.errors import ApiError, as_api_error, invalid
+from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.callers import Caller
-from qtts_openai.http.rate_limit import Lease
 from qtts_openai.live import session as s
-from qtts_openai.live.socket import NORMAL, POLICY, TOO_BIG, Closing, LiveSocket, together
-from qtts_openai.live.voice import LiveVoice, OpenTexts
+from qtts_openai.live.dialect import Dialect
+from qtts_openai.live.socket import NORMAL, POLICY, TOO_BIG, Closing, LiveSocket
+from qtts_openai.live.voice import OpenTexts
 from qtts_openai.live.words import Word
-from qtts_openai.schemas import SpeechRequest, read_speech, to_struct
+from qtts_openai.schemas import SpeechRequest, to_struct
 from qtts_openai.state import Service
 
-DIALECT = "native"
-# Idle timeouts that a client may take to go on with an utterance that it began.
-MAX_SILENT = 10
 _CLOSERS = "[\"'”’»」』)\\]]*"
 _ENDS = {
     "none": re.compile(r"(?!)"),
@@ -80,20 +76,17 @@ def split(text: str, config: Config) -> tuple[list[str], str]:
     return units, text[at:]
 
 
-class NativeSession:
+class NativeSession(Dialect):
+    name = "native"
+
     def __init__(
         self, socket: LiveSocket, service: Service, open_texts: OpenTexts, caller: Caller, who: str
     ) -> None:
-        self.socket, self.service, self.open_texts = socket, service, open_texts
-        self.caller, self.who = caller, who
-        self.settings = service.settings.live
-        self.lease: Lease = service.limiter.take(who, 0)
+        super().__init__(socket, service, open_texts, caller, who)
         self.id = f"sess_{secrets.token_hex(8)}"
         self.config = Config()
-        self.request: SpeechRequest | None = None
-        self.session: s.LiveSession | None = None
+        self.wanted: SpeechRequest | None = None
         self._held = ""  # text of a unit that is not whole
-        self._num_chars = 0
         self._utterance = self._num_units = 0  # of the dialect
         self._marks: deque[Mark] = deque()
         self._first_of: dict[int, tuple[int, int]] = {}  # session index -> utterance, sentence
@@ -103,63 +96,18 @@ class NativeSession:
 
     # ---- in ----
 
-    async def run(self) -> None:
-        pump: asyncio.Task[None] | None = None
-        try:
-            await self._configure_first()
-            assert self.session is not None
-            pump = asyncio.create_task(self._pump(self.session))
-            reader = asyncio.create_task(self._read_on())
-            async with together(pump, reader):
-                done, _ = await asyncio.wait({pump, reader}, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        except Closing as closing:
-            if closing.code != NORMAL and closing.reason:
-                await self._try_to_tell(closing.reason)
-            await self.socket.close(closing.code, closing.reason)
-        finally:
-            if self.session is not None:
-                await self.session.close()
-            self.lease.release()
-
-    async def _try_to_tell(self, reason: str) -> None:
-        try:
-            await self.socket.send(_error(invalid(reason, None, "closing")))
-        except Exception:
-            return  # the client is gone or does not read: the close code is all that is left
-
-    async def _configure_first(self) -> None:
+    async def begin(self) -> None:
         try:
             message = await self.socket.receive(
                 self.settings.config_timeout_s, self.service.settings.server.max_message_bytes
             )
-            if message.get("type") != "session.config":
-                raise invalid("The first message must be session.config.", "type")
-            await self._configure(message)
         except TimeoutError:
             raise Closing(POLICY, "no session.config came in time") from None
-        except ApiError as error:
-            await self.socket.send(_error(error))
-            raise Closing(POLICY) from error
+        if message.get("type") != "session.config":
+            raise invalid("The first message must be session.config.", "type")
+        await self._configure(message)
 
-    async def _read_on(self) -> None:
-        assert self.session is not None
-        num_silent = 0
-        while True:
-            try:
-                most = self.service.settings.server.max_message_bytes
-                message = await self.socket.receive(self.settings.idle_timeout_s, most)
-                num_silent = 0
-                await self._take(message)
-            except TimeoutError:
-                num_silent += self.session.waits_for_text
-                if self.session.is_idle or num_silent >= MAX_SILENT:
-                    raise Closing(POLICY, "Idle timeout") from None
-            except ApiError as error:
-                await self.socket.send(_error(error))
-
-    async def _take(self, message: dict[str, Any]) -> None:
+    async def take(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
         if kind == "session.config":
             await self._configure(message)
@@ -191,11 +139,13 @@ class NativeSession:
             raise invalid("session.config: an utterance is open; end it first.", "type")
         known = {n: fields[n] for n in Config.__struct_fields__ if fields.get(n) is not None}
         config = to_struct(known, Config)
-        request = self._request(fields, "pcm" if isinstance(nested, dict) else "wav")
+        default = "pcm" if isinstance(nested, dict) else "wav"
+        fields["response_format"] = fields.get("response_format") or default
+        request = self.request(fields)
         if config.stream_audio and request.response_format != "pcm":
             raise invalid("stream_audio: response_format must be 'pcm'.", "response_format")
-        voice = await LiveVoice.of(self.service, request, self.caller, self.who)
-        self.config, self.request = config, request
+        voice = await self.voice(request)
+        self.config, self.wanted = config, request
         by_sentence = not config.is_live
         if self.session is None:
             self.session = s.LiveSession(voice, self.open_texts, by_sentence)
@@ -213,22 +163,9 @@ class NativeSession:
             }
         )
 
-    def _request(self, fields: dict[str, Any], default_format: str) -> SpeechRequest:
-        """Unknown fields are ignored, as clients of other servers send their own."""
-        settings = self.service.settings
-        body = {n: v for n, v in fields.items() if n not in ("input", "stream", "stream_format")}
-        body["input"] = ""
-        body["model"] = body.get("model") or settings.defaults.model or settings.models[0].id
-        body["response_format"] = body.get("response_format") or default_format
-        sounds = ("voice", "speaker", "ref_audio", "references", "speaker_embedding", "task_type")
-        if not any(body.get(name) for name in sounds):
-            body["voice"] = "default"
-        return read_speech(body)[0]
-
     def _append(self, text: str) -> None:
         assert self.session is not None
-        self.lease.settle(self._num_chars + len(text))
-        self._num_chars += len(text)
+        self.charge(text)
         if self.config.is_live or self.config.split_granularity == "none":
             if text:
                 self._note(self.session.index)
@@ -290,23 +227,31 @@ class NativeSession:
 
     # ---- out ----
 
-    async def _pump(self, session: s.LiveSession) -> None:
-        async for event in session.events():
-            match event:
-                case s.Started():
-                    await self._start(event)
-                case s.Audio():
-                    await self._audio(event)
-                case s.Words(_, words):
-                    self._words = words
-                case s.Finished(index, _, audio_s):
-                    if audio_s:
-                        await self._done(index, failed=False)
-                    await self._end(index)
-                case s.Failed():
-                    await self._fail(event)
-                case s.Cancelled():
-                    await self._cancelled(event)
+    async def tell(self, event: s.Event) -> None:
+        match event:
+            case s.Started():
+                await self._start(event)
+            case s.Audio():
+                await self._audio(event)
+            case s.Words(_, words):
+                self._words = words
+            case s.Finished(index, _, audio_s):
+                if audio_s:
+                    await self._done(index, failed=False)
+                await self._end(index)
+            case s.Failed():
+                await self._fail(event)
+            case s.Cancelled():
+                await self._cancelled(event)
+
+    def error(self, error: ApiError) -> dict[str, Any]:
+        return {
+            "type": "error",
+            "message": error.message,
+            "error_type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
 
     def _place(self, index: int) -> dict[str, Any]:
         utterance, sentence = self._first_of.get(index, (self._utterance, 0))
@@ -314,12 +259,12 @@ class NativeSession:
         return {"id": f"{self.id}_{index}", "session_id": self.id, **place}
 
     async def _start(self, event: s.Started) -> None:
-        assert self.request is not None
+        assert self.wanted is not None
         self._sentence_bytes, self._words = 0, []
         self._file.clear()
         message = {"type": "audio.start", **self._place(event.index)}
-        message |= {"sentence_text": event.text.strip(), "format": self.request.response_format}
-        message["sample_rate"] = self.request.sample_rate or 24_000
+        message |= {"sentence_text": event.text.strip(), "format": self.wanted.response_format}
+        message["sample_rate"] = self.wanted.sample_rate or 24_000
         if self.config.word_timestamps:
             message["word_timestamps"] = True
         await self.socket.send(message)
@@ -336,7 +281,7 @@ class NativeSession:
             await self.socket.send(event.data)
 
     async def _chunk(self, event: s.Audio) -> None:
-        assert self.request is not None
+        assert self.wanted is not None
         self._sentence_bytes += len(event.data)
         await self.socket.send(
             {
@@ -345,7 +290,7 @@ class NativeSession:
                 "chunk_id": round(event.start_s * 1000),
                 "chunk_start_ms": round(event.start_s * 1000),
                 "chunk_end_ms": round((event.start_s + event.duration_s) * 1000),
-                "sample_rate": self.request.sample_rate or 24_000,
+                "sample_rate": self.wanted.sample_rate or 24_000,
                 "audio_b64": base64.b64encode(event.data).decode(),
                 "timestamps": None,
             }
@@ -392,7 +337,7 @@ class NativeSession:
             )
 
     async def _fail(self, event: s.Failed) -> None:
-        message = _error(event.error)
+        message = self.error(event.error)
         if event.has_audio:
             message |= {"partial_audio": True, "action": "discard"}
         await self.socket.send(message)
@@ -403,8 +348,6 @@ class NativeSession:
         place: dict[str, Any] = {"utterance_index": None, "sentence_index": None}
         if event.index is not None:
             place = self._place(event.index)
-            self.service.metrics.live_cancels.labels(DIALECT).inc()
-            self.service.metrics.live_heard.labels(DIALECT).inc(event.played_s)
         self._first_of = {i: p for i, p in self._first_of.items() if p[0] >= self._utterance}
         await self.socket.send(
             {
@@ -417,17 +360,6 @@ class NativeSession:
                 "estimated": True,
             }
         )
-
-
-def _error(error: ApiError) -> dict[str, Any]:
-    told = as_api_error(error)
-    return {
-        "type": "error",
-        "message": told.message,
-        "error_type": told.type,
-        "param": told.param,
-        "code": told.code,
-    }
 
 
 def _times_ms(word: Word) -> dict[str, Any]:

@@ -147,6 +147,15 @@ class LiveSession:
         self._task = asyncio.create_task(self._run())
         self._news.set()
 
+    def within_heard(self, offset_s: float) -> float:
+        """An offset in the audio of the session, in the utterance that is heard."""
+        now = time.monotonic()
+        every = (*self._playing, *self._utterances)
+        heard = next(
+            (u for u in every if u not in self._playing or u.heard_s(now) < u.audio_s), None
+        )
+        return max(0.0, offset_s - heard.offset_s) if heard is not None else 0.0
+
     def reconfigure(self, voice: LiveVoice, by_sentence: bool) -> None:
         """For utterances from here on."""
         self.voice, self.by_sentence = voice, by_sentence or not voice.is_live

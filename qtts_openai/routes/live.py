@@ -1,42 +1,66 @@
-"""WebSockets for text that is spoken while it comes."""
+"""WebSockets for text that is spoken while it comes, one route for each dialect."""
+
+from collections.abc import Callable
 
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 
 from qtts_openai.errors import ApiError, retry_headers
 from qtts_openai.http.auth import OPEN
-from qtts_openai.http.callers import caller_of, source_of
-from qtts_openai.live.native import DIALECT, NativeSession
+from qtts_openai.http.callers import Caller, caller_of, source_of
+from qtts_openai.live.deepgram import DeepgramSession
+from qtts_openai.live.dialect import Dialect
+from qtts_openai.live.native import NativeSession
 from qtts_openai.live.socket import LiveSocket, accept, check_key, refuse
 from qtts_openai.live.voice import OpenTexts
 from qtts_openai.state import Service
+
+Make = Callable[[LiveSocket, Service, OpenTexts, Caller, str], Dialect]
 
 
 # Open for the guard, which notes the caller: a refusal here has a status that clients show.
 @websocket("/v1/audio/speech/stream", opt=OPEN)
 async def stream_speech(socket: WebSocket) -> None:
-    state = socket.app.state
+    await _serve(socket, NativeSession)
+
+
+@websocket("/v1/speak", opt=OPEN)
+async def deepgram_v1(socket: WebSocket) -> None:
+    await _serve(socket, lambda *args: DeepgramSession(*args, _query(socket), version=1))
+
+
+@websocket("/v2/speak", opt=OPEN)
+async def deepgram_v2(socket: WebSocket) -> None:
+    await _serve(socket, lambda *args: DeepgramSession(*args, _query(socket), version=2))
+
+
+def _query(socket: WebSocket) -> dict[str, str]:
+    return {name: str(value) for name, value in socket.query_params.items()}
+
+
+async def _serve(socket: WebSocket, make: Make) -> None:
     try:
         service = _service(socket)
-        check_key(socket, state.key_ring)
-        session = _session(socket, service)
+        check_key(socket, socket.app.state.key_ring)
+        dialect = _dialect(socket, service, make)
     except ApiError as error:
         await refuse(socket, error)
         return
+    open_now = service.metrics.live_sessions.labels(dialect.name)
     service.num_live += 1
-    service.metrics.live_sessions.labels(DIALECT).inc()
+    open_now.inc()
     try:
         await accept(socket)
-        await session.run()
+        await dialect.run()
     except WebSocketDisconnect:
         return
     finally:
-        session.lease.release()
+        dialect.lease.release()
         service.num_live -= 1
-        service.metrics.live_sessions.labels(DIALECT).dec()
+        open_now.dec()
 
 
-def _session(socket: WebSocket, service: Service) -> NativeSession:
+def _dialect(socket: WebSocket, service: Service, make: Make) -> Dialect:
     if service.num_live >= service.settings.live.max_sessions:
         message = f"{service.num_live} live sessions are open, and no more may be."
         raise ApiError(503, message, code="too_many_sessions", headers=retry_headers(5))
@@ -44,7 +68,7 @@ def _session(socket: WebSocket, service: Service) -> NativeSession:
     open_texts: OpenTexts | None = socket.app.state.get("open_texts")
     if open_texts is None:
         open_texts = socket.app.state.open_texts = OpenTexts(lambda: service.engine.num_rows)
-    return NativeSession(bounded, service, open_texts, caller_of(socket), source_of(socket))
+    return make(bounded, service, open_texts, caller_of(socket), source_of(socket))
 
 
 def _service(socket: WebSocket) -> Service:
@@ -57,4 +81,4 @@ def _service(socket: WebSocket) -> Service:
     return service
 
 
-handlers = [stream_speech]
+handlers = [stream_speech, deepgram_v1, deepgram_v2]
