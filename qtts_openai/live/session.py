@@ -151,9 +151,8 @@ class LiveSession:
         """An offset in the audio of the session, in the utterance that is heard."""
         now = time.monotonic()
         every = (*self._playing, *self._utterances)
-        heard = next(
-            (u for u in every if u not in self._playing or u.heard_s(now) < u.audio_s), None
-        )
+        over = [u for u in self._playing if u.heard_s(now) >= u.audio_s]
+        heard = next((u for u in every if u not in over), None)
         return max(0.0, offset_s - heard.offset_s) if heard is not None else 0.0
 
     def reconfigure(self, voice: LiveVoice, by_sentence: bool) -> None:

@@ -80,7 +80,7 @@ def test_a_silent_turn_has_a_heart_beat(server: Server, monkeypatch) -> None:
     with session(server, 2) as client:
         client.receive()
         client.send("Speak", text="One two three ")
-        told, _ = client.until("SessionMetadata")
+        client.until("SessionMetadata")
         client.send("Flush")
         assert client.until("Flushed")[0]
 
