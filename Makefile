@@ -13,7 +13,7 @@ TEST_MARKS := not gpu and not clients and not listen and not attack
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast attack clients listen fuzz check bench gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast attack clients listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -55,6 +55,9 @@ bench: $(VENV)/.serve ## time the engine alone (ARGS="--shape 0.6B --batch 1,8";
 
 # These need no installation, only a Python with torch and pytest (.venv's where there is one, else PYTHON) and, on
 # PYTHONPATH, what it lacks of `make carry`.
+gpu-first: ## the first five minutes on a GPU, each step with a limit (OUT=, PYTHON=, ARGS="--device cpu --shape tiny-0b6")
+	@OUT="$(OUT)" && export OUT=$${OUT:-benchmarks/results} && $(GPU_PYTHON) -m benchmarks.gpu_first $(ARGS)
+
 gpu-check: ## parity on a GPU, entered in benchmarks/RESULTS.md (PYTHON=, ARGS="--out FOLDER")
 	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
 

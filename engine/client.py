@@ -204,10 +204,11 @@ class EngineClient:
         prompt: Prompt,
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
-        lead_s: float = 0.0,
+        buffered_s: float = 0.0,
     ) -> SpeechStream:
         """Queue one utterance. QueueFullError or EngineDeadError at once, before any work. With
-        `lead_s` it follows another one, of which that much is still to be heard: it need not hurry.
+        `buffered_s` it follows another one, of which that much is still to be heard, and need not
+        hurry.
         """
         ready = [worker for worker in self._workers if worker.status == "ready"]
         if self._draining or not ready:
@@ -218,7 +219,7 @@ class EngineClient:
         limit = worker.num_rows + self.config.max_queued
         if len(worker.streams) >= limit:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
-        submit = Submit(next(self._ids), model, prompt, params, lead_s)
+        submit = Submit(next(self._ids), model, prompt, params, buffered_s)
         return worker.submit(submit, reference)
 
     def _retry_after_s(self) -> float:

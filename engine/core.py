@@ -91,8 +91,8 @@ class EngineCore:
             num_ref_frames = voices.num_ref_frames(prompt.reference) if with_codes else 0
         capacity = self.talker.capacity(submit.model)
         seq = build_sequence(submit, checkpoint, self.config, capacity.max_tokens, num_ref_frames)
-        if submit.lead_s > 0:  # nobody waits for it: full chunks from the start
-            seq.plays_since = self.clock() + submit.lead_s
+        if submit.buffered_s > 0:  # nobody waits for it: full chunks from the start
+            seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
         if prompt.reference is not None:

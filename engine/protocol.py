@@ -127,7 +127,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     model: str
     prompt: Prompt
     params: SamplingParams
-    lead_s: float = 0.0  # what its listener still has to hear of an utterance before this one
+    buffered_s: float = 0.0  # what its listener still has to hear of an utterance before this one
 
 
 class Append(msgspec.Struct, frozen=True, tag=True):

@@ -40,7 +40,7 @@ from engine.protocol import (
     Submit,
 )
 from engine.runner.codec_runner import CodecRunner
-from engine.runner.cuda_graphs import Recorder
+from engine.runner.cuda_graphs import GraphCapturer
 from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
 from engine.runner.talker_runner import TalkerRunner
@@ -227,7 +227,7 @@ def _state_bytes(decoder: CodecDecoder) -> int:
 def _accelerate(
     config: EngineConfig, talker: NativeTalkerEngine, codecs: dict[str, CodecRunner]
 ) -> None:
-    """On a GPU: measure which kernels are fastest here, then record the steps as graphs."""
+    """On a GPU: measure which kernels are fastest here, then capture the steps as graphs."""
     # Triton is there only with a GPU.
     from engine.kernels.fused import fuse_
     from engine.kernels.snake import snake
@@ -245,9 +245,9 @@ def _accelerate(
         codec.decoder.use_kernels_(snake)
     chosen = time.monotonic()
     if config.cuda_graphs:
-        record = Recorder()
+        capture = GraphCapturer()
         for runner in talker.runners.values():
-            runner.capture(record, config.max_num_batched_tokens)
+            runner.capture(capture, config.max_num_batched_tokens)
         for codec in distinct:
             codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
     log.info(

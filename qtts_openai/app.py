@@ -20,7 +20,7 @@ from qtts_openai.http.front import Front
 from qtts_openai.http.origins import OriginPolicy
 from qtts_openai.routes import consents, docs, health, live, models, speech, voices
 from qtts_openai.settings import Settings
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
                 app.state.service.close()
             await client.close()
 
-    def service() -> Service:
+    def service() -> AppState:
         if app.state.get("service") is None:
             message = f"The engine is {client.status}."
             headers = retry_headers(5)
@@ -94,7 +94,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
 
 
 async def _start(app: Litestar, settings: Settings, client: EngineClient) -> None:
-    app.state.service = await Service.begin(settings, client)
+    app.state.service = await AppState.begin(settings, client)
     app.state.service.warm_up()
     _announce(app.state.service)
 
@@ -104,7 +104,7 @@ def _front(app: App, settings: Settings, is_keyless: bool) -> Front:
         return any(info.model_type == "base" for info in app.state.engine.models.values())
 
     def count(route: str, method: str, status: int) -> None:
-        service: Service | None = app.state.get("service")
+        service: AppState | None = app.state.get("service")
         if service is not None:
             service.metrics.requests.labels(route, method, status).inc()
 
@@ -123,8 +123,8 @@ def _cors(settings: Settings) -> CORSConfig | None:
     return CORSConfig(allow_origins=origins, expose_headers=["*"]) if origins else None
 
 
-def _announce(service: Service) -> None:
+def _announce(service: AppState) -> None:
     for info in service.catalog.models.values():
         logger.info("model %s: %s from %s", info.id, info.model_type, info.path)
-    for model in service.noisy_models():
+    for model in service.random_weight_models():
         logger.warning("model %s has random weights: it makes noise, not speech", model)

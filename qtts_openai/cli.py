@@ -28,8 +28,8 @@ from qtts_openai.http.request_id import set_up_logging
 from qtts_openai.http.server import Server, base_url, listen
 from qtts_openai.settings import Settings, SettingsError
 from qtts_openai.settings_file import in_file, load_settings
-from qtts_openai.speech.response import Speech
-from qtts_openai.state import Service
+from qtts_openai.speech.response import SpeechResponse
+from qtts_openai.state import AppState
 from qtts_openai.voices.presets import VoiceTable
 
 logger = logging.getLogger(__name__)
@@ -181,19 +181,21 @@ async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) ->
     started = time.perf_counter()
     _progress("loading the model ...")
     engine = EngineClient(settings.engine, settings.specs())
-    service = await Service.begin(settings, engine)
+    service = await AppState.begin(settings, engine)
     try:
         _progress(f"loaded in {time.perf_counter() - started:.1f} s\n")
-        for model in service.noisy_models():
+        for model in service.random_weight_models():
             _progress(f"model {model} has random weights: this will be noise\n")
         utterance = await service.planner.plan(request)
-        file.write(await _spoken(Speech(request, service.submit(utterance), service.metrics)))
+        file.write(
+            await _spoken(SpeechResponse(request, service.submit(utterance), service.metrics))
+        )
     finally:
         service.close()
         await engine.close()
 
 
-async def _spoken(speech: Speech) -> bytes:
+async def _spoken(speech: SpeechResponse) -> bytes:
     """The whole file, with its progress told."""
     started = time.perf_counter()
     await speech.start()
@@ -232,11 +234,11 @@ def run_voices(arguments: argparse.Namespace) -> None:
         return
     settings = load_settings(arguments.config).voices
     for entry in VoiceTable(settings.aliases, settings.extra, []).voices.values():
-        print(_voice_line(entry.name, entry.language, entry.character))
+        print(_voice_line(entry.name, entry.language, entry.description))
 
 
-def _voice_line(name: str, language: str, character: str) -> str:
-    return f"{name:16} {language:12} {character}".rstrip()
+def _voice_line(name: str, language: str, description: str) -> str:
+    return f"{name:16} {language:12} {description}".rstrip()
 
 
 BENCH_OPTIONS = (

@@ -70,7 +70,7 @@ class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: str
     gender: Gender = "neutral"
     language: str = "Auto"
-    character: str = ""
+    description: str = ""
     speaker: str | None = None
     prompt: str | None = None
 

@@ -10,14 +10,14 @@ from engine import ModelInfo
 from qtts_openai.errors import ApiError
 from qtts_openai.settings import Settings, SettingsError
 from qtts_openai.voices.presets import packaged_entries
-from qtts_openai.voices.resolver import Casting
+from qtts_openai.voices.resolver import VoiceResolver
 
 
-def check_references(settings: Settings, casting: Casting) -> None:
+def check_references(settings: Settings, resolver: VoiceResolver) -> None:
     """SettingsError that names the key."""
-    models = list(casting.catalog.models.values())
+    models = list(resolver.catalog.models.values())
     _check_speakers(settings, models)
-    _check_default_voice(settings, casting, models)
+    _check_default_voice(settings, resolver, models)
 
 
 def _check_speakers(settings: Settings, models: Iterable[ModelInfo]) -> None:
@@ -36,12 +36,14 @@ def _check_speakers(settings: Settings, models: Iterable[ModelInfo]) -> None:
             raise SettingsError(f"there is no speaker {speaker!r}; speakers: {names}", key)
 
 
-def _check_default_voice(settings: Settings, casting: Casting, models: list[ModelInfo]) -> None:
+def _check_default_voice(
+    settings: Settings, resolver: VoiceResolver, models: list[ModelInfo]
+) -> None:
     name = settings.defaults.voice
     if name is None:
         return
     try:
-        voice = casting.preset(name)
+        voice = resolver.preset(name)
     except ApiError as error:
         raise SettingsError(error.message, "defaults.voice") from error
     families = voice.families()

@@ -20,13 +20,13 @@ from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.loudness import Amplified
-from qtts_openai.speech.planner import Planner, Utterance
-from qtts_openai.speech.segmented_stream import Narration, PcmStream
+from qtts_openai.speech.planner import Planner, SpeechPlan
+from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.model_registry import FAMILIES, Catalog
 from qtts_openai.voices.presets import Voice, VoiceTable
 from qtts_openai.voices.references import References
-from qtts_openai.voices.resolver import Casting
+from qtts_openai.voices.resolver import VoiceResolver
 from qtts_openai.voices.store import StoredVoice, VoiceStore
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 
-class Service:
+class AppState:
     def __init__(self, settings: Settings, engine: EngineClient) -> None:
         models: dict[str, ModelInfo] = engine.models
         self.settings = settings
@@ -55,16 +55,16 @@ class Service:
         self.references = References(
             settings.ref_audio, self.store, self.catalog, engine, self.decoder
         )
-        self.casting = Casting(settings.defaults, self.catalog, self.table, self.references)
-        check_references(settings, self.casting)
-        self.planner = Planner(settings, self.casting)
+        self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
+        check_references(settings, self.resolver)
+        self.planner = Planner(settings, self.resolver)
         self.num_live = 0  # sessions of live text
         self.limiter = Limiter(settings.limits)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
         self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
 
     @classmethod
-    async def begin(cls, settings: Settings, engine: EngineClient) -> "Service":
+    async def begin(cls, settings: Settings, engine: EngineClient) -> "AppState":
         """Start the engine, unless it is, and read what the models need here. CheckpointError or
         EngineDeadError when that fails, SettingsError where a name means nothing; no worker is left
         behind then.
@@ -85,7 +85,7 @@ class Service:
     def close(self) -> None:
         self.decoder.close()
 
-    def submit(self, utterance: Utterance, who: str = "", is_firm: bool = False) -> PcmStream:
+    def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
         """What was kept, or new work, which waits for its turn among that of `who`, a source of
         callers.py.
 
@@ -99,16 +99,16 @@ class Service:
         self.metrics.cache_answers.labels("hit" if known else "miss").inc()
         return known or Recording(self._speak(utterance, who, is_firm), self.cache, key)
 
-    def _speak(self, utterance: Utterance, who: str, is_firm: bool) -> PcmStream:
+    def _speak(self, utterance: SpeechPlan, who: str, is_firm: bool) -> PcmStream:
         """All parts of an utterance share a seed, so that a described voice stays the same."""
         if utterance.params.seed is None and len(utterance.parts) > 1:
             params = msgspec.structs.replace(utterance.params, seed=secrets.randbits(62))
             utterance = msgspec.structs.replace(utterance, params=params)
         has_begun = False
 
-        def submit(prompt: Prompt, lead_s: float) -> Turn:
+        def submit(prompt: Prompt, buffered_s: float) -> Turn:
             nonlocal has_begun
-            begin = partial(self._begin, utterance, prompt, lead_s)
+            begin = partial(self._begin, utterance, prompt, buffered_s)
             turn = Turn(self.queue, who, begin, is_firm or has_begun)
             # Somebody listens to what has begun, so it goes before the caller's other utterances.
             turn.enter(ahead=has_begun)
@@ -120,17 +120,17 @@ class Service:
         if len(utterance.parts) == 1 and isinstance(first, Prompt):
             stream = submit(first, 0.0)
         else:
-            stream = Narration(submit, utterance.parts)
+            stream = SegmentedStream(submit, utterance.parts)
         return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
 
-    def _begin(self, utterance: Utterance, prompt: Prompt, lead_s: float) -> SpeechStream:
+    def _begin(self, utterance: SpeechPlan, prompt: Prompt, buffered_s: float) -> SpeechStream:
         stream = self.engine.submit(
-            utterance.model.id, prompt, utterance.params, utterance.reference, lead_s
+            utterance.model.id, prompt, utterance.params, utterance.reference, buffered_s
         )
         logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
 
-    def noisy_models(self) -> list[str]:
+    def random_weight_models(self) -> list[str]:
         return [info.id for info in self.catalog.models.values() if info.random_weights]
 
     def presets(self, *, everything: bool = False) -> list[Json]:
@@ -155,7 +155,7 @@ class Service:
             "name": voice.name,
             "language": spoken_language(voice, able),
             "gender": voice.gender,
-            "description": voice.character,
+            "description": voice.description,
             "type": _kind(voice),
             "available": bool(able),
             "models": [info.id for info in able],
@@ -163,7 +163,7 @@ class Service:
         }
 
     def describe_stored(self, stored: StoredVoice) -> Json:
-        shown = self.describe(self.casting.stored_voice(stored)) | stored.answer()
+        shown = self.describe(self.resolver.stored_voice(stored)) | stored.answer()
         return shown | ({"available": False, "models": []} if stored.disabled else {})
 
     def voices_of(self, model: ModelInfo, stored: list[Json]) -> list[dict[str, str]]:

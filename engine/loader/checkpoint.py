@@ -18,7 +18,7 @@ from engine.models.codec_encoder import CodecEncoder
 from engine.models.config import CodecConfig, GenerationConfig, ModelConfig, read_config
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.talker import Talker
-from engine.models.weights import load_slots
+from engine.models.weights import load_weights
 from engine.protocol import ModelInfo
 
 EMBEDDED = "embedded"
@@ -146,7 +146,7 @@ def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) 
         talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
         speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
     nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
-    load_slots(path / "model.safetensors", [slot for net in nets for slot in net.slots()])
+    load_weights(path / "model.safetensors", [slot for net in nets for slot in net.weight_map()])
     encoder = load_codec_encoder(path, codec_config, device) if is_base else None
     return Checkpoint(
         info, config, generation, codec_config, talker, predictor, speaker_encoder, encoder
@@ -159,9 +159,9 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
     config = read_config(config_file, CodecConfig)
     with _building(config_file, dtype, device):
         decoder = CodecDecoder(config.decoder_config)
-    load_slots(
+    load_weights(
         path / "speech_tokenizer" / "model.safetensors",
-        decoder.slots(),
+        decoder.weight_map(),
         unused=codec_decoder.is_unused,
     )
     decoder.finish_loading()
@@ -171,9 +171,9 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
 def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) -> CodecEncoder:
     with _building(path / "speech_tokenizer" / "config.json", torch.float32, device):
         encoder = CodecEncoder(config)
-    load_slots(
+    load_weights(
         path / "speech_tokenizer" / "model.safetensors",
-        encoder.slots(),
+        encoder.weight_map(),
         unused=codec_encoder.is_unused,
     )
     encoder.finish_loading()

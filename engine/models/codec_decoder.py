@@ -27,9 +27,9 @@ from engine.models.codec_layers import (
     WindowLayer,
 )
 from engine.models.config import CodecDecoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
-Slots = Iterator[tuple[str, Slot]]
+Slots = Iterator[tuple[str, ParamView]]
 
 # Frames of left context beyond which nothing reaches the output through the convolutions after the
 # transformer (9.4 for the official shape; the rest is margin).
@@ -59,19 +59,19 @@ class Codebooks(nn.Module):
         rows = F.embedding(codes + offsets, self.tables.flatten(0, 1))
         return self.first_out(rows[:, :, 0]) + self.rest_out(rows[:, :, 1:].sum(2))
 
-    def slots(self) -> Slots:
+    def weight_map(self) -> Slots:
         for branch, linear, first, count in (
             ("first", self.first_out, 0, 1),
             ("rest", self.rest_out, 1, None),
         ):
             prefix = f"decoder.quantizer.rvq_{branch}"
             shape = torch.Size([*linear.weight.shape, 1])
-            yield f"{prefix}.output_proj.weight", Slot(linear.weight[..., None], shape)
+            yield f"{prefix}.output_proj.weight", ParamView(linear.weight[..., None], shape)
             tables = range(first, len(self.tables) if count is None else count)
             for i in tables:
                 codebook = f"{prefix}.vq.layers.{i - first}._codebook"
-                yield f"{codebook}.embedding_sum", Slot(self.tables[i])
-                yield f"{codebook}.cluster_usage", Slot(self.usage[i])
+                yield f"{codebook}.embedding_sum", ParamView(self.tables[i])
+                yield f"{codebook}.cluster_usage", ParamView(self.usage[i])
 
 
 class CodecDecoder(nn.Module):
@@ -194,25 +194,25 @@ class CodecDecoder(nn.Module):
             x = layer(x, cos, sin, mask[:, None], state)
         return self.output_proj(self.norm(x))
 
-    def slots(self) -> Slots:
+    def weight_map(self) -> Slots:
         """Where each tensor of the checkpoint goes."""
-        yield from self.codebooks.slots()
-        yield from self.pre_conv.slots("decoder.pre_conv.conv")
+        yield from self.codebooks.weight_map()
+        yield from self.pre_conv.weight_map("decoder.pre_conv.conv")
         for name, linear in (("input_proj", self.input_proj), ("output_proj", self.output_proj)):
-            yield f"decoder.pre_transformer.{name}.weight", Slot(linear.weight)
-            yield f"decoder.pre_transformer.{name}.bias", Slot(linear.bias)
-        yield "decoder.pre_transformer.norm.weight", Slot(self.norm.weight)
+            yield f"decoder.pre_transformer.{name}.weight", ParamView(linear.weight)
+            yield f"decoder.pre_transformer.{name}.bias", ParamView(linear.bias)
+        yield "decoder.pre_transformer.norm.weight", ParamView(self.norm.weight)
         for i, layer in enumerate(self.layers):
-            yield from layer.slots(f"decoder.pre_transformer.layers.{i}")
+            yield from layer.weight_map(f"decoder.pre_transformer.layers.{i}")
         for i, (up, mix) in enumerate(self.upsample):
-            yield from up.slots(f"decoder.upsample.{i}.0.conv")
-            yield from mix.slots(f"decoder.upsample.{i}.1")
-        yield from self.first_conv.slots("decoder.decoder.0.conv")
+            yield from up.weight_map(f"decoder.upsample.{i}.0.conv")
+            yield from mix.weight_map(f"decoder.upsample.{i}.1")
+        yield from self.first_conv.weight_map("decoder.decoder.0.conv")
         for i, block in enumerate(self.blocks):
-            yield from block.slots(f"decoder.decoder.{i + 1}")
+            yield from block.weight_map(f"decoder.decoder.{i + 1}")
         n = len(self.blocks)
-        yield from self.last_act.slots(f"decoder.decoder.{n + 1}")
-        yield from self.last_conv.slots(f"decoder.decoder.{n + 2}.conv")
+        yield from self.last_act.weight_map(f"decoder.decoder.{n + 1}")
+        yield from self.last_conv.weight_map(f"decoder.decoder.{n + 2}.conv")
 
 
 def is_unused(name: str) -> bool:

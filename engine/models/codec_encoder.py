@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine.layers.linear import Linear
 from engine.layers.rotary import RotaryTable, rotate
 from engine.models.config import CodecConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 
 class PaddedConv(nn.Module):
@@ -42,10 +42,10 @@ class PaddedConv(nn.Module):
             F.pad(x, (self.left, right), mode=self.mode), self.weight, self.bias, stride=self.stride
         )
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
-        yield f"{prefix}.weight", Slot(self.weight)
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
+        yield f"{prefix}.weight", ParamView(self.weight)
         if self.bias is not None:
-            yield f"{prefix}.bias", Slot(self.bias)
+            yield f"{prefix}.bias", ParamView(self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -97,17 +97,17 @@ class CausalLayer(nn.Module):
         h = F.layer_norm(x, x.shape[-1:], p["norm2_w"], p["norm2_b"], self.eps)
         return x + p["mlp_scale"] * self.fc2(F.gelu(self.fc1(h)))
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
         for name in ("q", "k", "v", "o"):
-            yield f"{prefix}.self_attn.{name}_proj.weight", Slot(getattr(self, name).weight)
-        yield f"{prefix}.mlp.fc1.weight", Slot(self.fc1.weight)
-        yield f"{prefix}.mlp.fc2.weight", Slot(self.fc2.weight)
+            yield f"{prefix}.self_attn.{name}_proj.weight", ParamView(getattr(self, name).weight)
+        yield f"{prefix}.mlp.fc1.weight", ParamView(self.fc1.weight)
+        yield f"{prefix}.mlp.fc2.weight", ParamView(self.fc2.weight)
         p = self.vectors
         for norm, key in (("input_layernorm", "norm1"), ("post_attention_layernorm", "norm2")):
-            yield f"{prefix}.{norm}.weight", Slot(p[f"{key}_w"])
-            yield f"{prefix}.{norm}.bias", Slot(p[f"{key}_b"])
-        yield f"{prefix}.self_attn_layer_scale.scale", Slot(p["attn_scale"])
-        yield f"{prefix}.mlp_layer_scale.scale", Slot(p["mlp_scale"])
+            yield f"{prefix}.{norm}.weight", ParamView(p[f"{key}_w"])
+            yield f"{prefix}.{norm}.bias", ParamView(p[f"{key}_b"])
+        yield f"{prefix}.self_attn_layer_scale.scale", ParamView(p["attn_scale"])
+        yield f"{prefix}.mlp_layer_scale.scale", ParamView(p["mlp_scale"])
 
 
 class Quantizer(nn.Module):
@@ -132,11 +132,11 @@ class Quantizer(nn.Module):
             codes.append(nearest)
         return torch.stack(codes, dim=1)
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
-        yield f"{prefix}.input_proj.weight", Slot(self.input_proj.weight[..., None])
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
+        yield f"{prefix}.input_proj.weight", ParamView(self.input_proj.weight[..., None])
         for i, (table, usage) in enumerate(zip(self.tables, self.usage, strict=True)):
-            yield f"{prefix}.layers.{i}.codebook.embed_sum", Slot(table)
-            yield f"{prefix}.layers.{i}.codebook.cluster_usage", Slot(usage)
+            yield f"{prefix}.layers.{i}.codebook.embed_sum", ParamView(table)
+            yield f"{prefix}.layers.{i}.codebook.cluster_usage", ParamView(usage)
 
 
 class CodecEncoder(nn.Module):
@@ -186,18 +186,18 @@ class CodecEncoder(nn.Module):
         x = self.downsample(x.T[None])[0].T
         return torch.cat([self.semantic(x), self.acoustic(x)], dim=1)
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         for index, conv in self.convs.items():
-            yield from conv.slots(f"encoder.encoder.layers.{index}.conv")
+            yield from conv.weight_map(f"encoder.encoder.layers.{index}.conv")
         for index, block in self.blocks.items():
-            yield from block.conv1.slots(f"encoder.encoder.layers.{index}.block.1.conv")
-            yield from block.conv2.slots(f"encoder.encoder.layers.{index}.block.3.conv")
+            yield from block.conv1.weight_map(f"encoder.encoder.layers.{index}.block.1.conv")
+            yield from block.conv2.weight_map(f"encoder.encoder.layers.{index}.block.3.conv")
         for i, layer in enumerate(self.layers):
-            yield from layer.slots(f"encoder.encoder_transformer.layers.{i}")
-        yield from self.downsample.slots("encoder.downsample.conv")
-        yield from self.semantic.slots("encoder.quantizer.semantic_residual_vector_quantizer")
-        yield from self.acoustic.slots("encoder.quantizer.acoustic_residual_vector_quantizer")
+            yield from layer.weight_map(f"encoder.encoder_transformer.layers.{i}")
+        yield from self.downsample.weight_map("encoder.downsample.conv")
+        yield from self.semantic.weight_map("encoder.quantizer.semantic_residual_vector_quantizer")
+        yield from self.acoustic.weight_map("encoder.quantizer.acoustic_residual_vector_quantizer")
 
 
 def is_unused(name: str) -> bool:

@@ -26,11 +26,11 @@ from engine.layers.linear import PACK_FROM, Linear, Product, packed
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import rotate
 from engine.models.config import CodecDecoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 State = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-Slots = Iterator[tuple[str, Slot]]
+Slots = Iterator[tuple[str, ParamView]]
 # snake(x [B, C, T], a [C], 1 / b [C]) in one kernel (kernels/snake.py)
 Snake = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -84,9 +84,9 @@ class CausalConv(nn.Module):
         if self.history:
             yield self.name, (self.in_, self.history)
 
-    def slots(self, prefix: str) -> Slots:
-        yield f"{prefix}.weight", Slot(self.weight)
-        yield f"{prefix}.bias", Slot(self.bias)
+    def weight_map(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", ParamView(self.weight)
+        yield f"{prefix}.bias", ParamView(self.bias)
 
 
 class CausalUpsample(nn.Module):
@@ -122,9 +122,9 @@ class CausalUpsample(nn.Module):
         if self.overlaps:
             yield self.name, (self.out, self.stride)
 
-    def slots(self, prefix: str) -> Slots:
-        yield f"{prefix}.weight", Slot(self.weight)
-        yield f"{prefix}.bias", Slot(self.bias)
+    def weight_map(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", ParamView(self.weight)
+        yield f"{prefix}.bias", ParamView(self.bias)
 
 
 class SnakeBeta(nn.Module):
@@ -148,9 +148,9 @@ class SnakeBeta(nn.Module):
         wave = torch.sin(x * self.alpha[:, None]).square_()
         return torch.addcmul(x, wave, self.beta[:, None])
 
-    def slots(self, prefix: str) -> Slots:
-        yield f"{prefix}.alpha", Slot(self.alpha)
-        yield f"{prefix}.beta", Slot(self.beta)
+    def weight_map(self, prefix: str) -> Slots:
+        yield f"{prefix}.alpha", ParamView(self.alpha)
+        yield f"{prefix}.beta", ParamView(self.beta)
 
 
 class ResidualUnit(nn.Module):
@@ -163,11 +163,11 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor, state: State) -> Tensor:
         return x + self.conv2(self.act2(self.conv1(self.act1(x), state)), state)
 
-    def slots(self, prefix: str) -> Slots:
-        yield from self.act1.slots(f"{prefix}.act1")
-        yield from self.conv1.slots(f"{prefix}.conv1.conv")
-        yield from self.act2.slots(f"{prefix}.act2")
-        yield from self.conv2.slots(f"{prefix}.conv2.conv")
+    def weight_map(self, prefix: str) -> Slots:
+        yield from self.act1.weight_map(f"{prefix}.act1")
+        yield from self.conv1.weight_map(f"{prefix}.conv1.conv")
+        yield from self.act2.weight_map(f"{prefix}.act2")
+        yield from self.conv2.weight_map(f"{prefix}.conv2.conv")
 
 
 class UpsampleBlock(nn.Module):
@@ -185,11 +185,11 @@ class UpsampleBlock(nn.Module):
             x = unit(x, state)
         return x
 
-    def slots(self, prefix: str) -> Slots:
-        yield from self.act.slots(f"{prefix}.block.0")
-        yield from self.upsample.slots(f"{prefix}.block.1.conv")
+    def weight_map(self, prefix: str) -> Slots:
+        yield from self.act.weight_map(f"{prefix}.block.0")
+        yield from self.upsample.weight_map(f"{prefix}.block.1.conv")
         for i, unit in enumerate(self.units):
-            yield from unit.slots(f"{prefix}.block.{i + 2}")
+            yield from unit.weight_map(f"{prefix}.block.{i + 2}")
 
 
 class ConvNeXt(nn.Module):
@@ -209,14 +209,14 @@ class ConvNeXt(nn.Module):
         y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
         return x + y.transpose(1, 2)
 
-    def slots(self, prefix: str) -> Slots:
-        yield from self.dwconv.slots(f"{prefix}.dwconv.conv")
-        yield f"{prefix}.norm.weight", Slot(self.norm_weight)
-        yield f"{prefix}.norm.bias", Slot(self.norm_bias)
+    def weight_map(self, prefix: str) -> Slots:
+        yield from self.dwconv.weight_map(f"{prefix}.dwconv.conv")
+        yield f"{prefix}.norm.weight", ParamView(self.norm_weight)
+        yield f"{prefix}.norm.bias", ParamView(self.norm_bias)
         for name, linear in (("pwconv1", self.pwconv1), ("pwconv2", self.pwconv2)):
-            yield f"{prefix}.{name}.weight", Slot(linear.weight)
-            yield f"{prefix}.{name}.bias", Slot(linear.bias)
-        yield f"{prefix}.gamma", Slot(self.gamma)
+            yield f"{prefix}.{name}.weight", ParamView(linear.weight)
+            yield f"{prefix}.{name}.bias", ParamView(linear.bias)
+        yield f"{prefix}.gamma", ParamView(self.gamma)
 
 
 class WindowLayer(nn.Module):
@@ -261,17 +261,17 @@ class WindowLayer(nn.Module):
     def state_shapes(self) -> Shapes:
         yield self.name, (2, self.heads, self.past, self.head_dim)
 
-    def slots(self, prefix: str) -> Slots:
+    def weight_map(self, prefix: str) -> Slots:
         for name, part in zip(("q", "k", "v"), self.qkv.weight.chunk(3), strict=True):
-            yield f"{prefix}.self_attn.{name}_proj.weight", Slot(part)
-        yield f"{prefix}.self_attn.o_proj.weight", Slot(self.o.weight)
+            yield f"{prefix}.self_attn.{name}_proj.weight", ParamView(part)
+        yield f"{prefix}.self_attn.o_proj.weight", ParamView(self.o.weight)
         for name, part in zip(("gate", "up"), self.gate_up.weight.chunk(2), strict=True):
-            yield f"{prefix}.mlp.{name}_proj.weight", Slot(part)
-        yield f"{prefix}.mlp.down_proj.weight", Slot(self.down.weight)
-        yield f"{prefix}.input_layernorm.weight", Slot(self.input_norm.weight)
-        yield f"{prefix}.post_attention_layernorm.weight", Slot(self.post_norm.weight)
-        yield f"{prefix}.self_attn_layer_scale.scale", Slot(self.attn_scale)
-        yield f"{prefix}.mlp_layer_scale.scale", Slot(self.mlp_scale)
+            yield f"{prefix}.mlp.{name}_proj.weight", ParamView(part)
+        yield f"{prefix}.mlp.down_proj.weight", ParamView(self.down.weight)
+        yield f"{prefix}.input_layernorm.weight", ParamView(self.input_norm.weight)
+        yield f"{prefix}.post_attention_layernorm.weight", ParamView(self.post_norm.weight)
+        yield f"{prefix}.self_attn_layer_scale.scale", ParamView(self.attn_scale)
+        yield f"{prefix}.mlp_layer_scale.scale", ParamView(self.mlp_scale)
 
 
 def _attend_by_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.models.config import SpeakerEncoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 N_FFT, HOP = 1024, 256
 
@@ -92,7 +92,7 @@ class SpeakerEncoder(nn.Module):
         attention = self.asp_conv(torch.tanh(F.relu(self.asp_tdnn(context))))
         return _weighted_stats(x, attention.softmax(dim=2))
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         named = {"blocks.0.conv": self.first, "mfa.conv": self.mfa, "fc": self.fc}
         named |= {"asp.tdnn.conv": self.asp_tdnn, "asp.conv": self.asp_conv}
@@ -105,8 +105,8 @@ class SpeakerEncoder(nn.Module):
                 for j, conv in enumerate(block.res2net)
             }
         for name, conv in named.items():
-            yield f"speaker_encoder.{name}.weight", Slot(conv.weight)
-            yield f"speaker_encoder.{name}.bias", Slot(conv.bias)
+            yield f"speaker_encoder.{name}.weight", ParamView(conv.weight)
+            yield f"speaker_encoder.{name}.bias", ParamView(conv.bias)
 
 
 def _weighted_stats(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_decoder import CodecDecoder
-from engine.runner.cuda_graphs import CodecGraphs, Record, Recorder
+from engine.runner.cuda_graphs import Capture, CodecGraphs, GraphCapturer
 from engine.runner.transfer import Download, upload
 
 # The official package restarts its decoder every WINDOW frames and warms it with CONTEXT frames
@@ -82,12 +82,14 @@ class CodecRunner:
         c = decoder.config
         self.rotary = RotaryTable(c.head_dim, c.rope_theta, max_frames, self.dtype, self.device)
 
-    def capture(self, sizes: tuple[int, ...], recorder: Callable[[], Record] = Recorder) -> None:
+    def capture(
+        self, sizes: tuple[int, ...], capturer: Callable[[], Capture] = GraphCapturer
+    ) -> None:
         """From now on decode chunks of these sizes as recorded graphs."""
         num_rows, num_codes = len(self.rows) - 1, self.decoder.config.num_quantizers
         with self._on_stream():
             self.graphs = CodecGraphs(
-                self._run, sizes, num_rows, num_codes, self.device, recorder()
+                self._run, sizes, num_rows, num_codes, self.device, capturer()
             )
 
     def _on_stream(self) -> AbstractContextManager:
@@ -135,7 +137,7 @@ class CodecRunner:
         while left:
             size = max(size for size in graphs.sizes if size <= left)
             cuts.append(cuts[-1] + size)
-            most, left = min(most, graphs.most_rows(size)), left - size
+            most, left = min(most, graphs.max_rows(size)), left - size
         groups = []
         for first in range(0, len(rows), most):
             some, codes = rows[first : first + most], frames[first : first + most]

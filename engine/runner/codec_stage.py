@@ -58,7 +58,7 @@ class CodecStage:
         self.schedule.observe(num_frames * len(seqs), self.clock() - started)
         for seq in seqs:
             del seq.codes[:num_frames]
-            seq.hand_out(num_frames, self.clock())
+            seq.note_emitted(num_frames, self.clock())
         self.queue.append((seqs, pcm))
 
     def end(self, finished: Finished) -> None:
@@ -67,19 +67,19 @@ class CodecStage:
 
     def take(self, wait: bool) -> list[Outbound]:
         """What is made, in order, and the ends behind it; with `wait`, everything."""
-        told: list[Outbound] = []
+        outputs: list[Outbound] = []
         while self.queue:
             head = self.queue[0]
             if isinstance(head, Finished):
-                told.append(head)
+                outputs.append(head)
             else:
                 seqs, pcm = head
                 if not (wait or pcm.ready):
                     break
-                told += [
+                outputs += [
                     AudioChunk(seq.id, chunk)
                     for seq, chunk in zip(seqs, pcm.result(), strict=True)
                     if seq.finish_reason is not FinishReason.ABORT
                 ]
             self.queue.popleft()
-        return told
+        return outputs

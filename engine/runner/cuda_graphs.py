@@ -15,9 +15,9 @@ from engine.runner.frame_step import FrameStep
 from engine.runner.row_buffers import RowBuffers
 from engine.runner.transfer import upload
 
-# record(run) runs `run` for real, then captures it: -> (replay, what `run` returned, static).
+# capture(run) runs `run` for real, then captures it: -> (replay, what `run` returned, static).
 Replay = Callable[[], None]
-Record = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
+Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
 
 # Rows; the predictor's and talker's kernels are chosen by 16, 32, 64 and 128 rows (kernels/tuning).
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -25,8 +25,8 @@ BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 PREFILL_BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
-class Recorder:
-    """Captures on the current stream. Graphs of one recorder share memory: they must be replayed on
+class GraphCapturer:
+    """Captures on the current stream. Graphs of one capturer share memory: they must be replayed on
     one stream, and what one returns is overwritten by the next.
     """
 
@@ -50,7 +50,7 @@ def buckets_up_to(most: int, sizes: tuple[int, ...] = BUCKETS) -> list[int]:
 class FrameGraphs:
     """FrameStep by bucket: one graph for batches with a talker step, one for all-fresh batches."""
 
-    def __init__(self, step: FrameStep, record: Record) -> None:
+    def __init__(self, step: FrameStep, capture: Capture) -> None:
         b = step.buffers
         self.padding, self.device = b.padding, b.device
         self.rows: dict[int, Tensor] = {}
@@ -60,7 +60,7 @@ class FrameGraphs:
         for size in reversed(buckets_up_to(b.num_rows)):
             rows = self.rows[size] = torch.full((size,), b.padding, device=b.device)
             for feed_back in (True, False):
-                self.graphs[size, feed_back] = record(partial(step, rows, feed_back))
+                self.graphs[size, feed_back] = capture(partial(step, rows, feed_back))
 
     def __call__(self, rows: list[int], feed_back: bool) -> Tensor:
         """-> codes [len(rows), 16], overwritten by the next call."""
@@ -82,7 +82,7 @@ class PrefillGraphs:
         run: Callable[[Tensor, Tensor, Tensor], Tensor],
         buffers: RowBuffers,
         max_tokens: int,
-        record: Record,
+        capture: Capture,
     ) -> None:
         """run(x [T, H], rows [T], positions [T]) -> states [T, H]."""
         self.padding, self.device = buffers.padding, buffers.device
@@ -92,7 +92,7 @@ class PrefillGraphs:
             x = buffers.hidden.new_zeros(size, hidden_size)
             at = torch.zeros(2, size, dtype=torch.int64, device=buffers.device)
             at[0] = buffers.padding
-            replay, out = record(partial(run, x, at[0], at[1]))
+            replay, out = capture(partial(run, x, at[0], at[1]))
             self.graphs[size] = (x, at, replay, out)
 
     def fits(self, num_tokens: int) -> bool:
@@ -126,7 +126,7 @@ class CodecGraphs:
         num_rows: int,
         num_codes: int,
         device: torch.device,
-        record: Record,
+        capture: Capture,
     ) -> None:
         """run(rows [B], positions [B], codes [B, F, Q]) -> pcm [B, samples]. Row `num_rows` is for
         padding.
@@ -139,10 +139,10 @@ class CodecGraphs:
                 at = torch.zeros(2, batch, dtype=torch.int64, device=device)
                 at[0] = num_rows
                 codes = torch.zeros(batch, frames, num_codes, dtype=torch.int64, device=device)
-                replay, pcm = record(partial(run, at[0], at[1], codes))
+                replay, pcm = capture(partial(run, at[0], at[1], codes))
                 self.graphs[frames, batch] = (at, codes, replay, pcm)
 
-    def most_rows(self, frames: int) -> int:
+    def max_rows(self, frames: int) -> int:
         return max(batch for size, batch in self.graphs if size == frames)
 
     def __call__(self, rows: list[int], positions: list[int], frames: list) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.layers.rotary import RotaryTable
 from engine.loader.checkpoint import Checkpoint
-from engine.runner.cuda_graphs import FrameGraphs, PrefillGraphs, Record
+from engine.runner.cuda_graphs import Capture, FrameGraphs, PrefillGraphs
 from engine.runner.frame_step import FrameStep
 from engine.runner.prefix_cache import PrefixCache
 from engine.runner.prompt_embeds import PromptEmbedder, VoicePrompt
@@ -96,10 +96,10 @@ class TalkerRunner:
         """Forget a sequence that ended; its row may be reused at once."""
         self._prompt_embeds.pop(seq.id, None)
 
-    def capture(self, record: Record, max_tokens: int) -> None:
+    def capture(self, capture: Capture, max_tokens: int) -> None:
         """From now on run frames, and prefills of up to `max_tokens`, as recorded graphs."""
-        self.frames = FrameGraphs(self.frame, record)
-        self.prefills = PrefillGraphs(self._talk, self.buffers, max_tokens, record)
+        self.frames = FrameGraphs(self.frame, capture)
+        self.prefills = PrefillGraphs(self._talk, self.buffers, max_tokens, capture)
 
     def _talk(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         return self.talker(x, self.kv_cache, self.backend.prefill([], rows, positions))

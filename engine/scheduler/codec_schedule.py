@@ -78,38 +78,38 @@ class CodecSchedule:
         urgency.
         """
         budget, backlog = max(CATCH_UP * len(alive), self.ramp[-1]), 0
-        somebody_is_short = any(seq.lead_s(now) < SHORT_LEAD_S for seq in alive)
+        somebody_is_short = any(seq.buffered_s(now) < SHORT_LEAD_S for seq in alive)
         for seq in alive:
-            lead_s, backlog = seq.lead_s(now), backlog + len(seq.codes)
-            can_wait = seq.plays_since is not None and lead_s > LONG_LEAD_S
+            buffered_s, backlog = seq.buffered_s(now), backlog + len(seq.codes)
+            can_wait = seq.playback_started_at is not None and buffered_s > LONG_LEAD_S
             if somebody_is_short and can_wait and not seq.is_paused:
                 continue
-            size = self.next_chunk(seq, lead_s - backlog * self.frame_s)
+            size = self.next_chunk(seq, buffered_s - backlog * self.frame_s)
             if 0 < size <= budget:
                 yield seq, size
                 budget -= size
 
-    def next_chunk(self, seq: Sequence, lead_s: float) -> int:
+    def next_chunk(self, seq: Sequence, buffered_s: float) -> int:
         """Frames to decode now for a stream that has this lead when its turn is over; 0 while its
         chunk is not full.
         """
         pending = len(seq.codes)
         if seq.is_paused:
             return min(pending, self.ramp[-1])
-        wanted = self._wanted(seq, lead_s)
+        wanted = self._wanted(seq, buffered_s)
         return max((size for size in self.ramp if wanted <= size <= pending), default=0)
 
-    def _wanted(self, seq: Sequence, lead_s: float) -> int:
+    def _wanted(self, seq: Sequence, buffered_s: float) -> int:
         keeps_up = self.step_s < FRAME_S
         place = seq.num_chunks
         if place == 0 and keeps_up and FIRST_STEPS * self.step_s > self.ramp[0] * FRAME_S:
             place = 1
         size = self.ramp[min(place, len(self.ramp) - 1)]
-        if lead_s > SHORT_LEAD_S:
+        if buffered_s > SHORT_LEAD_S:
             return size
-        return 1 if keeps_up or lead_s >= 0 else min(size, DRY_CHUNK)
+        return 1 if keeps_up or buffered_s >= 0 else min(size, DRY_CHUNK)
 
 
 def _urgency(seq: Sequence, now: float) -> float:
     """A stream that has not been heard yet comes before all others, then the shortest lead."""
-    return float("-inf") if seq.plays_since is None else seq.lead_s(now)
+    return float("-inf") if seq.playback_started_at is None else seq.buffered_s(now)

@@ -168,7 +168,7 @@ class Scheduler:
         `forced`, some in any case.
         """
         streaming = [seq for seq in self.running if seq.is_prefilled and not seq.is_paused]
-        lead = min((seq.lead_s(now) for seq in streaming), default=float("inf"))
+        lead = min((seq.buffered_s(now) for seq in streaming), default=float("inf"))
         cost = self.prefill_s_per_token.get(model)
         if lead == float("inf") or not cost:
             return self.max_num_batched_tokens

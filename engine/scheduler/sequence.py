@@ -47,7 +47,7 @@ class Sequence:
     num_chunks: int = 0
     num_emitted_frames: int = 0
     # When the listener began to play, as if without a pause since; None before the first audio.
-    plays_since: float | None = None
+    playback_started_at: float | None = None
     overtaken: int = 0
 
     @property
@@ -83,18 +83,18 @@ class Sequence:
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
 
-    def lead_s(self, now: float) -> float:
+    def buffered_s(self, now: float) -> float:
         """Seconds of audio handed out that a listener in real time has not heard yet; below zero
         since when he hears nothing; infinite before the first.
         """
-        if self.plays_since is None:
+        if self.playback_started_at is None:
             return float("inf")
-        return self.num_emitted_frames * FRAME_S - (now - self.plays_since)
+        return self.num_emitted_frames * FRAME_S - (now - self.playback_started_at)
 
-    def hand_out(self, num_frames: int, now: float) -> None:
+    def note_emitted(self, num_frames: int, now: float) -> None:
         """Note a chunk of audio. A listener who had run dry plays on from here."""
         heard_s = self.num_emitted_frames * FRAME_S
-        if self.plays_since is None or now - self.plays_since > heard_s:
-            self.plays_since = now - heard_s
+        if self.playback_started_at is None or now - self.playback_started_at > heard_s:
+            self.playback_started_at = now - heard_s
         self.num_emitted_frames += num_frames
         self.num_chunks += 1

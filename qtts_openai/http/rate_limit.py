@@ -97,7 +97,7 @@ class Limiter:
         # One entry for each bucket: when it can be forgotten, or an earlier time.
         self._by_end: list[tuple[float, str]] = []
 
-    def take(self, who: str, num_chars: int) -> Lease:
+    def acquire(self, who: str, num_chars: int) -> Lease:
         """Raises a 429 with Retry-After."""
         bucket = self._bucket(who)
         if not self.has_place(bucket):

@@ -21,7 +21,7 @@ from qtts_openai.live import session as s
 from qtts_openai.live.dialect import Dialect
 from qtts_openai.live.socket import NORMAL, TOO_BIG, Closing, LiveSocket
 from qtts_openai.live.voice import OpenTexts
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 # Clients give up after 10 s without a message.
 HEART_BEAT_S = 4.0
@@ -36,7 +36,7 @@ class DeepgramSession(Dialect):
     def __init__(
         self,
         socket: LiveSocket,
-        service: Service,
+        service: AppState,
         open_texts: OpenTexts,
         caller: Caller,
         who: str,
@@ -81,7 +81,7 @@ class DeepgramSession(Dialect):
         known = table.get(name, name) if name is not None else None
         if known and self.settings.unknown_voice == "default":
             try:
-                self.service.casting.preset(known)
+                self.service.resolver.preset(known)
             except ApiError:
                 return None
         return known
@@ -224,10 +224,14 @@ class DeepgramSession(Dialect):
             warning = {"type": "Warning", "code": "NO_ACTIVE_SPEECH", "description": description}
             await self._tell(warning)
         else:
-            interrupted = {"type": "SpeechInterrupted", "speech_id": self._speech(event.index)}
-            interrupted |= {"audio_played_ms": round(event.played_s * 1000)}
-            interrupted |= {"text_spoken": event.text_spoken}
-            interrupted |= {"text_remaining": event.text_remaining, "metadata": {"estimated": True}}
+            interrupted: dict[str, Any] = {
+                "type": "SpeechInterrupted",
+                "speech_id": self._speech(event.index),
+                "audio_played_ms": round(event.played_s * 1000),
+                "text_spoken": event.text_spoken,
+                "text_remaining": event.text_remaining,
+                "metadata": {"estimated": True},
+            }
             await self._tell(interrupted)
         if self._is_closing:
             await self._bye()

@@ -11,7 +11,7 @@ from qtts_openai.live import session as s
 from qtts_openai.live.socket import NORMAL, POLICY, Closing, LiveSocket, together
 from qtts_openai.live.voice import LiveVoice, OpenTexts
 from qtts_openai.schemas import SpeechRequest, read_speech
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 # Idle timeouts that a client may take to go on with an utterance that it began.
 MAX_SILENT = 10
@@ -23,12 +23,12 @@ class Dialect:
     name: ClassVar[str]
 
     def __init__(
-        self, socket: LiveSocket, service: Service, open_texts: OpenTexts, caller: Caller, who: str
+        self, socket: LiveSocket, service: AppState, open_texts: OpenTexts, caller: Caller, who: str
     ) -> None:
         self.socket, self.service, self.open_texts = socket, service, open_texts
         self.caller, self.who = caller, who
         self.settings = service.settings.live
-        self.lease: Lease = service.limiter.take(who, 0)
+        self.lease: Lease = service.limiter.acquire(who, 0)
         self.session: s.LiveSession | None = None
         self._num_chars = 0
 

@@ -26,7 +26,7 @@ from qtts_openai.live.socket import NORMAL, POLICY, TOO_BIG, Closing, LiveSocket
 from qtts_openai.live.voice import OpenTexts
 from qtts_openai.live.words import Word
 from qtts_openai.schemas import SpeechRequest, to_struct
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 _CLOSERS = "[\"'”’»」』)\\]]*"
 _ENDS = {
@@ -80,7 +80,7 @@ class NativeSession(Dialect):
     name = "native"
 
     def __init__(
-        self, socket: LiveSocket, service: Service, open_texts: OpenTexts, caller: Caller, who: str
+        self, socket: LiveSocket, service: AppState, open_texts: OpenTexts, caller: Caller, who: str
     ) -> None:
         super().__init__(socket, service, open_texts, caller, who)
         self.id = f"sess_{secrets.token_hex(8)}"

@@ -13,13 +13,13 @@ from qtts_openai.http.turns import Turn
 from qtts_openai.live.feed import TextFeed
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.speech.planner import LivePlan
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 
 class LiveVoice:
     """`who` is the source that counts for limits and turns."""
 
-    def __init__(self, service: Service, request: SpeechRequest, plan: LivePlan, who: str) -> None:
+    def __init__(self, service: AppState, request: SpeechRequest, plan: LivePlan, who: str) -> None:
         self.service, self.request, self.plan, self.who = service, request, plan, who
         seed = plan.params.seed
         seed = secrets.randbits(62) if seed is None else seed
@@ -29,7 +29,7 @@ class LiveVoice:
 
     @classmethod
     async def of(
-        cls, service: Service, request: SpeechRequest, caller: Caller, who: str
+        cls, service: AppState, request: SpeechRequest, caller: Caller, who: str
     ) -> "LiveVoice":
         """Raises a 400 or 404 for what the request asks and cannot have."""
         return cls(service, request, await service.planner.plan_live(request, caller), who)

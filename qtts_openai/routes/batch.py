@@ -19,8 +19,8 @@ from qtts_openai import schemas as s
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.rate_limit import Lease
-from qtts_openai.speech.response import Speech
-from qtts_openai.state import Service
+from qtts_openai.speech.response import SpeechResponse
+from qtts_openai.state import AppState
 
 # Most audio, by estimate, that items under way may have between them; one item may have more.
 MAX_HELD_BYTES = 64 << 20
@@ -82,7 +82,7 @@ class Batch:
     """`begin`, then `written`; `close` at any time, it is idempotent."""
 
     def __init__(
-        self, service: Service, caller: Caller, who: str, items: Items, lease: Lease
+        self, service: AppState, caller: Caller, who: str, items: Items, lease: Lease
     ) -> None:
         self.id = f"batch_{secrets.token_hex(12)}"
         self.items = items
@@ -178,7 +178,7 @@ class Batch:
             stream = self._service.submit(utterance, self._who, is_firm=True)
             self.lease.charge(utterance.num_chars - promised)
             promised = utterance.num_chars
-            speech = Speech(request, stream, self._service.metrics)
+            speech = SpeechResponse(request, stream, self._service.metrics)
             audio = await speech.collect()
         except (ApiError, EngineError) as error:
             self.lease.charge(-promised)

@@ -12,7 +12,7 @@ from qtts_openai import schemas as s
 from qtts_openai.errors import invalid
 from qtts_openai.http.callers import caller_of
 from qtts_openai.http.request_body import read_fields, take_upload
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 from qtts_openai.voices import names
 from qtts_openai.voices.store import no_such_consent, owner_of
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @post("/v1/audio/voice_consents", status_code=200, operation_id="createVoiceConsent")
-async def create_consent(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:
+async def create_consent(request: Request, service: NamedDependency[AppState]) -> dict[str, Any]:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     recording = take_upload(fields, "recording")
     wanted = s.to_struct(fields, s.ConsentRequest)
@@ -37,7 +37,7 @@ async def create_consent(request: Request, service: NamedDependency[Service]) ->
 @get("/v1/audio/voice_consents", operation_id="listVoiceConsents")
 async def list_consents(
     request: Request,
-    service: NamedDependency[Service],
+    service: NamedDependency[AppState],
     after: FromQuery[str | None] = None,
     limit: FromQuery[int] = 20,
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ async def list_consents(
 
 @get("/v1/audio/voice_consents/{consent_id:str}", operation_id="retrieveVoiceConsent")
 async def retrieve_consent(
-    consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> dict[str, Any]:
     consent = await asyncio.to_thread(service.store.consent, consent_id, caller_of(request))
     return consent.answer()
@@ -71,7 +71,7 @@ async def retrieve_consent(
     "/v1/audio/voice_consents/{consent_id:str}", status_code=200, operation_id="updateVoiceConsent"
 )
 async def update_consent(
-    consent_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> dict[str, Any]:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     update = s.to_struct(fields, s.ConsentUpdate)
@@ -89,7 +89,7 @@ async def update_consent(
 async def delete_consent(
     consent_id: FromPath[str],
     request: Request,
-    service: NamedDependency[Service],
+    service: NamedDependency[AppState],
     cascade: FromQuery[bool] = False,
 ) -> dict[str, Any]:
     """`cascade`: although voices rest on it; they are disabled."""

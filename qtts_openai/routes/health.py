@@ -14,7 +14,7 @@ from litestar.di import NamedDependency
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from qtts_openai.http.auth import OPEN
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
 # The framework adds the charset to any text.
 _METRICS = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
@@ -47,7 +47,7 @@ async def health(state: State) -> Response[dict[str, Any]]:
 
 
 @get("/metrics", operation_id="metrics", opt=OPEN)
-async def metrics(service: NamedDependency[Service]) -> Response[bytes]:
+async def metrics(service: NamedDependency[AppState]) -> Response[bytes]:
     return Response(service.metrics.render(), media_type=_METRICS)
 
 

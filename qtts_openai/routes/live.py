@@ -1,6 +1,7 @@
 """WebSockets for text that is spoken while it comes, one route for each dialect."""
 
 from collections.abc import Callable
+from functools import partial
 
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
@@ -13,9 +14,9 @@ from qtts_openai.live.dialect import Dialect
 from qtts_openai.live.native import NativeSession
 from qtts_openai.live.socket import LiveSocket, accept, check_key, refuse
 from qtts_openai.live.voice import OpenTexts
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 
-Make = Callable[[LiveSocket, Service, OpenTexts, Caller, str], Dialect]
+Make = Callable[[LiveSocket, AppState, OpenTexts, Caller, str], Dialect]
 
 
 # Open for the guard, which notes the caller: a refusal here has a status that clients show.
@@ -26,12 +27,12 @@ async def stream_speech(socket: WebSocket) -> None:
 
 @websocket("/v1/speak", opt=OPEN)
 async def deepgram_v1(socket: WebSocket) -> None:
-    await _serve(socket, lambda *args: DeepgramSession(*args, _query(socket), version=1))
+    await _serve(socket, partial(DeepgramSession, query=_query(socket), version=1))
 
 
 @websocket("/v2/speak", opt=OPEN)
 async def deepgram_v2(socket: WebSocket) -> None:
-    await _serve(socket, lambda *args: DeepgramSession(*args, _query(socket), version=2))
+    await _serve(socket, partial(DeepgramSession, query=_query(socket), version=2))
 
 
 def _query(socket: WebSocket) -> dict[str, str]:
@@ -60,7 +61,7 @@ async def _serve(socket: WebSocket, make: Make) -> None:
         open_now.dec()
 
 
-def _dialect(socket: WebSocket, service: Service, make: Make) -> Dialect:
+def _dialect(socket: WebSocket, service: AppState, make: Make) -> Dialect:
     if service.num_live >= service.settings.live.max_sessions:
         message = f"{service.num_live} live sessions are open, and no more may be."
         raise ApiError(503, message, code="too_many_sessions", headers=retry_headers(5))
@@ -71,9 +72,9 @@ def _dialect(socket: WebSocket, service: Service, make: Make) -> Dialect:
     return make(bounded, service, open_texts, caller_of(socket), source_of(socket))
 
 
-def _service(socket: WebSocket) -> Service:
+def _service(socket: WebSocket) -> AppState:
     state = socket.app.state
-    service: Service | None = state.get("service")
+    service: AppState | None = state.get("service")
     if service is None or state.draining:
         status = "shutting down" if state.draining else state.engine.status
         message = f"The engine is {status}."

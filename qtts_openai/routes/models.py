@@ -9,13 +9,13 @@ from litestar.params import FromPath
 
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import caller_of
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.model_registry import FAMILIES, NamedModel
 
 
 @get("/v1/models", operation_id="listModels")
-async def list_models(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:
+async def list_models(request: Request, service: NamedDependency[AppState]) -> dict[str, Any]:
     stored = await asyncio.to_thread(service.stored, caller_of(request))
     models = [_model(service, named, stored) for named in service.catalog.all()]
     return {"object": "list", "data": models}
@@ -23,18 +23,18 @@ async def list_models(request: Request, service: NamedDependency[Service]) -> di
 
 @get("/v1/models/{model_id:path}", operation_id="retrieveModel")
 async def retrieve_model(
-    model_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    model_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> dict[str, Any]:
     named = service.catalog.find(model_id.removeprefix("/"))
     return _model(service, named, await asyncio.to_thread(service.stored, caller_of(request)))
 
 
 @get("/v1/audio/models", operation_id="listSpeechModels", opt=OPEN)
-async def list_speech_models(service: NamedDependency[Service]) -> dict[str, Any]:
+async def list_speech_models(service: NamedDependency[AppState]) -> dict[str, Any]:
     return {"models": [{"id": named.name, "name": named.name} for named in service.catalog.all()]}
 
 
-def _model(service: Service, named: NamedModel, stored: list[dict[str, Any]]) -> dict[str, Any]:
+def _model(service: AppState, named: NamedModel, stored: list[dict[str, Any]]) -> dict[str, Any]:
     info = named.info
     return {
         "id": named.name,

@@ -11,24 +11,24 @@ from qtts_openai import schemas as s
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.routes.batch import Batch, read_items
-from qtts_openai.speech.response import Speech, respond, while_connected
-from qtts_openai.state import Service
+from qtts_openai.speech.response import SpeechResponse, respond, while_connected
+from qtts_openai.state import AppState
 
 
 @post("/v1/audio/speech", status_code=200, operation_id="createSpeech")
-async def create_speech(request: Request, service: NamedDependency[Service]) -> Response:
+async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response:
     body = await request.body()
     started = time.perf_counter()
     wanted, ignored = s.read_speech(s.parse_json(body))
     who = source_of(request)
     current_caller.set(who)
-    lease = service.limiter.take(who, len(wanted.input))
+    lease = service.limiter.acquire(who, len(wanted.input))
     try:
         planning = service.planner.plan(wanted, caller_of(request))
         utterance = await while_connected(request, planning)
         lease.settle(utterance.num_chars)
         stream = service.submit(utterance, who)
-        speech = Speech(wanted, stream, service.metrics, lease, started)
+        speech = SpeechResponse(wanted, stream, service.metrics, lease, started)
     except BaseException:
         lease.refund()
         raise
@@ -40,13 +40,13 @@ async def create_speech(request: Request, service: NamedDependency[Service]) -> 
 
 
 @post("/v1/audio/speech/batch", status_code=200, operation_id="createSpeechBatch")
-async def create_speech_batch(request: Request, service: NamedDependency[Service]) -> Response:
+async def create_speech_batch(request: Request, service: NamedDependency[AppState]) -> Response:
     items = read_items(s.parse_json(await request.body()), service.settings.limits.max_batch_items)
     who = source_of(request)
     current_caller.set(who)
     service.queue.check_room(who)
     num_chars = sum(items.num_chars(index) for index in range(len(items.items)))
-    lease = service.limiter.take(who, num_chars)
+    lease = service.limiter.acquire(who, num_chars)
     batch = Batch(service, caller_of(request), who, items, lease)
     try:
         await while_connected(request, batch.begin())

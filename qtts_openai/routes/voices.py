@@ -18,7 +18,7 @@ from qtts_openai.http.callers import ANONYMOUS, Caller, caller_of, source_of
 from qtts_openai.http.request_body import Upload, read_fields, take_upload
 from qtts_openai.speech.planner import check_length
 from qtts_openai.speech.response import while_connected
-from qtts_openai.state import Service
+from qtts_openai.state import AppState
 from qtts_openai.voices import names
 from qtts_openai.voices.store import StoredVoice, owner_of, unknown_voice
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 @get("/v1/audio/voices", operation_id="listVoices", opt=OPEN)
 async def list_voices(
     request: Request,
-    service: NamedDependency[Service],
+    service: NamedDependency[AppState],
     names_only: FromQuery[bool] = False,
     legacy: FromQuery[bool] = False,
     available: FromQuery[Literal["now", "all"]] = "now",
@@ -54,7 +54,7 @@ def _is_stranger(request: Request) -> bool:
 
 
 @post("/v1/audio/voices", status_code=200, operation_id="createVoice")
-async def create_voice(request: Request, service: NamedDependency[Service]) -> dict[str, Any]:
+async def create_voice(request: Request, service: NamedDependency[AppState]) -> dict[str, Any]:
     fields = await read_fields(request, service.settings.ref_audio.max_bytes)
     upload = take_upload(fields, "audio_sample")
     _refuse_embedding(fields)
@@ -100,7 +100,7 @@ def _owner(wanted: s.VoiceRequest, caller: Caller) -> str | None:
 
 
 def _from_prompt(
-    service: Service, wanted: s.VoiceRequest, name: str, owner: str | None
+    service: AppState, wanted: s.VoiceRequest, name: str, owner: str | None
 ) -> StoredVoice:
     if wanted.prompt is None or not wanted.prompt.strip():
         raise s.missing_parameter("prompt")
@@ -118,7 +118,7 @@ def _from_prompt(
 
 
 async def _from_sample(
-    service: Service,
+    service: AppState,
     wanted: s.VoiceRequest,
     upload: Upload | None,
     name: str,
@@ -149,7 +149,7 @@ async def _from_sample(
 
 @get("/v1/audio/voices/{voice_id:path}", operation_id="retrieveVoice")
 async def retrieve_voice(
-    voice_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> dict[str, Any]:
     name = voice_id.removeprefix("/")
     stored = await asyncio.to_thread(service.store.find, name, caller_of(request))
@@ -163,7 +163,7 @@ async def retrieve_voice(
 
 @delete("/v1/audio/voices/{voice_id:path}", status_code=200, operation_id="deleteVoice")
 async def delete_voice(
-    voice_id: FromPath[str], request: Request, service: NamedDependency[Service]
+    voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> dict[str, Any]:
     """By id or by name."""
     name, caller = voice_id.removeprefix("/"), caller_of(request)

@@ -2,7 +2,7 @@
 ones.
 
 What is kept is PCM, so one entry serves every format, speed and rate, and each answer goes out the
-way a new one does. The key is the whole Utterance: model, ids, sampling, and of a reference the
+way a new one does. The key is the whole SpeechPlan: model, ids, sampling, and of a reference the
 hash of its content. An utterance that was cut, failed or was left is not kept. Entries and what is
 being recorded together stay within max_bytes; the least recently used go first.
 """
@@ -13,7 +13,7 @@ from collections import OrderedDict
 import msgspec
 
 from engine import SAMPLE_RATE_HZ, Finished, FinishReason
-from qtts_openai.speech.planner import Utterance
+from qtts_openai.speech.planner import SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream
 
 # Replayed in pieces of a second, so that encoding one holds nobody up.
@@ -52,7 +52,7 @@ class SpeechCache:
         self.num_bytes -= num_bytes
 
 
-def cache_key(utterance: Utterance) -> bytes | None:
+def cache_key(utterance: SpeechPlan) -> bytes | None:
     """None where two answers to the request would differ."""
     params = utterance.params
     if params.temperature == 0:

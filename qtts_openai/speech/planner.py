@@ -16,14 +16,14 @@ from qtts_openai.speech.encoders import check_rate
 from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from qtts_openai.text.script import Preparer, Script, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
-from qtts_openai.voices.resolver import Cast, Casting
+from qtts_openai.voices.resolver import ResolvedVoice, VoiceResolver
 
 # Longer texts are prepared in a thread: shorter ones take the event loop less than 10 ms.
 INLINE_CHARS = 2000
 MAX_THREADS = 2
 
 
-class Utterance(msgspec.Struct, frozen=True):
+class SpeechPlan(msgspec.Struct, frozen=True):
     """Ready for the engine. `parts` are prompts and seconds of silence, at least one prompt.
     `ignored` names fields of the request that this model has no use for, `unspoken` scripts of the
     text that it has no sound for. `num_chars` is what it costs of the limit per minute.
@@ -55,20 +55,20 @@ class LivePlan(msgspec.Struct, frozen=True):
 
 
 class Planner:
-    def __init__(self, settings: Settings, casting: Casting) -> None:
-        self.casting = casting
+    def __init__(self, settings: Settings, resolver: VoiceResolver) -> None:
+        self.resolver = resolver
         self.writer = ScriptWriter(settings)
         self._threads = ThreadPoolExecutor(MAX_THREADS, "planning")
 
-    async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> Utterance:
+    async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> SpeechPlan:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
         self.writer.check(request)
         check_rate(request.response_format, request.sample_rate)
-        cast = await self.casting.cast(request, caller)
+        resolved = await self.resolver.resolve(request, caller)
         if len(request.input) <= INLINE_CHARS:
-            return self._utterance(request, cast)
+            return self._utterance(request, resolved)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._utterance, request, cast)
+        return await loop.run_in_executor(self._threads, self._utterance, request, resolved)
 
     async def plan_live(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> LivePlan:
         """As `plan`, for text that is still to come."""
@@ -76,69 +76,69 @@ class Planner:
             request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
         )
         check_rate(request.response_format, request.sample_rate)
-        cast = await self.casting.cast(request, caller)
-        language = _language(request, cast.model)
-        is_live = not cast.reference_text and request.non_streaming_mode is not True
+        resolved = await self.resolver.resolve(request, caller)
+        language = _language(request, resolved.model)
+        is_live = not resolved.reference_text and request.non_streaming_mode is not True
         if is_live:
             request = msgspec.structs.replace(request, non_streaming_mode=False)
         return LivePlan(
-            model=cast.model,
-            build=self._build(request, cast, language, _instruct(request, cast)),
-            prepare=self.writer.preparer(request, cast.model, language),
-            builder=self.casting.catalog.builders[cast.model.id],
-            params=_sampling(request, cast),
-            reference=cast.reference,
-            gain_db=self._gain_db(cast),
+            model=resolved.model,
+            build=self._build(request, resolved, language, _instruct(request, resolved)),
+            prepare=self.writer.preparer(request, resolved.model, language),
+            builder=self.resolver.catalog.builders[resolved.model.id],
+            params=_sampling(request, resolved),
+            reference=resolved.reference,
+            gain_db=self._gain_db(resolved),
             is_live=is_live,
         )
 
-    def _utterance(self, request: SpeechRequest, cast: Cast) -> Utterance:
-        language = _language(request, cast.model)
-        instruct = _instruct(request, cast)
-        script = self.writer.write(request, cast.model, language)
-        parts = self._prompts(request, cast, language, instruct, script)
-        params = _sampling(request, cast)
-        return Utterance(
-            cast.model,
+    def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
+        language = _language(request, resolved.model)
+        instruct = _instruct(request, resolved)
+        script = self.writer.write(request, resolved.model, language)
+        parts = self._prompts(request, resolved, language, instruct, script)
+        params = _sampling(request, resolved)
+        return SpeechPlan(
+            resolved.model,
             parts,
             params,
-            cast.reference,
-            _unused(request, cast, instruct),
+            resolved.reference,
+            _unused(request, resolved, instruct),
             script.num_chars + len(instruct or ""),
-            self._gain_db(cast),
+            self._gain_db(resolved),
             script.unspoken,
         )
 
-    def _gain_db(self, cast: Cast) -> float:
-        if cast.voice is None or cast.model.model_type != "custom_voice":
+    def _gain_db(self, resolved: ResolvedVoice) -> float:
+        if resolved.voice is None or resolved.model.model_type != "custom_voice":
             return 0.0
-        return self.casting.table.gain_db(cast.voice, cast.model)
+        return self.resolver.table.gain_db(resolved.voice, resolved.model)
 
     def _prompts(
         self,
         request: SpeechRequest,
-        cast: Cast,
+        resolved: ResolvedVoice,
         language: str,
         instruct: str | None,
         script: Script,
     ) -> tuple[Prompt | float, ...]:
-        build = self._build(request, cast, language, instruct)
+        build = self._build(request, resolved, language, instruct)
         return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
 
     def _build(
-        self, request: SpeechRequest, cast: Cast, language: str, instruct: str | None
+        self, request: SpeechRequest, resolved: ResolvedVoice, language: str, instruct: str | None
     ) -> Callable[[str], Prompt]:
-        model, voice = cast.model, cast.voice
-        builder = self.casting.catalog.builders[model.id]
+        model, voice = resolved.model, resolved.voice
+        builder = self.resolver.catalog.builders[model.id]
         has_speaker = voice is not None and model.model_type == "custom_voice"
         whole = request.non_streaming_mode
         return partial(
             builder.build,
             language=language,
             instruct=instruct,
-            speakers=self.casting.table.rows(voice, model) if voice and has_speaker else (),
-            reference=cast.reference.key if cast.reference else None,
-            reference_text=cast.reference_text,
+            speakers=self.resolver.table.rows(voice, model) if voice and has_speaker else (),
+            reference=resolved.reference.key if resolved.reference else None,
+            reference_text=resolved.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
 
@@ -149,13 +149,13 @@ def _language(request: SpeechRequest, model: ModelInfo) -> str:
     return find_language(request.lang_code or "auto", model, lenient=True)
 
 
-def _instruct(request: SpeechRequest, cast: Cast) -> str | None:
+def _instruct(request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
     """The instruct block: a style for CustomVoice, the description of the voice for VoiceDesign."""
-    if cast.model.model_type == "base":
+    if resolved.model.model_type == "base":
         return None
-    if cast.model.model_type == "custom_voice":
-        return request.instructions if cast.model.supports_instruct else None
-    described = cast.voice.prompt if cast.voice else None
+    if resolved.model.model_type == "custom_voice":
+        return request.instructions if resolved.model.supports_instruct else None
+    described = resolved.voice.prompt if resolved.voice else None
     parts = [part for part in (described, request.instructions) if part]
     if not parts:
         message = "instructions: describe the voice, since the request names none."
@@ -163,19 +163,21 @@ def _instruct(request: SpeechRequest, cast: Cast) -> str | None:
     return ". ".join(parts)
 
 
-def _unused(request: SpeechRequest, cast: Cast, instruct: str | None) -> tuple[str, ...]:
+def _unused(
+    request: SpeechRequest, resolved: ResolvedVoice, instruct: str | None
+) -> tuple[str, ...]:
     unused = {
         "instructions": request.instructions is not None and instruct is None,
         "ref_text": request.ref_text is not None and request.ref_audio is None,
-        "voice": request.voice is not None and cast.voice is None,
+        "voice": request.voice is not None and resolved.voice is None,
     }
     return tuple(name for name, is_unused in unused.items() if is_unused)
 
 
-def _sampling(request: SpeechRequest, cast: Cast) -> SamplingParams:
+def _sampling(request: SpeechRequest, resolved: ResolvedVoice) -> SamplingParams:
     seed = None if request.seed == -1 else request.seed
-    if seed is None and cast.voice is not None and cast.model.model_type == "voice_design":
-        seed = cast.voice.seed
+    if seed is None and resolved.voice is not None and resolved.model.model_type == "voice_design":
+        seed = resolved.voice.seed
     return SamplingParams(
         temperature=request.temperature,
         top_k=None if request.top_k is None else max(0, request.top_k),

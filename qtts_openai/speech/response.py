@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Speech:
+class SpeechResponse:
     """One utterance on its way out: PCM from the engine, bytes of the format to the listener."""
 
     def __init__(
@@ -200,7 +200,7 @@ class Speech:
 
 
 async def respond(
-    http: Request, speech: Speech, headers: dict[str, str], defaults: Defaults
+    http: Request, speech: SpeechResponse, headers: dict[str, str], defaults: Defaults
 ) -> Response:
     wanted = speech.request
     streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
@@ -220,7 +220,7 @@ async def respond(
 
 
 def _stream(
-    speech: Speech, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
+    speech: SpeechResponse, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
 ) -> Stream:
     async def close() -> None:
         """On the event loop: a plain function would be run in a thread."""
@@ -241,7 +241,9 @@ class _Stream(Stream):
     send them (of uvicorn's, only that for HTTP/2 can).
     """
 
-    def __init__(self, speech: Speech, content: AsyncIterator[bytes], **options: Any) -> None:
+    def __init__(
+        self, speech: SpeechResponse, content: AsyncIterator[bytes], **options: Any
+    ) -> None:
         super().__init__(content, **options)
         self._speech = speech
 

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class PcmStream(Protocol):
-    """What Turn and Narration have in common."""
+    """What Turn and SegmentedStream have in common."""
 
     @property
     def finished(self) -> Finished | None: ...
@@ -54,7 +54,7 @@ class PartStream(PcmStream, Protocol):
     ended: asyncio.Event
 
 
-class Narration:
+class SegmentedStream:
     """`submit` takes a prompt and the listener's lead in seconds. It raises the engine's errors at
     once for the first prompt, as for a single one.
     """
@@ -74,7 +74,7 @@ class Narration:
         self._submit_next()
         self._pcm = self._speak()
 
-    def __aiter__(self) -> "Narration":
+    def __aiter__(self) -> "SegmentedStream":
         return self
 
     async def __anext__(self) -> bytes:
@@ -115,8 +115,8 @@ class Narration:
     def _submit_next(self) -> None:
         if self._waiting:
             silence_s, prompt = self._waiting[0]
-            lead_s = max(0.0, self._plays_until - time.monotonic())
-            self._open.append((silence_s, self._submit(prompt, lead_s)))
+            buffered_s = max(0.0, self._plays_until - time.monotonic())
+            self._open.append((silence_s, self._submit(prompt, buffered_s)))
             self._waiting.popleft()
 
     async def _submit_after(self, stream: PartStream) -> None:

@@ -29,7 +29,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     gender: Gender = "neutral"
     language: str = "Auto"
-    character: str = ""
+    description: str = ""
     speakers: tuple[tuple[str, float], ...] = ()
     prompt: str | None = None
     is_stored: bool = False
@@ -157,7 +157,7 @@ def _voice(entry: VoiceEntry, speaker: str | None) -> Voice:
         name=entry.name,
         gender=entry.gender,
         language=entry.language,
-        character=entry.character,
+        description=entry.description,
         speakers=((speaker.lower(), 1.0),) if speaker else (),
         prompt=entry.prompt,
         seed=zlib.crc32(entry.name.encode()),

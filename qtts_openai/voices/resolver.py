@@ -23,7 +23,7 @@ FIRST_VOICE = "alloy"
 _FAMILY_OF_TASK = {task: family for family, task in FAMILIES.items()}
 
 
-class Cast(msgspec.Struct, frozen=True):
+class ResolvedVoice(msgspec.Struct, frozen=True):
     """`voice` is None where reference audio or a description in the request says how it sounds.
     `reference_text`: what the reference says, where the clone shall use it.
     """
@@ -34,7 +34,7 @@ class Cast(msgspec.Struct, frozen=True):
     reference_text: str | None = None
 
 
-class Casting:
+class VoiceResolver:
     def __init__(
         self, defaults: Defaults, catalog: Catalog, table: VoiceTable, references: References
     ) -> None:
@@ -43,21 +43,23 @@ class Casting:
         self.table = table
         self.references = references
 
-    async def cast(self, request: SpeechRequest, caller: Caller) -> Cast:
+    async def resolve(self, request: SpeechRequest, caller: Caller) -> ResolvedVoice:
         named = self._named_model(request)
         voice = await self._voice(request, named, caller)
         model = self._route(request, named, voice)
         if model.model_type != "base":
-            return Cast(model, voice)
+            return ResolvedVoice(model, voice)
         if request.speaker_embedding is not None:
             size = model.embedding_size
-            return Cast(model, None, self.references.of_embedding(request.speaker_embedding, size))
+            return ResolvedVoice(
+                model, None, self.references.of_embedding(request.speaker_embedding, size)
+            )
         if request.ref_audio is not None:
             audio, text = await self.references.of_request(request.ref_audio), request.ref_text
         else:
             assert voice is not None
             audio, text = await self.references.of_voice(voice.id)
-        return Cast(model, voice, audio, None if request.x_vector_only_mode else text)
+        return ResolvedVoice(model, voice, audio, None if request.x_vector_only_mode else text)
 
     def _named_model(self, request: SpeechRequest) -> NamedModel:
         name = request.model or self.defaults.model

@@ -62,7 +62,7 @@ class StoredVoice(Record, frozen=True, kw_only=True):
         return Voice(
             id=self.id,
             name=self.name,
-            character=self.speaker_description or self.prompt or "made from a sample",
+            description=self.speaker_description or self.prompt or "made from a sample",
             prompt=self.prompt,
             is_stored=True,
             can_clone=self.reference_key is not None,

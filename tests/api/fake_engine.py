@@ -101,7 +101,7 @@ class FakeEngine:
         prompt: Prompt,
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
-        lead_s: float = 0.0,
+        buffered_s: float = 0.0,
     ) -> "FakeStream":
         if self.submit_error is not None:
             raise self.submit_error
@@ -110,7 +110,7 @@ class FakeEngine:
         assert model in self.models
         assert prompt.reference is None or (reference and reference.key == prompt.reference)
         self.submitted.append((model, prompt, params, reference))
-        self.leads_s.append(lead_s)
+        self.leads_s.append(buffered_s)
         stream = FakeStream(self, prompt, params)
         self.live.add(stream)
         self.streams.append(stream)

@@ -6,8 +6,7 @@ from io import BytesIO
 
 import pytest
 
-from qtts_openai.settings import AuthSettings, Defaults
-from qtts_openai.voices.presets import OPENAI_NAMES
+from qtts_openai.settings import OPENAI_NAMES, AuthSettings, Defaults
 from tests.api.audio import seconds
 from tests.api.test_speech import read_events
 

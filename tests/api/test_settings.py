@@ -4,10 +4,16 @@ import pathlib
 import msgspec
 import pytest
 
-from qtts_openai.settings import Defaults, ModelSettings, Settings, SettingsError, VoiceSettings
+from qtts_openai.settings import (
+    Defaults,
+    ModelSettings,
+    Settings,
+    SettingsError,
+    VoiceEntry,
+    VoiceSettings,
+)
 from qtts_openai.settings_file import in_file, load_settings, parse_settings
-from qtts_openai.state import Service
-from qtts_openai.voices.presets import VoiceEntry
+from qtts_openai.state import AppState
 from tests.api.fake_engine import FakeEngine, model_info
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -158,7 +164,7 @@ def test_names_that_mean_nothing_do_not_start(tokenizer_dir, tmp_path, fields, m
     fields["voices"] = msgspec.structs.replace(voices, directory=str(tmp_path))
     settings = Settings(models=(ModelSettings(id="m", checkpoint="unused"),), **fields)
     with pytest.raises(SettingsError, match=message):
-        asyncio.run(Service.begin(settings, engine))
+        asyncio.run(AppState.begin(settings, engine))
     assert engine.closed
 
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qtts_openai.schemas import AudioFormat
+from qtts_openai.settings import OPENAI_NAMES
 from qtts_openai.speech.encoders import CONTENT_TYPES
-from qtts_openai.voices.presets import OPENAI_NAMES
 from tests.api.audio import decode, loudness, seconds
 
 FORMATS = get_args(AudioFormat)

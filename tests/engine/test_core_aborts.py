@@ -35,7 +35,7 @@ def phase(core: EngineCore, id_: int) -> str:
         return "waiting"
     if not seq.is_prefilled:
         return "mid-prefill" if seq.num_prefilled else "admitted"
-    return "unheard" if seq.plays_since is None else "speaking"
+    return "unheard" if seq.playback_started_at is None else "speaking"
 
 
 def play(speaker: Speaker, events: list[tuple[str, int]]) -> set[int]:

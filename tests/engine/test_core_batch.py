@@ -81,7 +81,7 @@ def test_64_at_once(core: EngineCore, alone: dict[int, Utterance], arrival: str)
 def test_one_that_follows_another_does_not_hurry(core: EngineCore) -> None:
     """Its audio comes in the largest chunks from the start, and is the same."""
     hurried, calm = submit(1, num_frames=30), submit(1, num_frames=30)
-    calm = msgspec.structs.replace(calm, id=2, lead_s=60.0)
+    calm = msgspec.structs.replace(calm, id=2, buffered_s=60.0)
     with Speaker(core) as speaker:
         first, second = speaker.run([hurried])[1], speaker.run([calm])[2]
     assert np.array_equal(first.codes, second.codes)

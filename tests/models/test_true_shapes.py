@@ -43,7 +43,7 @@ def test_every_tensor_of_the_talker_has_its_place(
         nets = [Talker(config.talker_config), CodePredictor(config.talker_config)]
         if config.speaker_encoder_config is not None:
             nets.append(SpeakerEncoder(config.speaker_encoder_config))
-    places = {name: tuple(slot.expected) for net in nets for name, slot in net.slots()}
+    places = {name: tuple(slot.expected) for net in nets for name, slot in net.weight_map()}
     assert places == {spec.name: tuple(spec.shape) for spec in model_tensors(raw)}
 
 
@@ -54,7 +54,7 @@ def test_every_tensor_of_the_codec_has_its_place(tmp_path: Path) -> None:
         decoder, encoder = CodecDecoder(config.decoder_config), CodecEncoder(config)
     published = {spec.name: tuple(spec.shape) for spec in codec_tensors(raw)}
     for net, is_unused in ((decoder, codec_decoder.is_unused), (encoder, codec_encoder.is_unused)):
-        places = {name: tuple(slot.expected) for name, slot in net.slots()}
+        places = {name: tuple(slot.expected) for name, slot in net.weight_map()}
         assert places.items() <= published.items()
         assert all(is_unused(name) for name in published.keys() - places.keys())
     assert decoder.samples_per_frame == 1920

@@ -22,49 +22,49 @@ def clock(monkeypatch):
 
 def test_characters_refill_all_the_time(clock):
     limiter = Limiter(Limits(chars_per_minute=600))
-    limiter.take("a", 600)
+    limiter.acquire("a", 600)
     with pytest.raises(ApiError) as error:
-        limiter.take("a", 100)
+        limiter.acquire("a", 100)
     assert error.value.status == 429 and error.value.headers["retry-after"] == "10"
-    limiter.take("b", 600)
+    limiter.acquire("b", 600)
     clock[0] += 10
-    lease = limiter.take("a", 100)
+    lease = limiter.acquire("a", 100)
     assert lease.headers["x-ratelimit-limit-tokens"] == "600"
     assert lease.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
 def test_a_request_larger_than_the_bucket_passes_when_it_is_full(clock):
     limiter = Limiter(Limits(chars_per_minute=100))
-    limiter.take("a", 250)
+    limiter.acquire("a", 250)
     clock[0] += 100
     with pytest.raises(ApiError):
-        limiter.take("a", 100)
+        limiter.acquire("a", 100)
     clock[0] += 60
-    limiter.take("a", 100)
+    limiter.acquire("a", 100)
 
 
 def test_releasing_twice_frees_one_place():
     limiter = Limiter(Limits(max_concurrent_per_key=2))
-    first, _second = limiter.take("a", 1), limiter.take("a", 1)
+    first, _second = limiter.acquire("a", 1), limiter.acquire("a", 1)
     first.release()
     first.release()
-    limiter.take("a", 1)
+    limiter.acquire("a", 1)
     with pytest.raises(ApiError):
-        limiter.take("a", 1)
+        limiter.acquire("a", 1)
 
 
 def test_debts_are_kept_and_memory_is_bounded(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 100)
     limiter = Limiter(Limits(chars_per_minute=1000))
-    limiter.take("debtor", 131_072).release()
+    limiter.acquire("debtor", 131_072).release()
     for i in range(2000):
         clock[0] += 0.05
-        limiter.take(str(i), 10).release()
+        limiter.acquire(str(i), 10).release()
     assert len(limiter._buckets) <= 101 and len(limiter._by_end) == len(limiter._buckets)
     with pytest.raises(ApiError):
-        limiter.take("debtor", 10)
+        limiter.acquire("debtor", 10)
     clock[0] += 132 * 60
-    limiter.take("debtor", 10)
+    limiter.acquire("debtor", 10)
 
 
 def test_many_callers_cost_no_more_than_few(monkeypatch):
@@ -77,38 +77,38 @@ def test_many_callers_cost_no_more_than_few(monkeypatch):
         module.Bucket, "wait_s", lambda self, needed: checks.append(1) or wait_s(self, needed)
     )
     for i in range(5000):
-        limiter.take(str(i), 1).release()
+        limiter.acquire(str(i), 1).release()
     assert len(limiter._buckets) <= 2001 and len(checks) < 7 * 5000
 
 
 def test_open_answers_are_never_forgotten(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 5)
     limiter = Limiter(Limits(max_concurrent_per_key=1, chars_per_minute=100))
-    leases = [limiter.take(str(i), 1) for i in range(20)]
+    leases = [limiter.acquire(str(i), 1) for i in range(20)]
     for i in range(20):
         clock[0] += 10
         with pytest.raises(ApiError):
-            limiter.take(str(i), 1)
+            limiter.acquire(str(i), 1)
     for lease in leases:
         lease.release()
     for i in range(20, 60):
-        limiter.take(str(i), 1).release()
+        limiter.acquire(str(i), 1).release()
     assert len(limiter._buckets) <= 6
 
 
 def test_without_limits_nothing_is_kept():
     limiter = Limiter(Limits())
     for i in range(10):
-        assert limiter.take(str(i), 10**9).headers == {}
+        assert limiter.acquire(str(i), 10**9).headers == {}
     assert not limiter._buckets
 
 
 def test_a_lease_is_settled_when_the_text_is_known(clock):
     limiter = Limiter(Limits(chars_per_minute=100))
-    lease = limiter.take("a", 10)
+    lease = limiter.acquire("a", 10)
     lease.settle(60)
     assert lease.headers["x-ratelimit-remaining-tokens"] == "40"
-    second = limiter.take("a", 10)
+    second = limiter.acquire("a", 10)
     with pytest.raises(ApiError) as error:
         second.settle(100)
     assert error.value.status == 429 and error.value.headers["retry-after"] == "36"
@@ -145,10 +145,10 @@ def test_a_text_that_grows_beyond_the_limit_is_refused_and_costs_nothing(start):
 def test_idle_buckets_are_forgotten(clock, monkeypatch):
     monkeypatch.setattr(module, "MAX_BUCKETS", 10)
     limiter = Limiter(Limits(chars_per_minute=100))
-    held = limiter.take("held", 1)
+    held = limiter.acquire("held", 1)
     for i in range(30):
         clock[0] += 30
-        limiter.take(str(i), 1).release()
+        limiter.acquire(str(i), 1).release()
     assert len(limiter._buckets) < 15 and "held" in limiter._buckets
     held.release()
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from qtts_openai.errors import ApiError
-from qtts_openai.settings import Defaults, Settings, VoiceSettings
+from qtts_openai.settings import OPENAI_NAMES, Defaults, Settings, VoiceEntry, VoiceSettings
 from qtts_openai.state import spoken_language
-from qtts_openai.voices.presets import OPENAI_NAMES, Voice, VoiceEntry, VoiceTable
+from qtts_openai.voices.presets import Voice, VoiceTable
 from tests.api.conftest import CUSTOM, DESIGN, serving
 from tests.api.fake_engine import SPEAKERS, FakeEngine, model_info
 from tests.api.test_speech import assert_envelope
@@ -25,7 +25,7 @@ def table_for(*models, extra=()):
 def test_at_least_49_voices_with_all_their_data(model):
     voices = table_for(model).voices.values()
     assert len(voices) >= 49
-    assert all(voice.language and voice.character and voice.gender for voice in voices)
+    assert all(voice.language and voice.description and voice.gender for voice in voices)
     assert set(SPEAKERS) | set(OPENAI_NAMES) <= {voice.name for voice in voices}
 
 

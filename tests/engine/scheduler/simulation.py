@@ -122,7 +122,7 @@ class Simulation:
             self.codec.observe(num_frames, elapsed)
             for seq in batch.seqs:
                 del seq.codes[: batch.num_frames]
-                seq.hand_out(batch.num_frames, self.now)
+                seq.note_emitted(batch.num_frames, self.now)
         for batch in batches:  # told at the end of the step
             for seq in batch.seqs:
                 self.listeners[seq].hear(batch.num_frames, self.now)

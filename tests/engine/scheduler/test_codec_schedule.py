@@ -20,14 +20,14 @@ RAMP = (1, 2, 4, 8, 12)
 SCHEDULE = CodecSchedule(RAMP)
 
 
-def stream(pending: int, num_chunks: int = 0, lead_s: float | None = None) -> Sequence:
-    """A running stream at time 0; lead_s None: never heard."""
+def stream(pending: int, num_chunks: int = 0, buffered_s: float | None = None) -> Sequence:
+    """A running stream at time 0; buffered_s None: never heard."""
     seq = make(status=SequenceStatus.RUNNING)
     seq.codes = [[0] * 16 for _ in range(pending)]
     seq.num_frames = seq.num_scheduled = pending
     seq.num_chunks = num_chunks
-    if lead_s is not None:
-        seq.plays_since = lead_s
+    if buffered_s is not None:
+        seq.playback_started_at = buffered_s
     return seq
 
 
@@ -36,7 +36,7 @@ def sizes(batches: list[CodecBatch]) -> dict[Sequence, int]:
 
 
 def test_chunks_grow_along_the_ramp_while_the_listener_has_enough() -> None:
-    seq, chunks = stream(0, lead_s=1.0), []
+    seq, chunks = stream(0, buffered_s=1.0), []
     for _ in range(60):
         seq.codes.append([0] * 16)
         for batch in SCHEDULE.batches([seq], [], 0.0):
@@ -52,26 +52,26 @@ def test_a_backlog_is_decoded_in_the_largest_size_that_is_full() -> None:
 
 
 def test_a_stream_about_to_run_dry_does_not_wait_for_its_chunk() -> None:
-    assert sizes(SCHEDULE.batches([stream(7, 4, lead_s=1.0)], [], 0.0)) == {}
-    assert sizes(SCHEDULE.batches([a := stream(7, 4, lead_s=0.1)], [], 0.0)) == {a: 4}
-    assert sizes(SCHEDULE.batches([a := stream(1, 4, lead_s=0.1)], [], 0.0)) == {a: 1}
+    assert sizes(SCHEDULE.batches([stream(7, 4, buffered_s=1.0)], [], 0.0)) == {}
+    assert sizes(SCHEDULE.batches([a := stream(7, 4, buffered_s=0.1)], [], 0.0)) == {a: 4}
+    assert sizes(SCHEDULE.batches([a := stream(1, 4, buffered_s=0.1)], [], 0.0)) == {a: 1}
 
 
 def test_a_dry_stream_takes_what_there_is() -> None:
-    dry = stream(DRY_CHUNK - 1, 4, lead_s=-0.1)
+    dry = stream(DRY_CHUNK - 1, 4, buffered_s=-0.1)
     assert sizes(SCHEDULE.batches([dry], [], 0.0)) == {dry: 2}
 
 
 def test_in_an_engine_slower_than_speech_a_dry_stream_waits_for_a_few_frames() -> None:
     slow = CodecSchedule(RAMP, step_s=FRAME_S)
-    assert sizes(slow.batches([stream(DRY_CHUNK - 1, 4, lead_s=-0.1)], [], 0.0)) == {}
-    dry = stream(DRY_CHUNK, 4, lead_s=-0.1)
+    assert sizes(slow.batches([stream(DRY_CHUNK - 1, 4, buffered_s=-0.1)], [], 0.0)) == {}
+    dry = stream(DRY_CHUNK, 4, buffered_s=-0.1)
     assert sizes(slow.batches([dry], [], 0.0)) == {dry: DRY_CHUNK}
 
 
 def test_a_stream_whose_turn_comes_late_does_not_wait_for_its_chunk() -> None:
     """Eight that began together: 48 frames take the codec 0.24 s, and all have 0.3 s in hand."""
-    together = [stream(6, 3, lead_s=0.3) for _ in range(8)]
+    together = [stream(6, 3, buffered_s=0.3) for _ in range(8)]
     assert SCHEDULE.batches(together, [], 0.0) == []
     slow = CodecSchedule(RAMP, frame_s=0.005)
     assert sizes(slow.batches(together, [], 0.0)) == dict.fromkeys(together[4:], 4)
@@ -88,7 +88,7 @@ def test_those_with_plenty_wait_while_others_are_short() -> None:
 
 @pytest.mark.parametrize(("step_s", "first"), [(0.02, 1), (0.04, 2), (0.1, 1)])
 def test_a_first_chunk_lasts_some_steps_if_any_chunk_can(step_s: float, first: int) -> None:
-    schedule, playing = CodecSchedule(RAMP), stream(1, 4, lead_s=1e9)
+    schedule, playing = CodecSchedule(RAMP), stream(1, 4, buffered_s=1e9)
     for i in range(100):
         schedule.batches([playing], [], i * step_s)
     schedule.batches([], [], 99 * step_s)
@@ -151,7 +151,7 @@ def test_never_more_than_there_is(running, ending) -> None:
     assert all(chosen.get(seq, 0) == len(seq.codes) for seq in last)
     spent = sum(chosen.get(seq, 0) for seq in alive)
     assert spent <= max(CATCH_UP * len(alive), RAMP[-1])
-    due = [seq for seq in alive if SCHEDULE.next_chunk(seq, seq.lead_s(0.0))]
+    due = [seq for seq in alive if SCHEDULE.next_chunk(seq, seq.buffered_s(0.0))]
     assert not due or spent, "whatever the order, somebody gets on"
 
 
@@ -159,11 +159,11 @@ def test_never_more_than_there_is(running, ending) -> None:
 @given(chunks=st.lists(st.tuples(st.integers(1, 12), st.floats(0, 2)), min_size=1, max_size=20))
 def test_lead_is_what_a_pausing_listener_has_left(chunks) -> None:
     seq, now, plays_until = make(), 50.0, None
-    assert seq.lead_s(now) == float("inf")
+    assert seq.buffered_s(now) == float("inf")
     for num_frames, pause_s in chunks:
-        seq.hand_out(num_frames, now)
+        seq.note_emitted(num_frames, now)
         start = now if plays_until is None else max(now, plays_until)
         plays_until = start + num_frames * FRAME_S
-        assert seq.lead_s(now) == pytest.approx(plays_until - now)
+        assert seq.buffered_s(now) == pytest.approx(plays_until - now)
         now += pause_s
     assert (seq.num_chunks, seq.num_emitted_frames) == (len(chunks), sum(n for n, _ in chunks))

@@ -37,16 +37,16 @@ def run(batch: Batch) -> None:
         seq.num_frames += 1
 
 
-def streaming(s: Scheduler, lead_s: float, model: str = "m") -> Sequence:
-    """A sequence that runs, and whose listener at time 0 has `lead_s` of audio to play."""
+def streaming(s: Scheduler, buffered_s: float, model: str = "m") -> Sequence:
+    """A sequence that runs, and whose listener at time 0 has `buffered_s` of audio to play."""
     seq = make(8, 100, model)
     s.add(seq)
     while not seq.is_prefilled:
         batch = s.schedule(0.0)
         assert batch is not None
         run(batch)
-    seq.hand_out(100, 0.0)
-    seq.plays_since = lead_s - 100 * 0.08
+    seq.note_emitted(100, 0.0)
+    seq.playback_started_at = buffered_s - 100 * 0.08
     return seq
 
 
@@ -287,7 +287,7 @@ def test_prefill_waits_its_time_and_then_takes_its_share() -> None:
     s.add(seq := make(200, 8))
 
     def tokens(now: float) -> int:
-        playing.plays_since = now + 0.101 - 8.0  # the lead stays
+        playing.playback_started_at = now + 0.101 - 8.0  # the lead stays
         batch = s.schedule(now)
         assert batch is not None and playing in batch.decode
         run(batch)
@@ -309,7 +309,7 @@ def test_a_large_slice_that_was_affordable_postpones_the_next_no_further() -> No
     assert batch is not None and [c.end for c in batch.prefill] == [512]
     run(batch)
     for now, tokens in ((MAX_PREFILL_WAIT_S - 0.01, 0), (MAX_PREFILL_WAIT_S, 50)):
-        playing.plays_since = now + 0.101 - 8.0
+        playing.playback_started_at = now + 0.101 - 8.0
         batch = s.schedule(now)
         assert batch is not None and sum(c.end - c.start for c in batch.prefill) == tokens
 
@@ -322,7 +322,7 @@ def test_a_new_prompt_waits_anew() -> None:
     s.add(seq := make(200, 8))
     s.schedule(0.0)
     s.finish(seq, FinishReason.ABORT)
-    playing.plays_since = 1000.0 + 0.05 - 8.0
+    playing.playback_started_at = 1000.0 + 0.05 - 8.0
     s.add(make(200, 8))
     batch = s.schedule(1000.0)
     assert batch is not None and batch.prefill == []
@@ -334,7 +334,7 @@ def test_prefill_yields_to_nobody_who_hears_nothing(others: str) -> None:
     if others != "none":
         seq = streaming(s, 0.0)
         if others == "unheard":
-            seq.plays_since = None
+            seq.playback_started_at = None
         else:
             seq.text_open = True
     s.prefill_s_per_token = {"m": 10.0}

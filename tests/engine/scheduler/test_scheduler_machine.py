@@ -78,7 +78,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def decode(self, seq: Sequence) -> None:
         assert seq.num_scheduled - seq.num_frames in (1, 2)
         seq.num_frames += 1
-        seq.hand_out(1, self.now)
+        seq.note_emitted(1, self.now)
         if seq.num_frames == seq.max_frames:
             self.end(seq, FinishReason.LENGTH)
 
