@@ -76,9 +76,10 @@ class SpeechStream:
     `abort()` is idempotent and safe at any time.
     """
 
-    def __init__(self, id_: int, worker: "_Worker", text_open: bool = False) -> None:
+    def __init__(self, id_: int, worker: "_Worker", prompt: Prompt) -> None:
         self.id = id_
-        self.text_open = text_open  # it may wait for its text as long as that takes
+        self.text_open = prompt.text_open  # it may wait for its text as long as that takes
+        self._text = list(prompt.text) if prompt.text_open else []
         self.heard_at = time.monotonic()  # its last audio; before that, its submission or last text
         self.finished: Finished | None = None
         self.ended = asyncio.Event()  # finished or failed; PCM may still be unread
@@ -106,10 +107,20 @@ class SpeechStream:
         return pcm
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
-        """More text for a prompt that was submitted with text_open; `final` ends it."""
+        """More text for a prompt that was submitted with text_open; `final` ends it. What the
+        engine had no use for any more is `unread_text` at the end.
+        """
+        self._text += text
         if self.is_open:
             self._worker.send(Append(self.id, text, final))
             self.text_open, self.heard_at = self.text_open and not final, time.monotonic()
+
+    @property
+    def unread_text(self) -> tuple[int, ...]:
+        """Once finished: ids at the end of the text that were not spoken, because they came after
+        the end or did not fit the frame budget.
+        """
+        return tuple(self._text[self.finished.num_text :]) if self.finished is not None else ()
 
     def abort(self, reason: str = "the utterance was aborted") -> None:
         """Stop generating and free everything; what was not read yet is dropped."""
@@ -408,7 +419,7 @@ class _Worker:
         if reference is not None:
             self._register(submit.model, reference)
         self.send(submit)
-        stream = SpeechStream(submit.id, self, submit.prompt.text_open)
+        stream = SpeechStream(submit.id, self, submit.prompt)
         self.streams[submit.id] = stream
         return stream
 

@@ -55,8 +55,10 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_frames: PositiveInt = 8192
     # KV positions one sequence may have: prompt plus frames (the model's limit is 32768).
     max_model_len: Annotated[int, Meta(ge=64, le=32768)] = 32768
-    # Frames reserved for an utterance whose text comes live.
-    open_text_frames: PositiveInt = 3000
+    # Frames reserved for an utterance whose text comes live, and how long it may wait for text
+    # before it is brought to its end.
+    open_text_frames: PositiveInt = 1000
+    open_text_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
     # Runaway guard when a request names no max_new_tokens: base + factor * expected frames.
     guard_frames_base: Annotated[int, Meta(ge=0)] = 40
     guard_factor: Annotated[float, Meta(ge=1)] = 3.0

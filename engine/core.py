@@ -7,6 +7,7 @@ both. It knows no processes, sockets or signals; a test drives it directly.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -15,7 +16,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
-from engine.input_processor import build_sequence, check_text
+from engine.input_processor import FRAMES_PER_TOKEN, build_sequence, check_text
 from engine.loader.checkpoint import Checkpoint
 from engine.protocol import (
     Failed,
@@ -101,12 +102,13 @@ class EngineCore:
             self.talker.add(seq, None)
 
     def append(self, seq_id: int, text: tuple[int, ...], final: bool) -> None:
-        """More text for a sequence that was submitted open. Text beyond its frame budget is cut
-        and was the last; too late is no error.
+        """More text for a sequence that was submitted open. What comes too late, or does not fit
+        its frame budget, is not spoken: `Finished.num_text` tells how much was.
         """
         seq = self.sequences.get(seq_id)
         if seq is None or not seq.text_open:
             return
+        seq.waiting_since = None
         try:
             check_text(text, self.checkpoints[seq.model])
         except InvalidPromptError as error:
@@ -115,6 +117,36 @@ class EngineCore:
         room = max(0, seq.max_frames - 1 - seq.num_trailing)
         text, final = text[:room], final or len(text) > room
         self.talker.append(seq, text, final=final)
+        if final and seq.guarded:
+            self._guard(seq)
+
+    def _guard(self, seq: Sequence) -> None:
+        """Its text is known: from here on it may run no longer than if it had been from the start.
+        Its blocks stay its own until the end.
+        """
+        expected = FRAMES_PER_TOKEN * (len(seq.prompt.text) + seq.num_appended)
+        guard = self.config.guard_frames_base + math.ceil(self.config.guard_factor * expected)
+        least = max(seq.num_scheduled, seq.num_trailing) + 1
+        seq.max_frames = min(seq.max_frames, max(guard, least))
+
+    def _close_overdue_texts(self) -> None:
+        """A sequence that waits for text holds a row and its blocks: not for ever."""
+        now = self.clock()
+        for seq in [seq for seq in self.sequences.values() if seq.text_open]:
+            if not seq.waits_for_text:
+                seq.waiting_since = None
+            elif seq.waiting_since is None:
+                seq.waiting_since = now
+            elif now - seq.waiting_since >= self.config.open_text_timeout_s:
+                self.append(seq.id, (), final=True)
+
+    @property
+    def due_in_s(self) -> float | None:
+        """When step() has something to do though no message comes; None: never."""
+        since = [s.waiting_since for s in self.sequences.values() if s.waiting_since is not None]
+        if not since:
+            return None
+        return max(0.0, min(since) + self.config.open_text_timeout_s - self.clock())
 
     def hold(self, seq_id: int, held: bool) -> None:
         """Pause a sequence, which keeps its row and blocks, or go on; too late is no error."""
@@ -164,6 +196,7 @@ class EngineCore:
     def step(self) -> list[Outbound]:
         """One iteration; what it has to tell."""
         self._collect_voices()
+        self._close_overdue_texts()
         step = self.talker.step()
         for seq in step.started:
             self._start_codec(seq)
@@ -232,7 +265,7 @@ class EngineCore:
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._release(seq, reason)
         usage = Usage(seq.num_prompt_tokens, seq.num_frames)
-        self.codec_stage.end(Finished(seq.id, reason, usage))
+        self.codec_stage.end(Finished(seq.id, reason, usage, seq.num_text_read))
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)

@@ -187,9 +187,14 @@ class AudioChunk(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
+    """`num_text`: ids of the text that went into frames, where it streams; the others, sent too
+    late or beyond the frame budget, were not spoken.
+    """
+
     id: int
     reason: FinishReason
     usage: Usage
+    num_text: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

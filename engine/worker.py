@@ -62,12 +62,12 @@ class Connection:
         self.decoder, self.encoder = msgspec.msgpack.Decoder(Inbound), msgspec.msgpack.Encoder()
         self._write_lock = threading.Lock()
 
-    def read(self, block: bool) -> list[Inbound | Malformed]:
-        """Messages that have arrived; with `block`, at least one. ConnectionResetError when the
-        other end is gone.
+    def read(self, timeout_s: float | None) -> list[Inbound | Malformed]:
+        """Messages that have arrived, or the first to arrive in so long (None: for ever).
+        ConnectionResetError when the other end is gone.
         """
         messages = self._parse()
-        while not messages and (block or self._readable()):
+        while not messages and self._readable(timeout_s):
             data = self.sock.recv(1 << 20)
             if not data:
                 raise ConnectionResetError("the client closed the connection")
@@ -75,8 +75,8 @@ class Connection:
             messages = self._parse()
         return messages
 
-    def _readable(self) -> bool:
-        return bool(select.select([self.sock], [], [], 0)[0])
+    def _readable(self, timeout_s: float | None) -> bool:
+        return bool(select.select([self.sock], [], [], timeout_s)[0])
 
     def _parse(self) -> list[Inbound | Malformed]:
         messages: list[Inbound | Malformed] = []
@@ -170,7 +170,7 @@ def serve(connection: Connection, core: EngineCore, pulse: Pulse) -> None:
         busy = core.has_work
         if was_busy and not busy:
             connection.write([core.stats()])
-        for message in connection.read(block=not busy):
+        for message in connection.read(0 if busy else core.due_in_s):
             if isinstance(message, Shutdown):
                 return
             handle(core, message)
@@ -185,7 +185,7 @@ def serve(connection: Connection, core: EngineCore, pulse: Pulse) -> None:
 
 
 def run(connection: Connection) -> None:
-    start = connection.read(block=True)[0]
+    start = connection.read(None)[0]
     if isinstance(start, Malformed):
         raise start.error
     assert isinstance(start, Start), "the first message is Start"

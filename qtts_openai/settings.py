@@ -118,6 +118,8 @@ class ServerSettings(Section, frozen=True):
     # A client that reads nothing for so long loses its answer.
     write_timeout_s: PositiveSeconds = 60.0
     max_head_bytes: Annotated[int, Meta(ge=4096, le=1 << 24)] = 64 * KIB
+    # Of a WebSocket: room for reference audio; texts have less.
+    max_message_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 16 * MIB
     # 0: by the limit of open files.
     max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
@@ -164,6 +166,31 @@ class Defaults(Section, frozen=True):
 
     def streams(self, audio_format: AudioFormat) -> bool:
         return self.stream and audio_format not in self.exact_sizes
+
+
+class LiveSettings(Section, frozen=True):
+    """Speech of text that comes while it is spoken, over WebSockets."""
+
+    # Speaking begins with so many words, at a flush, or this long after the first whole word.
+    start_words: Annotated[int, Meta(ge=1, le=100)] = 2
+    start_after_s: Seconds = 0.25
+    # A turn that is longer goes on as a new utterance at the next end of a sentence.
+    cut_after_s: Annotated[float, Meta(ge=5, le=60)] = 25.0
+    # Audio that is made ahead of a listener who hears it as it comes.
+    ahead_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
+    max_sessions: Annotated[int, Meta(ge=0, le=1_000_000)] = 256
+    # The first message must come within so long; without text and speech a session ends after:
+    config_timeout_s: PositiveSeconds = 10.0
+    idle_timeout_s: PositiveSeconds = 30.0
+    # A client that takes nothing for so long is disconnected.
+    send_timeout_s: PositiveSeconds = 5.0
+    max_text_message_bytes: Bytes = 128 * KIB
+    # Voices of other vendors' dialects by their names there; a name that is neither one of these
+    # nor ours is an error, or the default voice.
+    voices: dict[Name, Name] = msgspec.field(default_factory=dict)
+    unknown_voice: Literal["error", "default"] = "error"
+    # Text that waits to be spoken, per session.
+    max_held_chars: Chars = 262_144
 
 
 class CacheSettings(Section, frozen=True):
@@ -312,6 +339,7 @@ class Settings(Section, frozen=True):
     provenance: ProvenanceSettings = ProvenanceSettings()
     cloning: CloningSettings = CloningSettings()
     audit: AuditSettings = AuditSettings()
+    live: LiveSettings = LiveSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]

@@ -78,6 +78,7 @@ class AppState:
         self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
+        self.num_live = 0  # sessions of live text
         self.signing = Signing(settings.provenance)
         self.audit = AuditLog(settings.audit)
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)

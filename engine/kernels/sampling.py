@@ -46,14 +46,16 @@ def sample_code0(
     rows: Tensor,
     table: SamplingTable,
     num_frames: Tensor,
+    ends_from: Tensor,
     seen: Tensor,
     num_codes: int,
     eos: int,
 ) -> Tensor:
     """Codebook 0 or `eos` for each row, as sampler.talker_logits and sample: logits [B, V], rows
-    [B] int64, num_frames [R] int64, seen [R, V] bool -> codes [B] int64.
+    [B] int64, num_frames and ends_from [R] int64, seen [R, V] bool -> codes [B] int64.
 
-    Only ids below num_codes and `eos` are drawn. Afterwards seen[row, code] is True.
+    Only ids below num_codes are drawn, and `eos` from frame ends_from on. Afterwards
+    seen[row, code] is True.
     """
     codes, vocab = _outputs(logits)
     assert seen.is_contiguous() and seen.shape[1] == vocab
@@ -63,6 +65,7 @@ def sample_code0(
         table.words,
         table.seeds,
         num_frames,
+        ends_from,
         seen,
         codes,
         NUM_CODES=num_codes,
@@ -113,6 +116,7 @@ def _sample_code0(
     words,
     seeds,
     num_frames,
+    ends_from,
     seen,
     codes,
     NUM_CODES: tl.constexpr,
@@ -131,7 +135,7 @@ def _sample_code0(
     drawn = tl.load(seen + row * VOCAB + i, mask=i < VOCAB, other=0) != 0
     penalised = tl.where(x < 0, x * penalty, tl.div_rn(x, penalty))
     x = tl.where(drawn, penalised, x)
-    may_end = (frame >= 2) & (tl.load(param + 7) == 0)
+    may_end = (frame >= tl.load(ends_from + row)) & (tl.load(param + 7) == 0)
     allowed = tl.where(i == EOS, may_end, i < NUM_CODES)
     x = tl.where(allowed, x, -float("inf"))
 

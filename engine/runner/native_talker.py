@@ -61,6 +61,7 @@ class NativeTalkerEngine:
     def append(self, seq: Sequence, ids: tuple[int, ...], *, final: bool) -> None:
         if seq.num_prefilled:
             self.runners[seq.model].append_text(seq, ids, final)
+            seq.num_appended += len(ids)
         else:
             seq.prompt = msgspec.structs.replace(
                 seq.prompt, text=seq.prompt.text + ids, text_open=not final

@@ -14,6 +14,10 @@ from engine.models.config import TalkerConfig
 from engine.runner.transfer import upload
 from engine.scheduler.sequence import Sequence
 
+# As in the reference: so many codes are drawn before the end token may be.
+MIN_FRAMES = 2
+NEVER = 1 << 62
+
 
 class RowBuffers:
     """R rows and one for padding; N blocks a sequence may have at most.
@@ -23,6 +27,7 @@ class RowBuffers:
     num_tokens [R + 1]       KV positions written so far: the position of the next input
     num_frames [R + 1]       frames spoken so far
     num_trailing [R + 1]     text rows that join frames
+    ends_from [R + 1]        the first frame that may be the end: none while text is to come
     block_tables [R + 1, N]  the row's KV blocks
     seen [R + 1, V]          codebook-0 codes the row has drawn (repetition penalty)
     sampling [R + 1]         how the row samples
@@ -40,6 +45,7 @@ class RowBuffers:
         self.hidden = kv_cache.new_zeros(n, c.hidden_size)
         self.codes = integers(n, c.num_code_groups)
         self.num_tokens, self.num_frames, self.num_trailing = (integers(n) for _ in range(3))
+        self.ends_from = integers(n).fill_(MIN_FRAMES)
         self.block_tables = integers(n, -(-max_tokens // self.block_size))
         self.block_tables[-1] = num_blocks - 1
         self.seen = torch.zeros(n, c.vocab_size, dtype=torch.bool, device=self.device)
@@ -58,7 +64,19 @@ class RowBuffers:
         self.block_tables[row, : len(table)] = table
         self.num_tokens[row] = self.num_frames[row] = self.num_trailing[row] = 0
         self.seen[row] = False
+        self.ends_from[row] = self._ends_from(seq, seq.num_trailing, seq.text_open)
         self.sampling.set(row, seq.sampling)
+
+    @staticmethod
+    def _ends_from(seq: Sequence, num_trailing: int, text_open: bool) -> int:
+        """Frame k is drawn after text row k - 1 went in, and the end row is the last of them. What
+        is cut by the frame budget has no end row, and ends by that.
+        """
+        return NEVER if text_open else max(MIN_FRAMES, num_trailing)
+
+    def close_text(self, seq: Sequence, num_trailing: int) -> None:
+        """The last of so many text rows is the end row: behind it the sequence may end."""
+        self.ends_from[seq.row] = self._ends_from(seq, num_trailing, text_open=False)
 
     def add_text(self, seq: Sequence, first: int, rows: Tensor) -> None:
         """Trailing text rows [n, H], the first of which is the sequence's `first`-th."""

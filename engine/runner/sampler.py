@@ -151,19 +151,19 @@ def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
 def talker_logits(
     logits: Tensor,
     seen: Tensor,
-    num_sampled: Tensor,
+    may_not_end: Tensor,
     params: BatchParams,
     allowed: Tensor,
     eos: int,
 ) -> Tensor:
     """Codebook-0 rules, in the reference order; logits [B, V] float32 are modified and returned.
 
-    seen [B, V] bool: codes this sequence has sampled. num_sampled [B]: how many. allowed [V] bool:
-    codes and EOS.
+    seen [B, V] bool: codes this sequence has sampled. may_not_end [B] bool: it is too early, or
+    text is to come. allowed [V] bool: codes and EOS.
     """
     if params.penalty is not None:
         penalised = torch.where(logits < 0, logits * params.penalty, logits / params.penalty)
         logits = torch.where(seen, penalised, logits)
-    blocked = (num_sampled < 2) | params.ignore_eos
+    blocked = may_not_end | params.ignore_eos
     logits[:, eos].masked_fill_(blocked, -torch.inf)
     return logits.masked_fill_(~allowed, -torch.inf)

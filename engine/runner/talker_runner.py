@@ -90,6 +90,8 @@ class TalkerRunner:
         rows += [self.prompts.eos] if final else []
         if rows:
             self.buffers.add_text(seq, seq.num_trailing, torch.cat(rows))
+        if final:
+            self.buffers.close_text(seq, seq.num_trailing + len(ids) + 1)
 
     def stop(self, seq: Sequence) -> None:
         """Forget a sequence that ended; its row may be reused at once."""

@@ -112,7 +112,7 @@ class TorchBackend:
         logits = talker_logits(
             logits.float(),
             b.seen[rows],
-            b.num_frames[rows],
+            b.num_frames[rows] < b.ends_from[rows],
             params,
             self.allowed,
             self.config.codec_eos_token_id,

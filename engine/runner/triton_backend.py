@@ -119,7 +119,14 @@ class TritonBackend:
     def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         b, c = self.buffers, self.config
         return sample_code0(
-            logits, rows, b.sampling, b.num_frames, b.seen, c.num_codes, c.codec_eos_token_id
+            logits,
+            rows,
+            b.sampling,
+            b.num_frames,
+            b.ends_from,
+            b.seen,
+            c.num_codes,
+            c.codec_eos_token_id,
         )
 
     def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:

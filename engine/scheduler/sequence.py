@@ -31,6 +31,8 @@ class Sequence:
     max_frames: int
     num_trailing: int = 0
     text_open: bool = False
+    num_appended: int = 0  # ids that came after it had started
+    waiting_since: float | None = None  # since when its next frame lacks a text row
     held: bool = False  # its listener has not taken what was made
     guarded: bool = False  # the frame budget is the runaway guard, not a request
 
@@ -71,6 +73,11 @@ class Sequence:
     def waits_for_text(self) -> bool:
         """The next input needs a text row that has not come yet."""
         return self.text_open and self.num_scheduled > self.num_trailing
+
+    @property
+    def num_text_read(self) -> int:
+        """Ids of the text that have gone into frames: the first with the prompt, then one each."""
+        return min(max(1, self.num_frames), len(self.prompt.text) + self.num_appended)
 
     @property
     def is_finished(self) -> bool:

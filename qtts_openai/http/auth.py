@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import msgspec
+from litestar.connection import WebSocket
 from litestar.handlers import BaseRouteHandler
 
 from qtts_openai.errors import ApiError
@@ -32,6 +33,7 @@ Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 OPEN = {"open": True}
 
 VARIABLE = "QTTS_API_KEYS"
+KEY_PROTOCOL = "openai-insecure-api-key."
 # How often the file is looked at: a key that was taken out of it works no longer than this.
 WATCH_S = 1.0
 
@@ -185,7 +187,39 @@ def _forms(sent: bytes) -> tuple[bytes, ...]:
 
 def _bearer(connection: Connection) -> bytes:
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+    if scheme.lower() == "bearer":
+        return key.strip().encode("latin-1")
+    if isinstance(connection, WebSocket):
+        return _socket_key(connection)
+    return b""
+
+
+def _socket_key(connection: Connection) -> bytes:
+    """As the dialects of live text send it: another scheme, another header, or, where a browser can
+    set none, a sub-protocol.
+    """
+    headers = connection.headers
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() in ("token", "api-key"):
+        return key.strip().encode("latin-1")
+    offered = offered_protocols(connection)
+    if len(offered) == 2 and offered[0].lower() in ("token", "bearer"):
+        key = offered[1]
+    else:
+        key = next((o.partition(".")[2] for o in offered if o.startswith(KEY_PROTOCOL)), "")
+    sent = headers.get("xi-api-key") or headers.get("x-api-key") or key
+    return sent.strip().encode("latin-1")
+
+
+def offered_protocols(connection: Connection) -> list[str]:
+    sent = connection.headers.get("sec-websocket-protocol", "")
+    return [name.strip() for name in sent.split(",") if name.strip()]
+
+
+def chosen_protocol(connection: Connection) -> str | None:
+    """To answer with: never what holds the key."""
+    offered = offered_protocols(connection)
+    return next((name for name in offered if not name.startswith(KEY_PROTOCOL)), None)
 
 
 def require_key(ring: KeyRing) -> Guard:

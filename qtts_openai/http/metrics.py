@@ -59,6 +59,24 @@ class Metrics:
             buckets=_RTF_BUCKETS,
             registry=self.registry,
         )
+        self.live_sessions = Gauge(
+            "qtts_live_sessions", "Live sessions that are open", ["dialect"], registry=self.registry
+        )
+        self.live_first_audio = Histogram(
+            "qtts_live_first_audio_seconds",
+            "First text of a live utterance to its first audio",
+            buckets=_TTFA_BUCKETS,
+            registry=self.registry,
+        )
+        self.live_cancels = Counter(
+            "qtts_live_cancels", "Live utterances cut short", ["dialect"], registry=self.registry
+        )
+        self.live_heard = Counter(
+            "qtts_live_cancelled_heard_seconds",
+            "Of utterances that were cut short, what was heard",
+            ["dialect"],
+            registry=self.registry,
+        )
         self.streams = Gauge("qtts_streams", "Answers being spoken", registry=self.registry)
         self.audio = Counter("qtts_audio_seconds", "Seconds of speech made", registry=self.registry)
         self.characters = Counter("qtts_characters", "Characters of input", registry=self.registry)

@@ -102,8 +102,9 @@ class GuardedProtocol(H11Protocol):
 
     def _make_room(self) -> bool:
         """Close who has waited longest without having made a request."""
-        others = cast(set[GuardedProtocol], self.connections) - {self}
-        waiting = [one for one in others if one.phase in (Phase.IDLE, Phase.HEAD)]
+        others = [one for one in self.connections if isinstance(one, GuardedProtocol)]
+        idle = (Phase.IDLE, Phase.HEAD)
+        waiting = [one for one in others if one is not self and one.phase in idle]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda one: one.since)

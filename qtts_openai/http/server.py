@@ -15,6 +15,7 @@ import uvicorn
 
 from qtts_openai.http.bounds import ConnectionBounds
 from qtts_openai.http.protocol import GuardedProtocol, Phase
+from qtts_openai.http.websocket_protocol import SocketProtocol
 from qtts_openai.settings import ServerSettings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ class Server(uvicorn.Server):
             cast(Any, app),
             log_config=None,
             http=cast(Any, partial(GuardedProtocol, bounds=bounds)),
-            ws="none",
+            ws=SocketProtocol,
+            ws_max_size=settings.max_message_bytes,
+            ws_per_message_deflate=False,  # it costs memory and time, and audio does not shrink
             lifespan="on",
             timeout_keep_alive=cast(Any, settings.keep_alive_s),
             timeout_graceful_shutdown=CUT_S,
@@ -87,7 +90,9 @@ class Server(uvicorn.Server):
 
     @property
     def _guarded(self) -> list[GuardedProtocol]:
-        return list(cast(set[GuardedProtocol], self.server_state.connections))
+        """Connections that speak HTTP; a WebSocket's session has bounds of its own."""
+        every = self.server_state.connections
+        return [one for one in every if isinstance(one, GuardedProtocol)]
 
     def _check_connections(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -7,6 +7,7 @@ resolver chooses model and voice; text.script cleans and cuts the text; nothing 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -19,8 +20,8 @@ from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.speech.encoders import check_rate
-from qtts_openai.text.prompt_builder import find_language
-from qtts_openai.text.script import Script, ScriptWriter
+from qtts_openai.text.prompt_builder import PromptBuilder, find_language
+from qtts_openai.text.script import Preparer, Script, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
 from qtts_openai.voices.resolver import ResolvedVoice, VoiceResolver
 
@@ -50,6 +51,21 @@ class SpeechPlan(msgspec.Struct, frozen=True):
     consent: str | None = None
 
 
+class LivePlan(msgspec.Struct, frozen=True):
+    """All but the text. `build` makes a prompt of a whole text, `prepare` makes a segment
+    speakable; `is_live`: text may come while it is spoken.
+    """
+
+    model: ModelInfo
+    build: Callable[[str], Prompt]
+    prepare: Preparer
+    builder: PromptBuilder
+    params: SamplingParams
+    reference: ReferenceAudio | None
+    gain_db: float
+    is_live: bool
+
+
 class Planner:
     def __init__(self, settings: Settings, resolver: VoiceResolver) -> None:
         self.resolver = resolver
@@ -66,6 +82,28 @@ class Planner:
             return self._utterance(request, resolved)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._utterance, request, resolved)
+
+    async def plan_live(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> LivePlan:
+        """As `plan`, for text that is still to come."""
+        check_length(
+            request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
+        )
+        check_rate(request.response_format, request.sample_rate)
+        resolved = await self.resolver.resolve(request, caller)
+        language = _language(request, resolved.model)
+        is_live = not resolved.reference_text and request.non_streaming_mode is not True
+        if is_live:
+            request = msgspec.structs.replace(request, non_streaming_mode=False)
+        return LivePlan(
+            model=resolved.model,
+            build=self._build(request, resolved, language, _instruct(request, resolved)),
+            prepare=self.writer.preparer(request, resolved.model, language),
+            builder=self.resolver.catalog.builders[resolved.model.id],
+            params=_sampling(request, resolved),
+            reference=resolved.reference,
+            gain_db=self._gain_db(resolved),
+            is_live=is_live,
+        )
 
     def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
         language = _language(request, resolved.model)
@@ -99,11 +137,17 @@ class Planner:
         instruct: str | None,
         script: Script,
     ) -> tuple[Prompt | float, ...]:
+        build = self._build(request, resolved, language, instruct)
+        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
+
+    def _build(
+        self, request: SpeechRequest, resolved: ResolvedVoice, language: str, instruct: str | None
+    ) -> Callable[[str], Prompt]:
         model, voice = resolved.model, resolved.voice
         builder = self.resolver.catalog.builders[model.id]
         has_speaker = voice is not None and model.model_type == "custom_voice"
         whole = request.non_streaming_mode
-        build = partial(
+        return partial(
             builder.build,
             language=language,
             instruct=instruct,
@@ -112,7 +156,6 @@ class Planner:
             reference_text=resolved.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
-        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
 
 
 def _note_use(resolved: ResolvedVoice, caller: Caller) -> None:

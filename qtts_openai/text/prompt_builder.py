@@ -162,6 +162,10 @@ class PromptBuilder:
             expected_frames=expected_frames(text),
         )
 
+    def text_ids(self, segment: str) -> tuple[int, ...]:
+        """Of a part of a text that begins where a token does: with the space before a word."""
+        return self._ids(segment)
+
     def _reference_ids(self, text: str) -> tuple[int, ...]:
         return self._turn("assistant", text)[3:-2]
 

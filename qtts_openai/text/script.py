@@ -5,6 +5,7 @@ figures in words, cut where the model cannot hold more) and between them seconds
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -23,6 +24,9 @@ from qtts_openai.text.segments import Size, split_sentences
 SHARE_OF_FRAMES = 0.5
 # Silence costs what speaking for as long would, in characters.
 CHARS_PER_S = 15
+
+
+Preparer = Callable[[Mapping[str, str], str], str]
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -70,6 +74,21 @@ class ScriptWriter:
         unspoken = self._unspoken("\n".join(texts), model)
         pieces = split_sentences(parts, self._size(request, model), language)
         return Script(tuple(pieces), unspoken, math.ceil(num_chars))
+
+    def preparer(self, request: SpeechRequest, model: ModelInfo, language: str) -> Preparer:
+        """For text that comes in segments: nothing that looks at more than one of them. The first
+        argument is words and how to say them.
+        """
+        options = self._text_options(request, model)
+        skip = (*options.skip, "wrapped_lines", "line_marks", "last_mark")
+        options = msgspec.structs.replace(options, skip=skip)
+
+        def prepare(said: Mapping[str, str], text: str) -> str:
+            spoken = _spoken_language(text, model, language)
+            text = pronounce(pipeline.clean(text, options, spoken), said)
+            return pipeline.speakable(text, options, spoken)
+
+        return prepare
 
     def _pauses(self, request: SpeechRequest) -> list[Part]:
         options = self.options

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from engine import (
@@ -69,6 +70,7 @@ class FakeEngine:
     def behave(self) -> None:
         """As new."""
         self.submitted: list[tuple[str, Prompt, SamplingParams, ReferenceAudio | None]] = []
+        self.streams: list[FakeStream] = []
         self.leads_s: list[float] = []  # of what was submitted
         self.forgotten: list[str] = []  # keys of reference audio
         self.live: set[FakeStream] = set()
@@ -114,6 +116,7 @@ class FakeEngine:
         self.leads_s.append(buffered_s)
         stream = FakeStream(self, prompt, params)
         self.live.add(stream)
+        self.streams.append(stream)
         return stream
 
     async def drain(self, timeout_s: float) -> None:
@@ -133,10 +136,13 @@ class FakeStream:
         self.engine = engine
         self.id = len(engine.submitted)
         self.prompt = prompt
+        self.num_live_frames = 0
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
         self.ended = asyncio.Event()
         self.aborted = False
+        self.text_open, self.unread_text = prompt.text_open, ()
+        self._news = asyncio.Event()
         self._chunks = self._cut(tone(prompt, self.num_frames))
         self._num_chunks = 0
 
@@ -151,7 +157,25 @@ class FakeStream:
     def __aiter__(self) -> "FakeStream":
         return self
 
+    def append(self, text: tuple[int, ...], final: bool = False) -> None:
+        self.prompt = msgspec.structs.replace(self.prompt, text=self.prompt.text + text)
+        self.text_open = self.text_open and not final
+        self._news.set()
+
+    async def _spoken_live(self) -> bytes | None:
+        """A frame for each id, as they come; None once there are no more."""
+        while len(self.prompt.text) == self.num_live_frames and self.text_open and not self.aborted:
+            self._news.clear()
+            await self._news.wait()
+        if self.num_live_frames >= len(self.prompt.text) or self.aborted:
+            return None
+        self.num_live_frames += 1
+        return b"\x01\x00" * SAMPLES_PER_FRAME
+
     async def __anext__(self) -> bytes:
+        if self.prompt.text_open and (pcm := await self._spoken_live()) is not None:
+            await asyncio.sleep(self.engine.chunk_delay_s)
+            return pcm
         if self.aborted:
             raise StopAsyncIteration
         if self._num_chunks == self.engine.hang_after:
@@ -172,6 +196,8 @@ class FakeStream:
 
     def abort(self) -> None:
         self.aborted = True
+        self.text_open = False
+        self._news.set()
         self.ended.set()
         self.engine.live.discard(self)
 

@@ -23,6 +23,7 @@ CONFIG = EngineConfig(
     max_model_len=1024,
     kv_cache_memory="32MB",
     max_num_batched_tokens=48,
+    open_text_timeout_s=3600,
 )
 FAMILIES = ("custom_voice", "voice_design", "base")
 SHAPES = ("tiny-0b6", "tiny-1b7")

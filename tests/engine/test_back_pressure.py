@@ -6,7 +6,7 @@ from engine.client import SpeechStream
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.protocol import AudioChunk, Finished, FinishReason, Hold, Outbound, Usage
-from tests.engine.speaking import assert_idle, submit
+from tests.engine.speaking import assert_idle, prompt, submit
 
 SECOND = bytes(48_000)
 
@@ -55,7 +55,7 @@ def test_a_held_utterance_can_be_left(core: EngineCore) -> None:
 async def test_a_stream_holds_at_its_bound_and_goes_on_when_read() -> None:
     sent: list[Hold] = []
     worker = SimpleNamespace(config=EngineConfig(max_unread_s=3.0), send=sent.append)
-    stream = SpeechStream(7, worker)  # type: ignore[arg-type]
+    stream = SpeechStream(7, worker, prompt())  # type: ignore[arg-type]
     for _ in range(2):
         stream.feed(SECOND)
     assert sent == []
@@ -68,3 +68,15 @@ async def test_a_stream_holds_at_its_bound_and_goes_on_when_read() -> None:
     stream.finish(Finished(7, FinishReason.STOP, Usage(1, 1)))
     assert len(await anext(stream)) == 3 * len(SECOND)
     assert sent == [Hold(7, True), Hold(7, False), Hold(7, True)]
+
+
+def test_what_came_too_late_can_be_spoken_again() -> None:
+    worker = SimpleNamespace(config=EngineConfig(), send=lambda message: None)
+    live = prompt(3, streaming_text=True, text_open=True)
+    stream = SpeechStream(7, worker, live)  # type: ignore[arg-type]
+    stream.append((20, 21))
+    stream.append((22,), final=True)
+    assert stream.unread_text == ()
+    stream.finish(Finished(7, FinishReason.STOP, Usage(1, 1), num_text=4))
+    stream.append((23,))
+    assert stream.unread_text == (21, 22, 23)

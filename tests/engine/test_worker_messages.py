@@ -51,7 +51,7 @@ def test_a_message_that_is_not_of_the_protocol(core: EngineCore) -> None:
         bad = msgspec.msgpack.encode({"type": "Submit", "id": 5, "model": 3})
         good = msgspec.msgpack.encode(submit(6))
         ours.sendall(b"".join(HEADER.pack(len(data)) + data for data in (bad, good)))
-        first, second = Connection(theirs).read(block=True)
+        first, second = Connection(theirs).read(None)
     assert isinstance(first, Malformed) and first.id == 5 and second == submit(6)
     handle(core, first)
     (failed,) = steps(core)

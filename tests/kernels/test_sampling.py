@@ -16,6 +16,7 @@ from engine.kernels import sampling
 from engine.kernels.sampling import sample_code0, sample_codes
 from engine.layers.sampling_table import SamplingTable
 from engine.runner import sampler
+from engine.runner.row_buffers import NEVER
 from tests.kernels.compiling import CAPABILITIES, Compiled, compile_apart, compile_kernel
 
 VOCAB, NUM_CODES, EOS = 90, 64, 70
@@ -166,11 +167,16 @@ def test_draws_as_the_sampler(dtype: torch.dtype, device: str) -> None:
 
 
 def plain_code0(
-    logits: Tensor, seen: Tensor, frames: Tensor, params: sampler.BatchParams
+    logits: Tensor,
+    seen: Tensor,
+    frames: Tensor,
+    ends_from: Tensor,
+    params: sampler.BatchParams,
 ) -> Tensor:
     allowed = torch.arange(VOCAB, device=logits.device) < NUM_CODES
     allowed[EOS] = True
-    logits = sampler.talker_logits(logits.clone(), seen, frames, params, allowed, EOS)
+    too_early = frames < ends_from
+    logits = sampler.talker_logits(logits.clone(), seen, too_early, params, allowed, EOS)
     uniform = sampler.uniforms(params.seeds, frames)[:, 0]
     return sampler.sample(logits, params.talker, uniform)
 
@@ -182,14 +188,17 @@ def test_draws_code0_as_the_sampler(device: str) -> None:
     table, params = table_of(samplings, device), plain_params(samplings, device)
     rows = torch.arange(num_rows, device=device)
     num_frames = torch.randint(0, 5, (num_rows,), device=device)
+    ends_from = torch.randint(2, 5, (num_rows,), device=device)
     seen = torch.rand(num_rows, VOCAB, device=device) < 0.3
     codes, expected = [], []
     for _ in range(2):
         logits = torch.randn(num_rows, VOCAB, device=device) * 3
         logits[:, EOS] += 4
-        expected.append(plain_code0(logits, seen, num_frames, params))
+        expected.append(plain_code0(logits, seen, num_frames, ends_from, params))
         before = seen.clone()
-        codes.append(sample_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS))
+        drawn = sample_code0(logits, rows, table, num_frames, ends_from, seen, NUM_CODES, EOS)
+        assert not (drawn[num_frames < ends_from] == EOS).any()
+        codes.append(drawn)
         before[rows, codes[-1]] = True
         assert torch.equal(seen, before)
         num_frames += 1
@@ -199,17 +208,20 @@ def test_draws_code0_as_the_sampler(device: str) -> None:
 
 
 def test_penalty_and_end(device: str) -> None:
-    """Row 0 may end, row 1 is too young, row 2 is told not to; 3 has drawn its favourite before."""
-    samplings = [greedy_but(ignore_eos=row == 2, repetition_penalty=2.0) for row in range(4)]
+    """Row 0 may end, row 1 is too young, row 2 is told not to; 3 has drawn its favourite before,
+    and 4 waits for the end of its text.
+    """
+    samplings = [greedy_but(ignore_eos=row == 2, repetition_penalty=2.0) for row in range(5)]
     table = table_of(samplings, device)
-    logits = torch.zeros(4, VOCAB, device=device)
-    logits[:3, EOS], logits[:, 5], logits[:, 6], logits[:, NUM_CODES] = 9, 3, 2, 10
-    seen = torch.zeros(4, VOCAB, dtype=torch.bool, device=device)
+    logits = torch.zeros(5, VOCAB, device=device)
+    logits[[0, 1, 2, 4], EOS], logits[:, 5], logits[:, 6], logits[:, NUM_CODES] = 9, 3, 2, 10
+    seen = torch.zeros(5, VOCAB, dtype=torch.bool, device=device)
     seen[3, 5] = True
-    num_frames = torch.tensor([2, 1, 7, 7], device=device)
-    rows = torch.arange(4, device=device)
-    codes = sample_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
-    assert codes.tolist() == [EOS, 5, 5, 6]
+    num_frames = torch.tensor([2, 1, 7, 7, 7], device=device)
+    ends_from = torch.tensor([2, 2, 2, 2, NEVER], device=device)
+    rows = torch.arange(5, device=device)
+    codes = sample_code0(logits, rows, table, num_frames, ends_from, seen, NUM_CODES, EOS)
+    assert codes.tolist() == [EOS, 5, 5, 6, 5]
 
 
 def test_greedy_takes_the_first_of_equals(device: str) -> None:
@@ -227,7 +239,7 @@ def test_rows_that_repeat_draw_the_same(device: str) -> None:
     logits = torch.randn(1, VOCAB, device=device).repeat(4, 1)
     rows = torch.tensor([1, 0, 1, 1], device=device)
     seen = torch.zeros(2, VOCAB, dtype=torch.bool, device=device)
-    codes = sample_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
+    codes = sample_code0(logits, rows, table, num_frames, num_frames, seen, NUM_CODES, EOS)
     assert codes[0] == codes[2] == codes[3]
     assert seen.sum().item() == 2 and seen[rows, codes].all()
 
@@ -267,7 +279,7 @@ def compiled() -> Iterator[tuple[str, Compiled]]:
         width = sampling._width(3072)
         warps = width.pop("num_warps")
         values = {"NUM_CODES": 2048, "EOS": 2150, "VOCAB": 3072} | width
-        signature = pointers | {"seen": "*i1", "codes": "*i64"}
+        signature = pointers | {"ends_from": "*i64", "seen": "*i1", "codes": "*i64"}
         signature |= dict.fromkeys(values, "constexpr")
         result = compile_kernel(sampling._sample_code0, signature, values, capability, warps, 3)
         yield f"sample_code0 sm_{capability}", result
