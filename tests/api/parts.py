@@ -60,7 +60,11 @@ class Parts:
         self.catalog = Catalog(models, infos, "auto")
         self.table = VoiceTable({}, [NARRATOR], infos.values())
         self.references = References(
-            ref_audio or RefAudioSettings(), self.store, self.catalog, self.engine, self.decoder
+            ref_audio or RefAudioSettings(),
+            self.store,
+            self.catalog,
+            self.engine.submit,
+            self.decoder,
         )
         self.resolver = VoiceResolver(
             self.settings.defaults, self.catalog, self.table, self.references

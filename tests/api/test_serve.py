@@ -108,18 +108,24 @@ def test_a_broken_answer_is_one_line_in_the_log(tokenizer_dir, tmp_path):
     assert "Traceback" not in log
 
 
+def without_news(log: str) -> str:
+    """What is left of a log without its INFO lines, such as the one that counts the keys."""
+    return "".join(line for line in log.splitlines(keepends=True) if " INFO " not in line)
+
+
 def test_a_checkpoint_that_cannot_be_loaded_is_one_line(tokenizer_dir, tmp_path):
     behaviour = "engine.start_error = CheckpointError('/x/config.json is missing')"
     with process(tokenizer_dir, tmp_path, free_port(), behaviour) as running:
         log = running.communicate(timeout=20)[1]
         assert running.returncode == 1
-    assert log == "qtts: /x/config.json is missing\n"
+    assert without_news(log) == "qtts: /x/config.json is missing\n"
 
 
 def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path):
     with process(tmp_path, tmp_path, free_port()) as running:
         log = running.communicate(timeout=20)[1]
         assert running.returncode == 1
+    log = without_news(log)
     assert log.startswith("qtts: ") and "vocab.json is missing" in log and log.count("\n") == 1
 
 

@@ -118,12 +118,14 @@ class Victim:
         seen, stop, before = Seen(), threading.Event(), self.rss_mb()
 
         def watch() -> None:
-            while not stop.wait(PROBE_S):
+            while True:  # once at least, however short the attack
                 try:
                     seen.waits_s.append(self.probe_s())
                 except (OSError, AssertionError):
                     seen.failures += 1
                 seen.rss_growth_mb = max(seen.rss_growth_mb, self.rss_mb() - before)
+                if stop.wait(PROBE_S):
+                    return
 
         witness = threading.Thread(target=watch)
         witness.start()

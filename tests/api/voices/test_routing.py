@@ -107,7 +107,6 @@ def test_clones(trio):
         "file:///etc/passwd",
         clip(0.1),
         clip(61),
-        "",
     ],
     ids=lambda text: text[:20],
 )
