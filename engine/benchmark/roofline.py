@@ -23,6 +23,8 @@ from engine.models.config import CodecDecoderConfig, DecoderConfig, TalkerConfig
 
 READ_BYTES = 1 << 29
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices that are multiplied
+# A longer product is not made eight times as long by doubling its sides.
+MAX_PRODUCT_S = 0.05
 REPEATS = {"cpu": 1, "cuda": 20}  # a GPU gets many before the first one is waited for
 # Bytes of one weight of the decoder layers, where they are not in the model's dtype.
 WEIGHT_BYTES = {"int8": 1.0, "int4": 0.5}
@@ -56,11 +58,24 @@ def measure_machine(device: torch.device) -> Machine:
     target = torch.empty_like(numbers)
     read = READ_BYTES / seconds(numbers.sum, device)
     copied = 2 * READ_BYTES / seconds(lambda: target.copy_(numbers), device)
-    side, rates = SIDES[device.type], {}
-    for dtype in (torch.bfloat16, torch.float32):
-        a = torch.randn(side, side, device=device).to(dtype)
-        rates[name_of(dtype)] = 2 * side**3 / seconds(partial(torch.matmul, a, a), device)
-    return Machine(max(read, copied), rates)
+    dtypes = (torch.bfloat16, torch.float32)
+    return Machine(max(read, copied), {name_of(dtype): flop_s(dtype, device) for dtype in dtypes})
+
+
+def flop_s(dtype: torch.dtype, device: torch.device) -> float:
+    """Of the product of two square matrices. A CPU without bfloat16 is a thousand times slower at
+    it; there the matrices stay small.
+    """
+    side, found = SIDES[device.type], 0.0
+    small = min(side, 128)
+    while small <= side:
+        a = torch.randn(small, small, device=device).to(dtype)
+        took = seconds(partial(torch.matmul, a, a), device)
+        found = max(found, 2 * small**3 / took)
+        if took > MAX_PRODUCT_S:
+            break
+        small *= 2
+    return found
 
 
 def seconds(run: Callable[[], Any], device: torch.device, times: int = 5) -> float:
