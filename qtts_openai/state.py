@@ -64,7 +64,10 @@ class AppState:
         self.table = VoiceTable(settings.voices.aliases, settings.voices.extra, models.values())
         voices = settings.voices
         self.store = VoiceStore(
-            Path(voices.directory), voices.max_voices, settings.cloning, voices.object_store
+            Path(voices.directory),
+            voices.max_voices,
+            cloning=settings.cloning,
+            object_store=voices.object_store,
         )
         self.decoder = AudioDecoder(
             min_s=settings.ref_audio.min_s,

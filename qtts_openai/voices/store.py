@@ -135,6 +135,7 @@ class VoiceStore:
         self,
         directory: Path,
         max_voices: int,
+        *,
         cloning: CloningSettings | None = None,
         object_store: str | None = None,
     ) -> None:

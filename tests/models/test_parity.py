@@ -26,7 +26,9 @@ from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from tests.models import golden
 
 CPU, FP32 = torch.device("cpu"), torch.float32
-SPEECH = golden.CASES["speech"]
+# The official package reads a template's control tokens in a text as such. Ours never does, so its
+# prompt for that text is another one; tests/gpu still speaks the case from its recorded ids.
+SPEECH = [case for case in golden.CASES["speech"] if case["id"] != "cv7_special_text"]
 CONFIG = EngineConfig(max_num_seqs=4, max_model_len=512, max_num_batched_tokens=512)
 
 

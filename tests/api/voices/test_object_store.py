@@ -64,7 +64,7 @@ def bucket(s3, monkeypatch) -> str:
 
 
 def store_in(bucket: str, max_voices: int = 10) -> VoiceStore:
-    return VoiceStore(Path("unused"), max_voices, bucket)
+    return VoiceStore(Path("unused"), max_voices, object_store=bucket)
 
 
 def objects(store: VoiceStore) -> set[str]:
