@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import backend
 from engine.config import EngineConfig, ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import Prompt, SamplingParams, Submit
-from engine.random_checkpoint import write_random_checkpoint
+from engine.runner import torch_backend as backend
 from engine.startup import build
 
-FORMS = (("bfloat16", "full"), ("bfloat16", "int8"), ("bfloat16", "int4"))
+FORMS = (("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "int4"))
 
 
 class Guide:
@@ -49,7 +49,7 @@ class Guide:
 
 def speak(path: Path, dtype: str, weights: str, frames: int, guide: Guide) -> None:
     config = EngineConfig(
-        device="cpu", dtype=dtype, weights=weights, max_num_seqs=1, max_tokens=1024
+        device="cpu", dtype=dtype, quantization=weights, max_num_seqs=1, max_model_len=1024
     )
     core, _ = build(config, [ModelSpec(id="m", checkpoint=str(path))])
     plain, backend.sample = backend.sample, guide
@@ -76,7 +76,7 @@ def compare(reference: list[int], guide: Guide) -> dict[str, float]:
 
 def measure(path: Path, frames: int) -> list[dict[str, Any]]:
     reference = Guide()
-    speak(path, "float32", "full", frames, reference)
+    speak(path, "float32", "none", frames, reference)
     rows = []
     for dtype, weights in FORMS:
         guide = Guide(reference.chosen)

@@ -1,18 +1,21 @@
 """Every figure a GPU is asked for, in one run of less than ten minutes, most wanted first.
 
-    python3 -m benchmarks.bare benchmarks.gpu_bench
+    python3 -m benchmarks.gpu_bench
 
 Random weights of the true shapes, which cost what trained ones do. Per shape and form of weights,
-engine.bench: ms per frame by batch and by part, beside the floor of this very GPU. Over HTTP,
-against a real server in processes of its own: requests for 4 to 5 s of speech arrive as a Poisson
-process at rising rates (bench_serve.py). In the same run, on the same weights, the official package
-and faster-qwen3-tts, one stream each, for they have no batches (official_baseline.py).
+engine.benchmark.bench: ms per frame by batch and by part, beside the floor of this very GPU. Over
+HTTP, against a real server in processes of its own: requests for 4 to 5 s of speech arrive as a
+Poisson process at rising rates (bench_serve.py). In the same run, on the same weights, the
+official package and faster-qwen3-tts, one stream each, for they have no batches
+(official_baseline.py).
 
 Each part is a process and all share one deadline (parts.py); what is missing or does not fit is
-skipped, and the report says why. Nothing needs installing: what the server imports is looked for
-on PYTHONPATH too, and the rivals in --rivals, a folder with unpacked wheels, beside which they need
-transformers 5 and accelerate:
+skipped, and the report says why. Nothing needs installing on the GPU's machine: carry there, for
+its version of Python and its own torch, what the server imports (on PYTHONPATH; the engine's
+benchmark and gpu_check need msgspec of it) and the rivals (in --rivals, beside transformers 5 and
+accelerate):
 
+    make carry FOR=3.12 && PYTHONPATH=carry python3 -m benchmarks.gpu_bench
     pip install --no-deps --target rivals qwen-tts-hf faster-qwen3-tts
 
 Writes JSON and the report to --out; on a GPU the report is entered in RESULTS.md too. `--device cpu
@@ -21,6 +24,7 @@ Writes JSON and the report to --out; on a GPU the report is entered in RESULTS.m
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -32,15 +36,12 @@ import torch
 
 from benchmarks import gpu_report, logbook, machine
 from benchmarks.gpu_serve import Load, serve_and_load
-from benchmarks.parts import Budget, Part, run_part
-from engine.random_checkpoint import write_random_checkpoint
+from benchmarks.parts import Budget, Part, last_line, run_part
+from engine.dummy.checkpoint import write_random_checkpoint
 
 PACKAGES = ("torch", "triton", "transformers", "numpy")
-# What the server imports and a bare machine may lack, by module.
-SERVER = (
-    "msgspec", "litestar", "uvicorn", "uvloop", "httptools", "httpx", "av", "lameenc", "soundfile",
-    "soxr", "sentencex", "prometheus_client", "yaml", "tokenizers",
-)  # fmt: skip
+# What `qtts serve` imports, its dependencies' own dependencies with it.
+SERVER = "import qtts_openai.app, qtts_openai.cli"
 RIVALS = {"official": "qwen_tts", "faster": "faster_qwen3_tts"}
 CARRY = "carry qwen-tts-hf and faster-qwen3-tts in --rivals"
 LOADS = [Load(1, 20), Load(5, 12), Load(20, 12), Load(40, 12), Load(60, 12)]
@@ -91,7 +92,7 @@ def plan(args: argparse.Namespace, paths: dict[str, Path]) -> list:
     the one that is served and raced.
     """
     first, *others = args.shapes
-    plain, *quantised = args.weights
+    plain, *quantised = args.quantization
 
     def engine(shape: str, weights: str):
         return lambda budget: [engine_part(args, shape, paths[shape], weights, budget)]
@@ -108,8 +109,8 @@ def plan(args: argparse.Namespace, paths: dict[str, Path]) -> list:
 def engine_part(
     args: argparse.Namespace, shape: str, path: Path, weights: str, budget: Budget
 ) -> Part:
-    command = [sys.executable, "-m", "benchmarks.bare", "engine.bench", "--json"]
-    command += ["--checkpoint", str(path), "--device", args.device, "--weights", weights]
+    command = [sys.executable, "-m", "engine.benchmark.bench", "--json"]
+    command += ["--checkpoint", str(path), "--device", args.device, "--quantization", weights]
     command += ["--frames", str(args.frames), "--threads", str(args.threads)]
     command += ["--batch", args.batch] if args.batch else []
     # The first one compiles kernels, which triton then keeps.
@@ -117,9 +118,9 @@ def engine_part(
 
 
 def http_parts(args: argparse.Namespace, path: Path, budget: Budget) -> list[Part]:
-    missing = [name for name in SERVER if PathFinder.find_spec(name) is None]
-    if missing:
-        return [Part("http", "skipped", f"not installed: {', '.join(missing)}")]
+    trial = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True)
+    if trial.returncode:
+        return [Part("http", "skipped", f"the server cannot run here: {last_line(trial.stderr)}")]
     return serve_and_load(path, args.device, QUICK_LOADS if args.quick else LOADS, budget)
 
 
@@ -155,7 +156,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cuda")
     add("--shapes", type=words, default=["1.7B", "0.6B"], help="the first is served and raced")
-    add("--weights", type=words, help="default: full,int8; on a CPU: full")
+    add("--quantization", type=words, help="default: none,int8; on a CPU: none")
     add("--batch", help="default: 1,8,32,64,128 as far as they fit; on a CPU: 1,2")
     add("--frames", type=int, help="per timed sequence; default 100; --quick: 8")
     add("--threads", type=int, default=0)
@@ -168,7 +169,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     on_gpu = args.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         parser.exit(1, "no CUDA device here; --device cpu --shapes tiny-0b6 --quick is a dry run\n")
-    args.weights = args.weights or (["full", "int8"] if on_gpu else ["full"])
+    args.quantization = args.quantization or (["none", "int8"] if on_gpu else ["none"])
     args.batch = args.batch or (None if on_gpu else "1,2")
     args.frames = args.frames or (8 if args.quick else 100)
     args.least_s = 5 if args.quick else 30

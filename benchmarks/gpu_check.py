@@ -1,5 +1,6 @@
 """Parity on a GPU: the kernels' tests compiled, and the engine's with graphs, on a machine where
-nothing can be installed (bare.py). Under ten minutes.
+nothing can be installed. Under ten minutes. Where msgspec is missing, PYTHONPATH names a folder
+that was carried there (`make carry FOR=3.12`).
 
     python3 -m benchmarks.gpu_check --out benchmarks/results
 

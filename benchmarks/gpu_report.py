@@ -125,7 +125,7 @@ def rival_rows(parts: list[dict[str, Any]], engines: list[dict[str, Any]]) -> Ro
         part["name"].split()[1]: 1 / row["step_s"]
         for part in engines
         for row in part["result"]["rows"]
-        if row["batch"] == 1 and part["result"]["weights"] == "full"
+        if row["batch"] == 1 and part["result"]["quantization"] == "none"
     }
     rows = []
     for part in parts:

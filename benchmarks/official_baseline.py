@@ -5,7 +5,7 @@ graphs.
 Regime: one utterance at a time (the package has no scheduler), transformers' sdpa attention, the
 package's sampling defaults unless --greedy, weights and codec in --dtype (as the package does it).
 The end token's logit is held at -inf, so that every run makes exactly --frames frames of 80 ms
-whatever the weights; random weights from engine.random_checkpoint cost what trained ones do. Each
+whatever the weights; random weights from engine.dummy.checkpoint cost what trained ones do. Each
 run includes the prompt's prefill; loading, voice-clone prompts and the first, unmeasured run
 (--warmup frames) are left out. "talker" is everything up to the codes (talker and code predictor),
 "all" adds decoding them to samples. Medians over --runs.

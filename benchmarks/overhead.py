@@ -43,8 +43,9 @@ from benchmarks.lean_http import LeanClient
 from benchmarks.speech_client import open_client
 from engine import EngineClient
 from qtts_openai import schemas as s
-from qtts_openai.service import Service
-from qtts_openai.settings import Settings, load_settings
+from qtts_openai.settings import Settings
+from qtts_openai.settings_file import load_settings
+from qtts_openai.state import AppState
 
 MODEL = "overhead"
 START_TIMEOUT_S = 300.0
@@ -121,11 +122,11 @@ async def rounds(
 
 
 @asynccontextmanager
-async def own_engine(settings: Settings) -> AsyncIterator[Service]:
+async def own_engine(settings: Settings) -> AsyncIterator[AppState]:
     engine = EngineClient(settings.engine, settings.specs())
     try:
         await engine.start()
-        yield Service(settings, engine)
+        yield AppState(settings, engine)
     finally:
         await engine.close()
 
@@ -158,7 +159,7 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
     raise SystemExit(f"the server was not ready after {START_TIMEOUT_S:.0f} s")
 
 
-async def first_chunk(service: Service, fields: dict[str, Any]) -> float:
+async def first_chunk(service: AppState, fields: dict[str, Any]) -> float:
     request, _ = s.read_speech(dict(fields))
     utterance = await service.planner.plan(request)
     started = time.perf_counter()
@@ -170,7 +171,7 @@ async def first_chunk(service: Service, fields: dict[str, Any]) -> float:
     return first_s
 
 
-async def planning(service: Service, fields: dict[str, Any]) -> float:
+async def planning(service: AppState, fields: dict[str, Any]) -> float:
     started = time.perf_counter()
     request, _ = s.read_speech(s.parse_json(json.dumps(fields).encode()))
     await service.planner.plan(request)

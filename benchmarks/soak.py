@@ -43,8 +43,8 @@ from engine import (
     SpeechStream,
 )
 from engine.core import EngineCore
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import MAX_VOICES, Finished, Submit
-from engine.random_checkpoint import write_random_checkpoint
 from engine.startup import build
 
 ROWS, QUEUE = 8, 8
@@ -55,9 +55,9 @@ CONFIG = EngineConfig(
     threads=1,
     max_num_seqs=ROWS,
     max_queued=QUEUE,
-    max_tokens=512,
-    prefill_tokens=64,
-    kv_cache_memory="3MB",
+    max_model_len=512,
+    max_num_batched_tokens=64,
+    kv_cache_memory="6MB",
 )
 
 
@@ -166,7 +166,7 @@ class CoreSoak:
             while self.core.sequences or self.core.has_work:
                 self._step()
             self.report.read_memory(min(total, done + max(1, total // 10)))
-        self.core.scheduler.check_integrity()
+        self.core.talker.check_integrity()
         self.report.leaks = self._leaks()
         return self.report
 
@@ -196,7 +196,7 @@ class CoreSoak:
         return {
             "rows": stats.num_rows - stats.num_free_rows,
             "blocks": stats.num_blocks - stats.num_free_blocks,
-            "sequences": len(core.sequences) + len(core.encoding) + len(core.ending),
+            "sequences": len(core.sequences) + len(core.encoding) + len(core.finishing),
             "voice_prompts": len(core.voice_prompts),
         }
 

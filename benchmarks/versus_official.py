@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engine.random_checkpoint import write_random_checkpoint
+from engine.dummy.checkpoint import write_random_checkpoint
 
 
 def run_json(command: list[str]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def official(args: argparse.Namespace, path: Path, dtype: str) -> dict[str, Any]
 def ours(args: argparse.Namespace, path: Path, dtype: str) -> dict[str, Any]:
     options = ["--threads", args.threads, "--dtype", dtype, "--frames", args.frames]
     batches = f"1,{args.batch}"
-    module = [sys.executable, "-m", "engine.bench", "--checkpoint", str(path), "--json"]
+    module = [sys.executable, "-m", "engine.benchmark.bench", "--checkpoint", str(path), "--json"]
     return run_json([*module, *map(str, options), "--batch", batches])
 
 

@@ -5,7 +5,7 @@ Everything a caller may use is here.
 """
 
 from engine.client import EngineClient, SpeechStream
-from engine.config import EngineConfig, ModelSpec
+from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
     EngineDeadError,
@@ -30,6 +30,7 @@ from engine.protocol import (
 
 __all__ = [
     "FRAME_S",
+    "RENAMED_KEYS",
     "SAMPLES_PER_FRAME",
     "SAMPLE_RATE_HZ",
     "CheckpointError",

@@ -1,27 +1,23 @@
-"""EngineCore: messages in, messages out, one step at a time. The one place that sees scheduler and
-runners.
+"""EngineCore: one worker's messages in and out, one step at a time.
 
-`step()` is the whole system: schedule, run, postprocess. It knows no processes, sockets or signals;
-a test drives it directly.
+In: Submit, Append, Hold, Abort and RegisterVoice as method calls. Out: `step()` returns AudioChunk,
+Finished and Failed. A step asks the TalkerEngine for frames of codes (16 ints, 80 ms of speech) and
+gives frames that are due to the codec, which makes PCM of them. This is the only module that sees
+both. It knows no processes, sockets or signals; a test drives it directly.
 """
 
 import logging
+import math
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-import msgspec
 import torch
 
-from engine.admission import build_sequence, check_text
-from engine.block_manager import BlockManager
-from engine.checkpoint import Checkpoint
-from engine.codec_runner import CodecRunner
-from engine.codec_stage import CodecStage
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
-from engine.prompt import VoicePrompt
+from engine.input_processor import FRAMES_PER_TOKEN, build_sequence, check_text
+from engine.loader.checkpoint import Checkpoint
 from engine.protocol import (
     Failed,
     Finished,
@@ -32,66 +28,45 @@ from engine.protocol import (
     Submit,
     Usage,
 )
-from engine.scheduler import Batch, PrefillChunk, Scheduler
-from engine.sequence import Sequence
-from engine.talker_runner import Frames, TalkerRunner
-from engine.voice_encoder import VoiceEncoder
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.codec_stage import CodecStage
+from engine.runner.prompt_embeds import VoicePrompt
+from engine.runner.voice_encoder import VoiceEncoder
+from engine.scheduler.sequence import Sequence
+from engine.talker_engine import TalkerEngine
 
 log = logging.getLogger(__name__)
 
 
 class EngineCore:
-    """All loaded checkpoints, their shared KV pools, the codec and the scheduler.
-
-    kv_caches and codecs are by model; models that share a cache (same geometry) or a codec map to
-    the same object.
-    """
+    """All loaded checkpoints: their talker, their codecs, and the voices that are cloned."""
 
     def __init__(
         self,
         config: EngineConfig,
         checkpoints: dict[str, Checkpoint],
-        kv_caches: dict[str, torch.Tensor],
+        talker: TalkerEngine,
         codecs: dict[str, CodecRunner],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.checkpoints, self.codecs, self.clock = config, checkpoints, codecs, clock
-        assert isinstance(config.max_num_seqs, int), "startup decides it"
-        on_gpu = next(iter(kv_caches.values())).is_cuda
-        self.overlap = on_gpu
-        self.use_kernels = config.kernels == "triton" or (config.kernels == "auto" and on_gpu)
-        pools = {  # a cache's last block is for padding
-            id(cache): BlockManager(cache.shape[2] - 1, cache.shape[3])
-            for cache in kv_caches.values()
-        }
-        self.pools = {model: pools[id(cache)] for model, cache in kv_caches.items()}
-        self.runners = {
-            model: TalkerRunner(
-                c,
-                kv_caches[model],
-                config.max_num_seqs,
-                config.max_tokens,
-                kernels=self.use_kernels,
-            )
-            for model, c in checkpoints.items()
-        }
+        """checkpoints and codecs by model; models that share a codec map to the same object."""
+        self.config, self.checkpoints, self.clock = config, checkpoints, clock
+        self.talker, self.codecs = talker, codecs
         self.voices = {
             model: VoiceEncoder(c)
             for model, c in checkpoints.items()
             if c.speaker_encoder is not None
         }
-        self.scheduler = Scheduler(self.pools, config.max_num_seqs, config.prefill_tokens)
-        self.sound = CodecStage(codecs, config.chunk_ramp, clock)
+        self.codec_stage = CodecStage(codecs, config.chunk_ramp, clock)
         self.sequences: dict[int, Sequence] = {}
-        self.encoding: dict[
-            int, Future[VoicePrompt]
-        ] = {}  # not yet in the scheduler: their voice is being encoded
+        # Not with the talker yet: their voice is being encoded.
+        self.encoding: dict[int, Future[VoicePrompt]] = {}
+        # Of sequences that the talker has not started: the codec begins with it, too.
         self.voice_prompts: dict[int, VoicePrompt] = {}
-        self.ending: dict[int, FinishReason] = {}
-        self.speaking: deque[Frames] = deque()  # frames whose codes have not been taken
+        self.finishing: dict[int, FinishReason] = {}
         self.outbox: list[Outbound] = []
-        self.num_steps = self.num_frames = self.num_runaways = 0
-        self.prefill_s = self.decode_s = self.codec_s = 0.0
+        self.num_frames = self.num_runaways = 0
+        self.codec_s = 0.0
 
     # ---- messages ----
 
@@ -115,25 +90,25 @@ class EngineCore:
             voices, with_codes = self.voices[submit.model], bool(prompt.reference_text)
             future = voices.request(prompt.reference, with_codes)
             num_ref_frames = voices.num_ref_frames(prompt.reference) if with_codes else 0
-        seq = build_sequence(
-            submit, checkpoint, self.config, self.pools[submit.model], num_ref_frames
-        )
-        if submit.lead_s > 0:  # nobody waits for it: full chunks from the start
-            seq.plays_since = self.clock() + submit.lead_s
+        capacity = self.talker.capacity(submit.model)
+        seq = build_sequence(submit, checkpoint, self.config, capacity.max_tokens, num_ref_frames)
+        if submit.buffered_s > 0:  # its listener has audio left: full chunks from the start
+            seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
         if prompt.reference is not None:
             self.encoding[seq.id] = future
         else:
-            self.scheduler.add(seq)
+            self.talker.add(seq, None)
 
     def append(self, seq_id: int, text: tuple[int, ...], final: bool) -> None:
-        """More text for a sequence that was submitted open. Text beyond its frame budget is cut
-        and was the last; too late is no error.
+        """More text for a sequence that was submitted open. What comes too late, or does not fit
+        its frame budget, is not spoken: `Finished.num_text` tells how much was.
         """
         seq = self.sequences.get(seq_id)
         if seq is None or not seq.text_open:
             return
+        seq.waiting_since = None
         try:
             check_text(text, self.checkpoints[seq.model])
         except InvalidPromptError as error:
@@ -141,14 +116,43 @@ class EngineCore:
             return
         room = max(0, seq.max_frames - 1 - seq.num_trailing)
         text, final = text[:room], final or len(text) > room
-        if seq.num_prefilled:
-            self.runners[seq.model].append_text(seq, text, final)
-        else:
-            seq.prompt = msgspec.structs.replace(
-                seq.prompt, text=seq.prompt.text + text, text_open=not final
-            )
-        seq.num_trailing += len(text) + final
-        seq.text_open = not final
+        self.talker.append(seq, text, final=final)
+        if final and seq.guarded:
+            self._guard(seq)
+
+    def _guard(self, seq: Sequence) -> None:
+        """Its text is known: from here on it may run no longer than if it had been from the start.
+        Its blocks stay its own until the end.
+        """
+        expected = FRAMES_PER_TOKEN * (len(seq.prompt.text) + seq.num_appended)
+        guard = self.config.guard_frames_base + math.ceil(self.config.guard_factor * expected)
+        least = max(seq.num_scheduled, seq.num_trailing) + 1
+        seq.max_frames = min(seq.max_frames, max(guard, least))
+
+    def _close_overdue_texts(self) -> None:
+        """A sequence that waits for text holds a row and its blocks: not for ever."""
+        now = self.clock()
+        for seq in [seq for seq in self.sequences.values() if seq.text_open]:
+            if not seq.waits_for_text:
+                seq.waiting_since = None
+            elif seq.waiting_since is None:
+                seq.waiting_since = now
+            elif now - seq.waiting_since >= self.config.open_text_timeout_s:
+                self.append(seq.id, (), final=True)
+
+    @property
+    def due_in_s(self) -> float | None:
+        """When step() has something to do though no message comes; None: never."""
+        since = [s.waiting_since for s in self.sequences.values() if s.waiting_since is not None]
+        if not since:
+            return None
+        return max(0.0, min(since) + self.config.open_text_timeout_s - self.clock())
+
+    def hold(self, seq_id: int, held: bool) -> None:
+        """Pause a sequence, which keeps its row and blocks, or go on; too late is no error."""
+        seq = self.sequences.get(seq_id)
+        if seq is not None:
+            seq.held = held
 
     def abort(self, seq_id: int) -> None:
         """The listener left: free everything now. Idempotent."""
@@ -156,45 +160,61 @@ class EngineCore:
         if seq is not None:
             self._end(seq, FinishReason.ABORT)
 
+    def fail(self, seq_id: int, error: Exception) -> None:
+        """End an utterance, queued or not, by what a message about it did."""
+        seq = self.sequences.get(seq_id)
+        if seq is not None:
+            self._release(seq, FinishReason.ERROR)
+        self._report_failure(seq_id, error)
+
     def register_voice(self, model: str, reference: ReferenceAudio) -> None:
         """Keep a recording; for a model that cannot clone, its first use is refused instead."""
         if model in self.voices:
             self.voices[model].register(reference)
-            self.sound.forget(lambda model, key: key in self.voices[model].samples)
+            self.codec_stage.forget(lambda model, key: key in self.voices[model].samples)
+
+    def forget_voice(self, key: str) -> None:
+        """Keep nothing of a recording, and end the utterances that speak with it."""
+        for seq in list(self.sequences.values()):
+            if seq.prompt.reference == key:
+                self.fail(seq.id, InvalidPromptError("the voice was deleted", param="voice"))
+        for voices in self.voices.values():
+            voices.forget(key)
+        self.codec_stage.forget(lambda _model, known: known != key)
+        self.talker.forget_reference(key)
 
     @property
     def has_work(self) -> bool:
         """Whether step() has something to do: also audio of a sequence that waits for text."""
-        unheard = any(seq.codes for seq in self.scheduler.running)
-        under_way = self.speaking or self.sound.queue or self.outbox
-        return bool(self.scheduler.has_work or self.encoding or under_way or unheard)
+        unheard = any(seq.codes for seq in self.sequences.values())
+        under_way = self.codec_stage.queue or self.outbox
+        return bool(self.talker.has_work or self.encoding or under_way or unheard)
 
     # ---- the step ----
 
     @torch.inference_mode()
     def step(self) -> list[Outbound]:
-        """One iteration; what it has to tell.
-
-        With `overlap`, the next frame is begun before the last one's codes are taken, so that a
-        device never waits for the host. A sequence that turns out to have ended has then one frame
-        too many under way, which is dropped.
-        """
+        """One iteration; what it has to tell."""
         self._collect_voices()
-        batch = self.scheduler.schedule(self.clock())
-        if batch is not None:
-            self._run(batch)
-        under_way = int(self.overlap and batch is not None and bool(batch.decode))
-        self._take_frames(leave=under_way)
+        self._close_overdue_texts()
+        step = self.talker.step()
+        for seq in step.started:
+            self._start_codec(seq)
+        for seq, error in step.failed:
+            self._fail(seq, error)
+        for seq, codes in step.frames:
+            if not seq.is_finished:
+                self._postprocess(seq, codes)
         self._decode_audio()
-        outbox, self.outbox = self.outbox + self.sound.take(wait=not under_way), []
+        outbox, self.outbox = self.outbox + self.codec_stage.take(wait=not step.in_flight), []
         return outbox
 
     def _collect_voices(self) -> None:
         """Sequences whose voice has been encoded enter the queue; with nothing else to do, wait for
         one.
         """
-        if self.encoding and not self.scheduler.has_work:
-            wait(self.encoding.values(), timeout=0.02)
+        if self.encoding and not self.talker.has_work:
+            wait(self.encoding.values(), timeout=0.02, return_when=FIRST_COMPLETED)
         for seq_id in [seq_id for seq_id, future in self.encoding.items() if future.done()]:
             seq, future = self.sequences[seq_id], self.encoding[seq_id]
             error = future.exception()
@@ -202,60 +222,26 @@ class EngineCore:
                 self._fail(seq, error)
                 continue
             del self.encoding[seq_id]
-            self.voice_prompts[seq_id] = future.result()
-            self.scheduler.add(seq)
+            voice = self.voice_prompts[seq_id] = future.result()
+            self.talker.add(seq, voice)
 
-    def _run(self, batch: Batch) -> None:
-        self.num_steps += 1
-        if batch.prefill:
-            self._prefill(batch)
-        if batch.decode:
-            started = self.clock()
-            self.speaking.append(self.runners[batch.model].decode(batch.decode))
-            self.decode_s += self.clock() - started
-
-    def _take_frames(self, leave: int) -> None:
-        """The codes of frames begun, oldest first, until `leave` are left under way."""
-        started = self.clock()
-        while len(self.speaking) > leave:
-            frames = self.speaking.popleft()
-            for seq, codes in zip(frames.seqs, frames.result(), strict=True):
-                if not seq.is_finished:
-                    self._postprocess(seq, codes)
-        self.decode_s += self.clock() - started
-
-    def _prefill(self, batch: Batch) -> None:
-        chunks = [chunk for chunk in map(self._started, batch.prefill) if chunk.start < chunk.end]
-        started = self.clock()
-        if chunks:
-            self.runners[batch.model].prefill(chunks)
-        for chunk in batch.prefill:
-            chunk.seq.num_prefilled = max(chunk.seq.num_prefilled, chunk.end)
-        elapsed = self.clock() - started
-        num_tokens = sum(chunk.end - chunk.start for chunk in chunks)
-        if num_tokens:
-            self.scheduler.observe_prefill(batch.model, num_tokens, elapsed)
-        self.prefill_s += elapsed
-
-    def _started(self, chunk: PrefillChunk) -> PrefillChunk:
-        """What is left to do of a slice; the first one of a sequence starts it."""
-        seq = chunk.seq
-        if chunk.start == 0:
-            voice = self.voice_prompts.get(seq.id)
-            seq.num_prefilled = self.runners[seq.model].start(seq, voice)
-            self.sound.start(seq, voice.ref_codes if voice is not None else None)
-        return PrefillChunk(seq, max(chunk.start, seq.num_prefilled), chunk.end)
+    def _start_codec(self, seq: Sequence) -> None:
+        voice = self.voice_prompts.pop(seq.id, None)
+        try:
+            self.codec_stage.start(seq, voice.ref_codes if voice is not None else None)
+        except Exception as error:
+            self._fail(seq, error)
 
     def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:
         """Take a frame, or learn that the sequence has ended."""
         if codes is None:
-            self.ending[seq.id] = FinishReason.STOP
+            self.finishing[seq.id] = FinishReason.STOP
             return
         seq.codes.append(codes)
         seq.num_frames += 1
         self.num_frames += 1
         if seq.num_frames >= seq.max_frames:
-            self.ending[seq.id] = FinishReason.LENGTH
+            self.finishing[seq.id] = FinishReason.LENGTH
             if seq.guarded:
                 self.num_runaways += 1
                 log.warning(
@@ -267,53 +253,64 @@ class EngineCore:
     def _decode_audio(self) -> None:
         """Due chunks to the codec, then the end of what has ended."""
         started = self.clock()
-        ending = [self.sequences[seq_id] for seq_id in self.ending]
-        running = [seq for seq in self.scheduler.running if seq.id not in self.ending and seq.codes]
-        self.sound.decode(running, ending)
+        ending = [self.sequences[seq_id] for seq_id in self.finishing]
+        running = [
+            seq for seq in self.sequences.values() if seq.codes and seq.id not in self.finishing
+        ]
+        self.codec_stage.decode(running, ending)
         for seq in ending:
-            self._end(seq, self.ending[seq.id])
+            self._end(seq, self.finishing[seq.id])
         self.codec_s += self.clock() - started
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
         self._release(seq, reason)
         usage = Usage(seq.num_prompt_tokens, seq.num_frames)
-        self.sound.end(Finished(seq.id, reason, usage))
+        self.codec_stage.end(Finished(seq.id, reason, usage, seq.num_text_read))
 
     def _fail(self, seq: Sequence, error: BaseException) -> None:
         self._release(seq, FinishReason.ERROR)
+        self._report_failure(seq.id, error)
+
+    def _report_failure(self, seq_id: int, error: BaseException) -> None:
+        """What an unforeseen error says is for the log: a listener gets a sentence of ours."""
         if isinstance(error, InvalidPromptError):
-            self.outbox.append(Failed(seq.id, "invalid_prompt", str(error), error.param))
+            self.outbox.append(Failed(seq_id, "invalid_prompt", str(error), error.param))
         else:
-            log.error("sequence %d failed", seq.id, exc_info=error)
-            self.outbox.append(Failed(seq.id, "generation", f"{type(error).__name__}: {error}"))
+            log.error("sequence %d failed", seq_id, exc_info=error)
+            message = f"the engine could not speak this (sequence {seq_id} in the server's log)"
+            self.outbox.append(Failed(seq_id, "generation", message))
 
     def _release(self, seq: Sequence, reason: FinishReason) -> None:
         """The one place where a sequence gives everything back."""
         if self.encoding.pop(seq.id, None) is None:
-            self.scheduler.finish(seq, reason)
-        self.runners[seq.model].stop(seq)
+            self.talker.finish(seq, reason)
         self.voice_prompts.pop(seq.id, None)
-        self.ending.pop(seq.id, None)
+        self.finishing.pop(seq.id, None)
         del self.sequences[seq.id]
 
     # ---- what others may ask ----
 
     def stats(self) -> Stats:
-        pools = {id(pool): pool for pool in self.pools.values()}.values()
+        talker = self.talker.stats()
         return Stats(
-            num_waiting=len(self.scheduler.waiting) + len(self.encoding),
-            num_running=len(self.scheduler.running),
-            num_free_blocks=sum(len(pool.free_blocks) for pool in pools),
-            num_blocks=sum(pool.num_blocks for pool in pools),
-            num_free_rows=len(self.scheduler.free_rows),
-            num_rows=self.scheduler.max_num_seqs,
-            num_steps=self.num_steps,
+            num_waiting=talker.num_waiting + len(self.encoding),
+            num_running=talker.num_running,
+            num_free_blocks=talker.num_free_blocks,
+            num_blocks=talker.num_blocks,
+            num_free_rows=talker.num_free_rows,
+            num_rows=talker.num_rows,
+            num_steps=talker.num_steps,
             num_frames=self.num_frames,
             num_runaways=self.num_runaways,
-            prefill_s=self.prefill_s,
-            decode_s=self.decode_s,
+            prefill_s=talker.prefill_s,
+            decode_s=talker.decode_s,
             codec_s=self.codec_s,
         )
+
+    def reset_stats(self) -> None:
+        """A warm-up's costs and counts say nothing of later."""
+        self.num_frames, self.num_runaways, self.codec_s = 0, 0, 0.0
+        self.talker.reset_stats()
 
     def close(self) -> None:
         for voices in self.voices.values():

@@ -1,8 +1,12 @@
-"""Messages between EngineClient and its worker, and the records both sides share.
+"""The messages between EngineClient and its worker, and the records that both use.
 
-Verbs go in (Start, Submit, Append, Abort, RegisterVoice, Shutdown), facts come out (Ready,
-AudioChunk, Finished, Failed, Stats, Fatal). Each is a tagged msgspec Struct, sent as msgpack behind
-a 4-byte little-endian length. Only ids, numbers and PCM cross.
+Commands go in (Start, Submit, Append, Hold, Abort, RegisterVoice, ForgetVoice, Shutdown), reports
+come out (Ready, AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec
+Struct, sent as msgpack behind its length (4 bytes, little-endian). Only ids, numbers and PCM cross:
+text is tokenised before, audio is encoded after.
+
+Units: audio is 16-bit mono PCM at 24,000 samples a second; a frame is 16 codes, which the codec
+makes into 1,920 samples (80 ms).
 """
 
 import enum
@@ -43,7 +47,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     subtalker_temperature: float | None = None
     subtalker_top_k: int | None = None
     subtalker_top_p: float | None = None
-    # Same seed, same codes, alone and in any batch (fp32). None: drawn by the client.
+    # Same seed, same codes, alone and in any batch (fp32). None: drawn when it is admitted.
     seed: int | None = None
     # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the
     # stop token's turn.
@@ -79,10 +83,13 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReferenceAudio(msgspec.Struct, frozen=True):
-    """`samples`: float32 little-endian mono at 24 kHz; `key` identifies the content (a hash)."""
+    """`samples`: float32 little-endian mono at 24 kHz; `key` identifies the content (a hash).
+    `embedding`: the speaker embedding itself, as float32, in place of samples to hear it from.
+    """
 
     key: str
     samples: bytes
+    embedding: bytes = b""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +106,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     languages: dict[str, int]  # lower-case name -> codec row
     supports_instruct: bool
     random_weights: bool = False  # a made-up checkpoint: it makes noise
+    embedding_size: int = 0  # numbers in a speaker embedding; 0 where the model takes none
+    # What makes its speakers equally loud, where that is known.
+    speaker_gains_db: dict[str, float] = {}
+    max_frames: int = 8192  # of one utterance, whatever a request asks
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -112,6 +123,7 @@ class Usage(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True, tag=True):
     config: EngineConfig
     models: list[ModelSpec]
+    replica: int = 0  # of config.data_parallel_size: on GPUs, each has the device of its number
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -119,7 +131,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     model: str
     prompt: Prompt
     params: SamplingParams
-    lead_s: float = 0.0  # what its listener still has to hear of an utterance before this one
+    buffered_s: float = 0.0  # what its listener still has to hear of an utterance before this one
 
 
 class Append(msgspec.Struct, frozen=True, tag=True):
@@ -130,6 +142,13 @@ class Append(msgspec.Struct, frozen=True, tag=True):
     final: bool
 
 
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Make no more of a sequence while `held`: its listener is behind."""
+
+    id: int
+    held: bool
+
+
 class Abort(msgspec.Struct, frozen=True, tag=True):
     id: int
 
@@ -137,6 +156,12 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
 class RegisterVoice(msgspec.Struct, frozen=True, tag=True):
     model: str
     reference: ReferenceAudio
+
+
+class ForgetVoice(msgspec.Struct, frozen=True, tag=True):
+    """What any model keeps of a recording."""
+
+    key: str
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
@@ -162,9 +187,14 @@ class AudioChunk(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
+    """`num_text`: ids of the text that went into frames, where it streams; the others, sent too
+    late or beyond the frame budget, were not spoken.
+    """
+
     id: int
     reason: FinishReason
     usage: Usage
+    num_text: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -193,11 +223,17 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     codec_s: float
 
 
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Sent once a second from Ready on, whatever the worker does."""
+
+    step_s: float  # how long the step that runs now has been running; 0 between steps
+
+
 class Fatal(msgspec.Struct, frozen=True, tag=True):
     """The worker cannot go on (or start); `message` is for people. The process ends after it."""
 
     message: str
 
 
-Inbound = Start | Submit | Append | Abort | RegisterVoice | Shutdown
-Outbound = Ready | AudioChunk | Finished | Failed | Stats | Fatal
+Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | ForgetVoice | Shutdown
+Outbound = Ready | AudioChunk | Finished | Failed | Stats | Heartbeat | Fatal

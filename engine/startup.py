@@ -1,39 +1,91 @@
-"""From a configuration to a running EngineCore: device, dtype, threads, weights, memory. Says what
-it chose.
+"""From a configuration to an EngineCore that is ready to step.
+
+In: EngineConfig and the checkpoints to load. Out: an EngineCore, and lines in the log that say what
+was chosen for each `auto`: device, dtype, threads, form of the weights, rows and KV blocks.
 """
 
 import hashlib
 import logging
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
 
-from engine.checkpoint import Checkpoint, load, load_codec, resolve
-from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import CheckpointError
-from engine.graphs import Recorder
 from engine.layers.linear import Linear, WeightForm, can_pack
-from engine.memory import Fit, check_weights_fit, free_bytes, geometry, kv_caches, plan
+from engine.loader.checkpoint import Checkpoint, load, load_codec, resolve
+from engine.loader.memory import (
+    Footprint,
+    Geometry,
+    MemoryPlan,
+    check_weights_fit,
+    free_bytes,
+    geometry,
+    kv_caches,
+    plan_memory,
+    token_bytes,
+)
 from engine.models.codec_decoder import CodecDecoder
-from engine.protocol import AudioChunk, Finished, Prompt, Ready, SamplingParams, Submit
+from engine.protocol import (
+    MAX_VOICES,
+    AudioChunk,
+    Finished,
+    ModelInfo,
+    Prompt,
+    Ready,
+    SamplingParams,
+    Submit,
+)
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.cuda_graphs import GraphCapturer
+from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
+from engine.runner.talker_runner import TalkerRunner
 
 log = logging.getLogger(__name__)
 
 SMALL_MODEL_BYTES = 100 * 10**6
 
 
-def choose_device(config: EngineConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
+@dataclass(frozen=True)
+class EnginePlan:
+    """What start-up decided where the configuration leaves it open ("auto")."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory: MemoryPlan
+    use_kernels: bool  # Triton's, in talker and predictor
+    overlap: bool  # begin a frame before the last one's codes are taken
+
+
+def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
+    """On GPUs each replica has one of its own: the `replica`-th of those torch sees, which are the
+    ones CUDA_VISIBLE_DEVICES names, if it is set.
+    """
+    if config.device == "cpu":
+        return torch.device("cpu")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = f"torch sees {num_gpus} GPU(s)"
+    if visible is not None:
+        seen += f" with CUDA_VISIBLE_DEVICES={visible}"
+    if num_gpus == 0:
+        if config.device == "cuda":
+            raise CheckpointError(f"engine.device is cuda, but {seen}; use auto or cpu")
+        if visible not in (None, "", "-1"):
+            log.warning("%s: running on the CPU", seen)
+        return torch.device("cpu")
+    if num_gpus < config.data_parallel_size:
         raise CheckpointError(
-            "engine.device is cuda, but torch sees no CUDA device; use auto or cpu"
+            f"engine.data_parallel_size is {config.data_parallel_size}, but {seen}: lower it to "
+            f"{num_gpus}, or make more of them visible"
         )
-    use_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", 0) if use_cuda else torch.device("cpu")
+    return torch.device("cuda", replica)
 
 
 def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) -> torch.dtype:
@@ -41,7 +93,8 @@ def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) 
     there it saves reading memory, and small weights stay in the cache. float32 elsewhere.
     """
     if config.dtype != "auto":
-        return getattr(torch, config.dtype)
+        chosen: torch.dtype = getattr(torch, config.dtype)
+        return chosen
     if device.type == "cuda":
         return torch.bfloat16
     files = [path / "model.safetensors" for path in paths]
@@ -57,12 +110,21 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Ready]:
+def _bounded_info(checkpoint: Checkpoint, config: EngineConfig) -> ModelInfo:
+    """N sampled tokens give N - 1 frames."""
+    frames = min(checkpoint.generation.max_new_tokens - 1, config.max_frames)
+    return msgspec.structs.replace(checkpoint.info, max_frames=frames)
+
+
+def build(
+    config: EngineConfig, models: list[ModelSpec], replica: int = 0
+) -> tuple[EngineCore, Ready]:
     """Load everything, choose what is left to choose, run one warm-up utterance per model.
     CheckpointError says what is wrong and where.
     """
     started = time.monotonic()
-    device = choose_device(config)
+    device = choose_device(config, replica)
+    on_gpu = device.type == "cuda"
     paths = {spec.id: resolve(spec) for spec in models}
     dtype = choose_dtype(config, device, list(paths.values()))
     check_weights_fit(list(paths.values()), dtype, device)
@@ -79,20 +141,28 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
         transform_weights(checkpoints[spec.id], config, dtype, device)
     decoders = _codec_decoders(checkpoints, dtype, device)
-    fit = _plan(config, checkpoints, decoders, dtype, device)
-    config = msgspec.structs.replace(config, max_num_seqs=fit.num_rows)
-    caches = kv_caches(config, fit, checkpoints, dtype, device)
-    core = EngineCore(config, checkpoints, caches, _codec_runners(config, fit, decoders))
-    if core.use_kernels and device.type == "cuda":
-        _accelerate(core)
+    needs = footprint(checkpoints, decoders, dtype)
+    memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
+    plan = EnginePlan(
+        device=device,
+        dtype=dtype,
+        memory=memory,
+        use_kernels=config.kernels == "triton" or (config.kernels == "auto" and on_gpu),
+        overlap=on_gpu,
+    )
+    talker = native_talker(config, plan, checkpoints)
+    codecs = _codec_runners(config, memory, decoders)
+    if plan.use_kernels and on_gpu:
+        _accelerate(config, talker, codecs)
+    core = EngineCore(config, checkpoints, talker, codecs)
     _warm_up(core)
     ready = Ready(
-        models=[c.info for c in checkpoints.values()],
+        models=[_bounded_info(c, config) for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        num_rows=fit.num_rows,
-        num_blocks=sum(fit.num_blocks.values()),
-        kv_cache_bytes=sum({id(cache): cache.nbytes for cache in caches.values()}.values()),
+        num_rows=memory.num_rows,
+        num_blocks=sum(memory.num_blocks.values()),
+        kv_cache_bytes=sum({id(c): c.nbytes for c in talker.kv_caches()}.values()),
         load_s=time.monotonic() - started,
     )
     log.info(
@@ -108,53 +178,81 @@ def build(config: EngineConfig, models: list[ModelSpec]) -> tuple[EngineCore, Re
     return core, ready
 
 
+def native_talker(
+    config: EngineConfig, plan: EnginePlan, checkpoints: dict[str, Checkpoint]
+) -> NativeTalkerEngine:
+    caches = kv_caches(plan.memory, config.block_size, checkpoints, plan.dtype, plan.device)
+    num_rows = plan.memory.num_rows
+    runners = {
+        model: TalkerRunner(
+            checkpoint, caches[model], num_rows, config.max_model_len, kernels=plan.use_kernels
+        )
+        for model, checkpoint in checkpoints.items()
+    }
+    return NativeTalkerEngine(
+        runners, num_rows, config.max_num_batched_tokens, overlap=plan.overlap
+    )
+
+
 def _prepare_gpu(device: torch.device) -> None:
     """Full float32 products, and a stream that graphs can be captured on. Talker and predictor go
     before the codec wherever both want the GPU.
     """
+    torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
 
 
-def _plan(
-    config: EngineConfig,
-    checkpoints: dict[str, Checkpoint],
-    decoders: dict[str, CodecDecoder],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Fit:
-    shapes = {geometry(c.config.talker_config) for c in checkpoints.values()}
-    row_bytes = sum(
-        sum(torch.Size(shape).numel() for shape in decoder.state_shapes().values())
-        * decoder.output_proj.weight.dtype.itemsize
-        for decoder in {id(d): d for d in decoders.values()}.values()
-    )
-    gpu = device.type == "cuda"
-    return plan(config, shapes, dtype, row_bytes, free_bytes(device), gpu=gpu)
+def footprint(
+    checkpoints: dict[str, Checkpoint], decoders: dict[str, CodecDecoder], dtype: torch.dtype
+) -> Footprint:
+    """decoders by model; models may share one."""
+    position_bytes: dict[Geometry, int] = {}
+    kept_bytes = 0
+    for model, checkpoint in checkpoints.items():
+        c = checkpoint.config.talker_config
+        shape = geometry(c)
+        position_bytes.setdefault(shape, token_bytes(shape, dtype))
+        position_bytes[shape] += c.hidden_size * dtype.itemsize
+        kept_bytes += MAX_PREFIX_TOKENS * token_bytes(shape, dtype)
+        if checkpoint.codec_encoder is not None:
+            kept_bytes += MAX_VOICES * _state_bytes(decoders[model])
+    distinct = {id(decoder): decoder for decoder in decoders.values()}.values()
+    return Footprint(sum(map(_state_bytes, distinct)), position_bytes, kept_bytes)
+
+
+def _state_bytes(decoder: CodecDecoder) -> int:
+    sizes = (torch.Size(shape).numel() for shape in decoder.state_shapes().values())
+    return sum(sizes) * decoder.output_proj.weight.dtype.itemsize
 
 
 @torch.inference_mode()
-def _accelerate(core: EngineCore) -> None:
-    """On a GPU: measure which kernels are fastest here, then record the steps as graphs."""
+def _accelerate(
+    config: EngineConfig, talker: NativeTalkerEngine, codecs: dict[str, CodecRunner]
+) -> None:
+    """On a GPU: measure which kernels are fastest here, then capture the steps as graphs."""
     # Triton is there only with a GPU.
     from engine.kernels.fused import fuse_
     from engine.kernels.snake import snake
 
-    started, config = time.monotonic(), core.config
-    for runner in core.runners.values():
+    started = time.monotonic()
+    for runner in talker.runners.values():
         fuse_(
-            runner.talker, runner.predictor, runner.buffers.num_rows, int8=config.weights == "int8"
+            runner.talker,
+            runner.predictor,
+            runner.buffers.num_rows,
+            int8=config.quantization == "int8",
         )
-    codecs = {id(codec): codec for codec in core.codecs.values()}.values()
-    for codec in codecs:
+    distinct = {id(codec): codec for codec in codecs.values()}.values()
+    for codec in distinct:
         codec.decoder.use_kernels_(snake)
     chosen = time.monotonic()
     if config.cuda_graphs:
-        record = Recorder()
-        for runner in core.runners.values():
-            runner.capture(record, config.prefill_tokens)
-        for codec in codecs:
-            codec.capture(config.chunk_ramp)
+        capture = GraphCapturer()
+        for runner in talker.runners.values():
+            runner.capture(capture, config.max_num_batched_tokens)
+        for codec in distinct:
+            codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
     log.info(
         "kernels chosen in %.1f s, graphs recorded in %.1f s",
         chosen - started,
@@ -167,8 +265,9 @@ def measure_threads(dtype: torch.dtype) -> int:
     fastest right now: the machine's other load is part of the measurement.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    net = torch.nn.Sequential(*(Linear(1024, 1024) for _ in range(32))).to(dtype)
-    for module in net:
+    layers = [Linear(1024, 1024) for _ in range(32)]
+    net = torch.nn.Sequential(*layers).to(dtype)
+    for module in layers:
         torch.nn.init.normal_(module.weight)
         if can_pack(dtype):
             module.transform_("packed")
@@ -195,15 +294,16 @@ def transform_weights(
     """On a CPU, the decoder layers' weights into the configured form, everything else packed. On a
     GPU the kernels bring their own forms (kernels/fused.py).
     """
-    if device.type == "cuda" and config.weights == "int8" and config.kernels != "torch":
+    form = config.quantization
+    if device.type == "cuda" and form == "int8" and config.kernels != "torch":
         return
     if device.type != "cpu" or not can_pack(dtype):
-        if config.weights != "full":
-            raise CheckpointError(f"engine.weights {config.weights} needs a CPU with bfloat16")
+        if form != "none":
+            raise CheckpointError(f"engine.quantization {form} needs a CPU with bfloat16")
         return
-    if config.weights != "full" and dtype != torch.bfloat16:
-        raise CheckpointError(f"engine.weights {config.weights} needs engine.dtype bfloat16")
-    layers: WeightForm = "packed" if config.weights == "full" else config.weights
+    if form != "none" and dtype != torch.bfloat16:
+        raise CheckpointError(f"engine.quantization {form} needs engine.dtype bfloat16")
+    layers: WeightForm = "packed" if form == "none" else form
     for net in (checkpoint.talker, checkpoint.predictor):
         for name, module in net.named_modules():
             if isinstance(module, Linear):
@@ -230,11 +330,11 @@ def _codec_decoders(
 
 
 def _codec_runners(
-    config: EngineConfig, fit: Fit, decoders: dict[str, CodecDecoder]
+    config: EngineConfig, memory: MemoryPlan, decoders: dict[str, CodecDecoder]
 ) -> dict[str, CodecRunner]:
     official = config.codec_mode == "official"
     runners = {
-        id(decoder): CodecRunner(decoder, fit.num_rows, config.max_tokens, official=official)
+        id(decoder): CodecRunner(decoder, memory.num_rows, config.max_model_len, official=official)
         for decoder in decoders.values()
     }
     return {model: runners[id(decoder)] for model, decoder in decoders.items()}
@@ -255,12 +355,11 @@ def _warm_up(core: EngineCore) -> None:
         core.add(
             Submit(-1 - i, model, prompt, SamplingParams(max_new_tokens=8, ignore_eos=True, seed=0))
         )
-    told = []
+    outputs = []
     while core.has_work:
-        told += core.step()
-    assert sum(isinstance(fact, Finished) for fact in told) == len(core.checkpoints), (
+        outputs += core.step()
+    assert sum(isinstance(fact, Finished) for fact in outputs) == len(core.checkpoints), (
         "warm-up failed"
     )
-    assert any(isinstance(fact, AudioChunk) for fact in told), "warm-up made no audio"
-    core.num_steps = core.num_frames = 0
-    core.scheduler.prefill_s_per_token.clear()  # a cold run's costs are nobody's
+    assert any(isinstance(fact, AudioChunk) for fact in outputs), "warm-up made no audio"
+    core.reset_stats()

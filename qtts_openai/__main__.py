@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, say, models, voices, bench."""
+"""The command `qtts`: serve, check, say, models, voices, bench, keys, verify, audit."""
 
 import argparse
 import sys
@@ -6,8 +6,9 @@ import sys
 import httpx
 
 from engine import EngineError
-from qtts_openai.commands import run_bench, run_models, run_say, run_serve, run_voices
+from qtts_openai.cli import run_bench, run_check, run_models, run_say, run_serve, run_voices
 from qtts_openai.errors import ApiError
+from qtts_openai.provenance.cli import run_audit, run_keys, run_verify
 from qtts_openai.settings import SettingsError
 
 
@@ -37,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int)
     serve.set_defaults(run=run_serve)
 
+    check = commands.add_parser(
+        "check", parents=[common], help="say what serve would do, and whether it could"
+    )
+    check.set_defaults(run=run_check)
+
     say = commands.add_parser("say", parents=[common, remote], help="write speech to a file")
     _add_speech_options(say)
     say.set_defaults(run=run_say)
@@ -51,7 +57,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench_options(bench)
     bench.set_defaults(run=run_bench)
+    _add_provenance(commands)
     return parser
+
+
+def _add_provenance(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keys = commands.add_parser("keys", help="keys to sign answers with")
+    create = keys.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "create", help="a certificate of one's own, its key, and the root that vouches for it"
+    )
+    create.add_argument("directory", help="where key.pem, certificate.pem and root.pem go")
+    create.add_argument("--organisation", default="qtts", help="whom the certificate names")
+    create.set_defaults(run=run_keys)
+
+    verify = commands.add_parser(
+        "verify",
+        help="what tells where a file is from",
+        epilog="exit status: 0 something was found and is right, 3 nothing, 4 something is wrong",
+    )
+    verify.add_argument("file")
+    verify.add_argument("--manifest", help="the statement that the server gave for it")
+    verify.add_argument("--root", help="the certificate (PEM) that signers must rest on")
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(run=run_verify)
+
+    audit = commands.add_parser("audit", help="the log of voices, consents and cloned speech")
+    chain = audit.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "verify", help="whether no line was changed, taken out or put in"
+    )
+    chain.add_argument("file", help="audit.path; files that it was renamed to are read first")
+    chain.set_defaults(run=run_audit)
 
 
 def _add_speech_options(say: argparse.ArgumentParser) -> None:
@@ -61,7 +96,9 @@ def _add_speech_options(say: argparse.ArgumentParser) -> None:
         "--out", help="the file to write, else speech.mp3 or what --format ends in; - is stdout"
     )
     say.add_argument("--model", help="id or alias; else the first model of the settings")
-    say.add_argument("--format", help="mp3, opus, aac, flac, wav or pcm; else as --out ends")
+    say.add_argument(
+        "--format", help="mp3, opus, aac, flac, wav, pcm, ulaw, alaw; else as --out ends"
+    )
     say.add_argument("--speed", type=float)
     say.add_argument("--instructions")
     say.add_argument("--language")
@@ -69,7 +106,7 @@ def _add_speech_options(say: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_options(bench: argparse.ArgumentParser) -> None:
-    """As engine.bench takes them; without one, the settings decide."""
+    """As engine.benchmark.bench takes them; without one, the settings decide."""
     what = bench.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", help="directory or Hugging Face id; else the first model's")
     what.add_argument("--shape", help="random weights of 0.6B, 1.7B or tiny-0b6; no download")
@@ -77,7 +114,7 @@ def _add_bench_options(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--frames", type=int, help="timed frames for each stream")
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"))
     bench.add_argument("--dtype", choices=("auto", "float32", "bfloat16"))
-    bench.add_argument("--weights", choices=("full", "int8", "int4"))
+    bench.add_argument("--quantization", choices=("none", "int8", "int4"))
     bench.add_argument("--threads", type=int, help="0 measures")
     bench.add_argument("--json", action="store_true", help="one JSON document on the last line")
 

@@ -14,13 +14,27 @@ import math
 from typing import Any
 
 from litestar import MediaType, Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 
 from engine import EngineDeadError, GenerationFailedError, InvalidPromptError, QueueFullError
+from qtts_openai.answers import ErrorAnswer, ErrorDetail, ErrorType
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 4000
+
+# Litestar's word for a body that ends before its end, an exception like any other.
+_GONE = "client disconnected prematurely"
+
+# Where clients want to go; the longer ones first.
+_ROUTES = (
+    "/v1/audio/speech/batch",
+    "/v1/audio/voice_consents",
+    "/v1/audio/speech",
+    "/v1/audio/voices",
+    "/v1/audio/models",
+    "/v1/models",
+)
 
 
 class ApiError(Exception):
@@ -33,7 +47,7 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
-        type: str | None = None,
+        type: ErrorType | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         # What a client sent may be in it, and that may be long.
@@ -46,22 +60,19 @@ class ApiError(Exception):
         self.type = type or _type_of(status)
         self.headers = headers or {}
 
-    def envelope(self) -> dict[str, Any]:
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+    @property
+    def detail(self) -> ErrorDetail:
+        return ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+
+    def envelope(self) -> ErrorAnswer:
+        return ErrorAnswer(error=self.detail)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:
     return ApiError(400, message, param=param, code=code)
 
 
-def _type_of(status: int) -> str:
+def _type_of(status: int) -> ErrorType:
     if status == 429:
         return "rate_limit_error"
     return "server_error" if status >= 500 else "invalid_request_error"
@@ -92,11 +103,11 @@ def as_api_error(exc: BaseException) -> ApiError:
     return ApiError(500, "The server failed to answer this request.", code="internal_error")
 
 
-def _from_litestar(request: Request, exc: HTTPException) -> ApiError:
+def _from_litestar(request: Request[Any, Any, Any], exc: HTTPException) -> ApiError:
     url = f"{request.method} {request.url.path}"
     headers = dict(exc.headers or {})
     if exc.status_code == 404:
-        return ApiError(404, f"Invalid URL ({url})", code="unknown_url")
+        return ApiError(404, f"Invalid URL ({url}){_hint(request.url.path)}", code="unknown_url")
     if exc.status_code == 405:
         allowed = headers.get("allow", "")
         message = f"Not allowed to {url}; use {allowed}."
@@ -105,11 +116,28 @@ def _from_litestar(request: Request, exc: HTTPException) -> ApiError:
         return ApiError(
             413, "The request body is larger than limits.max_body_bytes.", code="body_too_large"
         )
+    if isinstance(exc, ValidationException) and isinstance(exc.extra, list) and exc.extra:
+        wrong = exc.extra[0]
+        return invalid(f"{wrong['key']}: {wrong['message']}.", wrong["key"])
+    if exc.status_code == 500 and exc.detail == _GONE:
+        return ApiError(499, "The client closed the connection.", code="client_closed")
     return ApiError(exc.status_code, exc.detail, headers=headers)
 
 
-def handle_exception(request: Request, exc: Exception) -> Response:
+def _hint(path: str) -> str:
+    """The route that a base URL with too much or too little in it was meant to lead to."""
+    for route in _ROUTES:
+        tail = route.removeprefix("/v1")
+        if path.rstrip("/").endswith(tail):
+            return f"; use {route}, so the base URL ends in /v1"
+    return "; GET /docs lists what is here"
+
+
+def handle_exception(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
     error = _from_litestar(request, exc) if isinstance(exc, HTTPException) else as_api_error(exc)
+    service = request.app.state.get("service")
+    if error.status in (401, 429) and service is not None:
+        service.metrics.refused.labels(error.code or "no_key").inc()
     if error.code == "internal_error":
         logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
     return Response(

@@ -1,34 +1,54 @@
-"""What a speech request may hold, and how it is read.
+"""What a request may hold, and how it is read.
 
-OpenAI's fields, and on the same level those of the peers' servers. null means absent, unknown
-fields are ignored and reported, and a known field of the wrong type or range is a 400 that names
-it.
+In: the bytes of a body, or the fields of a form. Out: a struct whose fields have their types and
+are in their ranges, and the names of fields that nothing reads. The fields are OpenAI's and, on the
+same level, those of other speech servers. null and "" mean absent (but for `input`); unknown fields
+are ignored and reported; a known field of the wrong type or range is a 400 that names it.
 """
 
+import codecs
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
+from qtts_openai.answers import TaskType
 from qtts_openai.errors import ApiError, invalid
 
-AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
-TaskType = Literal["CustomVoice", "VoiceDesign", "Base"]
+Level = Literal["none", "clean", "full"]
+AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
 
 # Sent by openai-agents for OpenAI's own model; neither a style nor a description of a voice.
 _AGENTS_INSTRUCTION = "you will receive partial sentences"
 
 _ALIASES = {"speaker": "voice", "instruct": "instructions"}
 
+# G.711 by the names that telephony, RTP, FFmpeg and other speech APIs have for it.
+_FORMAT_ALIASES = {
+    **dict.fromkeys(
+        ("mulaw", "mu-law", "mu_law", "g711_ulaw", "g711_mulaw", "pcmu", "pcm_mulaw", "ulaw_8000"),
+        "ulaw",
+    ),
+    **dict.fromkeys(
+        ("a-law", "a_law", "g711_alaw", "pcma", "pcm_alaw", "alaw_8000"),
+        "alaw",
+    ),
+}
+
 T = TypeVar("T")
 
 
-# Shown to people and found again by it: some text on one line.
+# Shown to people and found again by it; what one may be: names.clean.
 Name = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"},
+    ),
 ]
-
 
 Word = Annotated[str, Meta(min_length=1, max_length=100)]
 
@@ -40,21 +60,27 @@ class VoiceId(msgspec.Struct, frozen=True):
 class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of POST /v1/audio/speech."""
 
-    input: str
+    input: Annotated[str, Meta(extra_json_schema={"minLength": 1, "pattern": r"\S"})]
     model: str | None = None
     voice: Annotated[str, Meta(max_length=200)] | VoiceId | None = None
     instructions: str | None = None
     response_format: AudioFormat = "mp3"
     speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
-    stream: bool = True
-    sample_rate: Annotated[int, Meta(ge=8000, le=48000)] = 24000
+    # null: as the settings say.
+    stream: bool | None = None
+    # null: 24000, or what the format has.
+    sample_rate: Annotated[int, Meta(ge=8000, le=48000)] | None = None
     task_type: TaskType | None = None
     language: str | None = None
     lang_code: str | None = None
     ref_audio: str | None = None
     ref_text: str | None = None
     x_vector_only_mode: bool = False
+    # The id of a consent to clone, beside ref_audio or speaker_embedding.
+    consent: Annotated[str, Meta(max_length=2000)] | None = None
+    # What a Base model's encoder makes of a recording, in place of ref_audio.
+    speaker_embedding: Annotated[list[float], Meta(min_length=1, max_length=16384)] | None = None
     non_streaming_mode: bool | None = None
     seed: Annotated[int, Meta(ge=-1, le=2**63 - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
@@ -62,6 +88,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    # What is done to the text before it is tokenised; null: as the settings say.
+    normalize: Level | None = None
     # `[pause:500ms]` in the input; null: as the settings say.
     pause_tags: bool | None = None
     # Words and how to say them, on top of those of the settings.
@@ -77,14 +105,22 @@ class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What POST /v1/audio/voices holds beside the file `audio_sample`.
 
     `ref_text` is what the sample says. `script_hint` is what a described voice says first.
+    `overwrite`: false keeps a voice that has the name already. `shared`: for everybody, not for the
+    own key only; an admin key may.
     """
 
     name: Name
     type: Literal["audio_sample", "prompt"] | None = None
     prompt: str | None = None
-    consent: str | None = None
+    # A voice consent's id, or 10 to 2,000 characters.
+    consent: Annotated[str, Meta(max_length=2000)] | None = None
+    speaker_description: Annotated[str, Meta(max_length=500)] | None = None
+    overwrite: bool = True
+    shared: bool = False
     ref_text: Annotated[str, Meta(max_length=2000)] | None = None
     script_hint: Annotated[str, Meta(max_length=500)] | None = None
+    # Of a described voice, to keep the very one that was heard; null: a new one.
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
 
     def kind(self, has_sample: bool) -> str:
         return self.type or ("prompt" if self.prompt and not has_sample else "audio_sample")
@@ -108,11 +144,37 @@ class BatchRequest(msgspec.Struct, frozen=True):
 
 
 KNOWN_FIELDS = frozenset(SpeechRequest.__struct_fields__)
+# What read_speech looks at.
+READ_FIELDS = KNOWN_FIELDS | _ALIASES.keys() | {"references"}
 
 
-def parse_json(raw: bytes) -> dict[str, Any]:
+# An escape in a JSON string; a pair of surrogates is one.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.S,
+)
+# More than that is no text that anybody would speak, and would hold the event loop.
+_MAX_ESCAPES = 60_000
+
+
+def _without_half_characters(raw: bytes) -> bytes:
+    """Clients that cut text between two code units send half an emoji; it is left out."""
+    return _ESCAPE.sub(lambda match: b"" if match[1] else match[0], raw)
+
+
+# The decoder keeps the interpreter for as long as it makes values, in a thread too, so what may be
+# made is bounded before: a batch of 32 items with an embedding of 2,048 numbers each has 66,000.
+MAX_VALUES = 80_000
+# Of objects, which cost most; 32 items with 200 pronunciations each have 7,000.
+MAX_MEMBERS = 10_000
+
+
+def parse_json(raw: bytes, max_long_chars: int = 0) -> dict[str, Any]:
+    """The body's object. `max_long_chars`: of text, whose commas look like those between values."""
+    _check_values(raw, max_long_chars // 4)
     try:
-        body = msgspec.json.decode(raw)
+        body = _decode_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The body of the request is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
@@ -122,17 +184,46 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
+def _check_values(raw: bytes, extra: int) -> None:
+    """A 400 where there may be too many values, going by the marks that stand before each."""
+    if len(raw) <= MAX_MEMBERS:
+        return
+    letters = np.frombuffer(raw, np.uint8)
+    for what, marks, most in (("members", b":", MAX_MEMBERS), ("values", b",[{", MAX_VALUES)):
+        if sum(np.count_nonzero(letters == mark) for mark in marks) > most + extra:
+            message = f"The body of the request holds more than {most + extra} {what}."
+            raise ApiError(400, message, code="too_many_values")
+
+
+def _decode_json(raw: bytes) -> Any:
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        if raw.count(b"\\") > _MAX_ESCAPES or (whole := _without_half_characters(raw)) == raw:
+            raise
+        return msgspec.json.decode(whole)
+
+
 def read_speech(body: dict[str, Any]) -> tuple[SpeechRequest, list[str]]:
     """The request in a JSON object, and the names of the fields that nothing here reads."""
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = {name: value for name, value in body.items() if is_given(name, value)}
     for alias, name in _ALIASES.items():
         if alias in fields:
             fields.setdefault(name, fields.pop(alias))
+    audio_format = fields.get("response_format")
+    if isinstance(audio_format, str):
+        fields["response_format"] = _FORMAT_ALIASES.get(audio_format.lower(), audio_format)
     _take_references(fields)
     if not _are_instructions(fields.get("instructions")):
         fields.pop("instructions", None)
     ignored = sorted(fields.keys() - KNOWN_FIELDS)
     return to_struct(fields, SpeechRequest), ignored
+
+
+def is_given(name: str, value: Any) -> bool:
+    """Forms of clients send "" for what their user left blank."""
+    return value is not None and (value != "" or name == "input")
 
 
 def _are_instructions(value: Any) -> bool:
@@ -214,6 +305,11 @@ def missing_parameter(name: str) -> ApiError:
     return invalid(f"Missing required parameter: {name!r}.", name, "missing_required_parameter")
 
 
+def shortened(names: list[str]) -> list[str]:
+    """Names that a client chose: at most 20, none of them long."""
+    return [name[:60] for name in names[:20]]
+
+
 def header_list(names: list[str]) -> str:
     """Field names for a header: at most 20, of printable ASCII only."""
-    return ", ".join(re.sub(r"[^\x21-\x7e]|,", "?", name)[:60] for name in names[:20])
+    return ", ".join(re.sub(r"[^\x21-\x7e]|,", "?", name) for name in shortened(names))

@@ -4,27 +4,86 @@ An unknown key or a wrong value is a SettingsError that names its path, the allo
 file.
 """
 
-import os
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from engine import EngineConfig, ModelSpec
-from qtts_openai.voices import OPENAI_NAMES, VoiceEntry
+from qtts_openai.schemas import AudioFormat, Level
 
+KIB = 1 << 10
 MIB = 1 << 20
 
-PositiveInt = Annotated[int, Meta(gt=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-SegmentChars = Annotated[int, Meta(ge=50)]
+# Upper bounds are far beyond use: they catch slips of units, and infinity.
+Chars = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 30)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
+SegmentChars = Annotated[int, Meta(ge=50, le=100_000)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+# Of models and voices: what a request can name, and a header can hold.
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f](.*\S)?\Z")]
+Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
+PathName = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
+Origin = Annotated[str, Meta(max_length=300, pattern=r"^(\*|https?://[^/\s]+)\Z")]
+StoreUrl = Annotated[str, Meta(max_length=1000, pattern=r"^(memory|(rediss?|unix)://\S+)\Z")]
+_BUCKET = r"^(s3a?|gs|az|adl|abfss?)://[^\s/]+(/\S*)?\Z"
+BucketUrl = Annotated[str, Meta(max_length=1000, pattern=_BUCKET)]
+HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
+
+
+# Steps of text/pipeline.py.
+CleanStep = Literal[
+    "line_ends",
+    "emoji",
+    "invisible",
+    "letters",
+    "control_tokens",
+    "markup",
+    "spaces",
+    "wrapped_lines",
+    "line_marks",
+]
+FullStep = Literal["figures", "last_mark"]
+Step = CleanStep | FullStep
+
+Gender = Literal["female", "male", "neutral"]
+
+OPENAI_NAMES = {
+    "alloy": "vivian",
+    "ash": "ryan",
+    "ballad": "eric",
+    "cedar": "uncle_fu",
+    "coral": "serena",
+    "echo": "aiden",
+    "fable": "dylan",
+    "marin": "serena",
+    "nova": "vivian",
+    "onyx": "uncle_fu",
+    "sage": "sohee",
+    "shimmer": "ono_anna",
+    "verse": "ryan",
+}
+
+
+class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One line of the table; the fields are explained in voices.yaml."""
+
+    name: str
+    gender: Gender = "neutral"
+    language: str = "Auto"
+    description: str = ""
+    speaker: str | None = None
+    prompt: str | None = None
 
 
 class SettingsError(Exception):
     """The configuration cannot be used; the message names the file, the key and the fix."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,59 +91,175 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ServerSettings(Section, frozen=True):
-    host: str = "127.0.0.1"
+    host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # POST /admin/drain listens here, for $QTTS_ADMIN_KEY only; 0: off.
+    admin_host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    admin_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    # One JSON object a line, for log collectors.
+    json_logs: bool = False
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
+    # The page to try voices with, at / and /studio.
+    page: bool = True
     # Origins a browser page may call from, or ["*"].
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
+    # Names of this server, as in Host; "*.example.com" and "*" too. Empty: any name, but for a
+    # server on loopback without keys: none. Addresses and names without a dot always pass.
+    allowed_hosts: tuple[HostName, ...] = ()
+    # Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed.
+    trusted_proxies: tuple[HostName, ...] = ()
+    # How long a connection may wait for its next request.
+    keep_alive_s: PositiveSeconds = 75.0
+    # The first and the last byte of a request's head, and of its body (and 1 s per 64 KiB more).
+    head_timeout_s: PositiveSeconds = 10.0
+    body_timeout_s: PositiveSeconds = 60.0
+    # A client that reads nothing for so long loses its answer.
+    write_timeout_s: PositiveSeconds = 60.0
+    max_head_bytes: Annotated[int, Meta(ge=4096, le=1 << 24)] = 64 * KIB
+    # Of a WebSocket: room for reference audio; texts have less.
+    max_message_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 16 * MIB
+    # 0: by the limit of open files.
+    max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 class ModelSettings(Section, frozen=True):
     """One checkpoint, and the other names a request may use for it."""
 
-    id: str
-    checkpoint: str
-    revision: str | None = None
-    aliases: tuple[str, ...] = ()
+    id: Name
+    checkpoint: PathName
+    revision: Name | None = None
+    aliases: tuple[Name, ...] = ()
     # Longer texts are spoken in pieces of whole sentences; null: in one.
     segment_chars: SegmentChars | None = None
+    # As in `text`; null: what is said there.
+    normalize: Level | None = None
 
     def spec(self) -> ModelSpec:
         return ModelSpec(id=self.id, checkpoint=self.checkpoint, revision=self.revision)
 
 
 class Limits(Section, frozen=True):
-    max_input_chars: PositiveInt = 4096
-    max_instructions_chars: PositiveInt = 4096
-    max_body_bytes: PositiveInt = 20 * MIB
+    max_input_chars: Chars = 4096
+    max_instructions_chars: Chars = 4096
+    # Of any route; most have less, by what their fields may hold.
+    max_body_bytes: Bytes = 20 * MIB
     max_batch_items: Annotated[int, Meta(ge=1, le=32)] = 32
     # Per key, or per address where there are no keys; 0: no limit.
-    max_concurrent_per_key: Annotated[int, Meta(ge=0)] = 0
-    chars_per_minute: Annotated[int, Meta(ge=0)] = 0
+    max_concurrent_per_key: Count = 0
+    chars_per_minute: Count = 0
+    # Where those two are counted: in this process, or for several servers together in a Redis.
+    # Its password may come from $QTTS_REDIS_PASSWORD instead.
+    store: StoreUrl = "memory"
 
 
 class Defaults(Section, frozen=True):
-    """What a request that leaves out `model` or `voice` gets; null keeps OpenAI's 400."""
+    """What a request that leaves a field out gets. `model` and `voice`: null keeps OpenAI's 400."""
 
-    model: str | None = None
-    voice: str | None = None
+    model: Name | None = None
+    voice: Name | None = None
+    # Audio as it is made; false: one body once it is whole, with exact sizes.
+    stream: bool = True
+    # Formats that are sent whole in any case, for clients that need to read their length.
+    exact_sizes: tuple[AudioFormat, ...] = ()
+
+    def streams(self, audio_format: AudioFormat) -> bool:
+        return self.stream and audio_format not in self.exact_sizes
+
+
+class LiveSettings(Section, frozen=True):
+    """Speech of text that comes while it is spoken, over WebSockets."""
+
+    # Speaking begins with so many words, at a flush, or this long after the first whole word.
+    start_words: Annotated[int, Meta(ge=1, le=100)] = 2
+    start_after_s: Seconds = 0.25
+    # A turn that is longer goes on as a new utterance at the next end of a sentence.
+    cut_after_s: Annotated[float, Meta(ge=5, le=60)] = 25.0
+    # Audio that is made ahead of a listener who hears it as it comes.
+    ahead_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
+    max_sessions: Annotated[int, Meta(ge=0, le=1_000_000)] = 256
+    # The first message must come within so long; without text and speech a session ends after:
+    config_timeout_s: PositiveSeconds = 10.0
+    idle_timeout_s: PositiveSeconds = 30.0
+    # A client that takes nothing for so long is disconnected.
+    send_timeout_s: PositiveSeconds = 5.0
+    max_text_message_bytes: Bytes = 128 * KIB
+    # Voices of other vendors' dialects by their names there; a name that is neither one of these
+    # nor ours is an error, or the default voice.
+    voices: dict[Name, Name] = msgspec.field(default_factory=dict)
+    unknown_voice: Literal["error", "default"] = "error"
+    # Text that waits to be spoken, per session.
+    max_held_chars: Chars = 262_144
+
+
+class CacheSettings(Section, frozen=True):
+    """Speech of requests with a seed, or temperature 0, is kept for the next one alike."""
+
+    # Of PCM, 48,000 for a second of speech; 0: off.
+    max_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+
+
+class ProvenanceSettings(Section, frozen=True):
+    """What tells our speech from a person's."""
+
+    # Say that a machine made it: in the file where its format has a place, in headers and events.
+    mark: bool = True
+    # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
+    # of header.
+    mark_wav_streams: bool = False
+    # Sign answers: a C2PA manifest in whole mp3, wav and flac files, a statement by request id
+    # beside every answer. Needs the extra "provenance", and what `qtts keys create` makes or an
+    # authority gave: the signer's certificate and those above it, and its key, in PEM.
+    c2pa: bool = False
+    certificate: PathName | None = None
+    key: PathName | None = None
+    # A URL (RFC 3161) that is asked, for each file, to say when it was signed.
+    time_authority: Annotated[str, Meta(max_length=2000, pattern=r"^https?://\S+\Z")] | None = None
+    # How many statements are kept, and how long.
+    max_manifests: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    manifest_keep_s: PositiveSeconds = 3600.0
+
+
+class CloningSettings(Section, frozen=True):
+    # off: voices from a sample come with any words; stored: with the id of a consent that is
+    # there; all: reference audio in requests, too.
+    require_consent: Literal["off", "stored", "all"] = "off"
+    # A consent this old counts no more; 0: never.
+    consent_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+
+
+class AuditSettings(Section, frozen=True):
+    """A log of voices, consents and speech with cloned voices in which changes show."""
+
+    path: PathName | None = None
+    # Each line is on disk before what it tells of goes on.
+    fsync: bool = True
+    # Then the file is renamed, and the next goes on from it.
+    max_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 64 * MIB
+    # Renamed files; 0: all.
+    keep_files: Count = 0
 
 
 class AuthSettings(Section, frozen=True):
     """Keys also come from $QTTS_API_KEYS; without any key the server is open."""
 
-    # A file with one key a line.
-    keys_file: str | None = None
+    # A file with `key` or `name: key` in each line; read again when it changes and on SIGHUP.
+    keys_file: PathName | None = None
+    # Names of the keys that may do everything, also to what belongs to others.
+    admin_keys: tuple[Name, ...] = ("admin",)
 
 
 class VoiceSettings(Section, frozen=True):
     # Where voices that users make are kept.
-    directory: str = "data"
-    max_voices: PositiveInt = 200
+    directory: PathName = "data"
+    # A bucket that is used instead, where servers on several machines share their voices. Keys and
+    # endpoints come from the environment, as the provider's own tools read them.
+    object_store: BucketUrl | None = None
+    # Of one owner; consents likewise.
+    max_voices: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     # OpenAI's 13 names -> speakers of CustomVoice checkpoints.
-    aliases: dict[str, str] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))
+    aliases: dict[Name, Name] = msgspec.field(default_factory=lambda: dict(OPENAI_NAMES))
     # More voices, or other ones under known names; see voices.yaml of the package for the fields.
     extra: tuple[VoiceEntry, ...] = ()
 
@@ -92,29 +267,45 @@ class VoiceSettings(Section, frozen=True):
 class RefAudioSettings(Section, frozen=True):
     """Reference audio of requests, and samples of stored voices."""
 
-    max_bytes: PositiveInt = 10 * MIB
+    max_bytes: Bytes = 10 * MIB
     min_s: Seconds = 0.5
     max_s: Seconds = 60.0
+    # A file that takes longer to decode is a 400.
+    decode_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     # Fetch http and https URLs, from public addresses only.
     allow_http: bool = False
-    http_timeout_s: Seconds = 10.0
+    http_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     # Read file: URLs, below this directory only.
-    files_directory: str | None = None
+    files_directory: PathName | None = None
 
 
 class TextSettings(Section, frozen=True):
     # "qwen" is what the models were trained with; "mistral" is what the official package uses
     # on a local directory.
     pretokenizer: Literal["qwen", "mistral"] = "qwen"
+    # What is done to a text before it is tokenised, unless a model or a request says otherwise.
+    # clean: characters, markup and lines; full: figures and signs as words, too.
+    normalize: Level = "clean"
+    # Steps that are left out.
+    skip_steps: tuple[Step, ...] = ()
+    # Left out, or said in words.
+    emoji: Literal["drop", "name"] = "drop"
+    code_blocks: Literal["speak", "drop"] = "speak"
+    # A text of nothing but letters that the model has no language for: a 400, or tried.
+    unknown_scripts: Literal["refuse", "speak"] = "refuse"
+    # No utterance is expected to take longer than this; what would is cut at sentences.
+    segment_s: Annotated[float, Meta(ge=5)] = 60.0
     # Input beyond limits.max_input_chars is accepted up to here and cut at sentences; 0: off.
-    max_long_chars: Annotated[int, Meta(ge=0)] = 0
+    max_long_chars: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     # Such input is spoken in pieces of whole sentences, at most this long.
     segment_chars: SegmentChars = 400
     # Read `[pause:500ms]` as silence in every request, not only in those with pause_tags: true.
     pause_tags: bool = False
     max_pause_s: Seconds = 10.0
+    # Of all pauses of one answer together.
+    max_total_pause_s: Seconds = 60.0
     # Words and how to say them, in every request.
-    pronunciations: dict[str, str] = msgspec.field(default_factory=dict)
+    pronunciations: dict[Word, Word] = msgspec.field(default_factory=dict)
 
 
 EMBEDDED = ModelSettings(
@@ -130,6 +321,7 @@ EMBEDDED = ModelSettings(
         "gpt-4o-mini-tts-2025-12-15",
     ),
     segment_chars=150,
+    normalize="full",
 )
 
 
@@ -143,68 +335,11 @@ class Settings(Section, frozen=True):
     voices: VoiceSettings = VoiceSettings()
     ref_audio: RefAudioSettings = RefAudioSettings()
     text: TextSettings = TextSettings()
+    cache: CacheSettings = CacheSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    cloning: CloningSettings = CloningSettings()
+    audit: AuditSettings = AuditSettings()
+    live: LiveSettings = LiveSettings()
 
     def specs(self) -> list[ModelSpec]:
         return [model.spec() for model in self.models]
-
-
-def load_settings(path: str | None = None) -> Settings:
-    """From `path`, else $QTTS_CONFIG, else ./config.yaml where there is one, else the defaults."""
-    chosen = path or os.environ.get("QTTS_CONFIG")
-    if chosen is None:
-        if not Path("config.yaml").is_file():
-            return Settings()
-        chosen = "config.yaml"
-    try:
-        text = Path(chosen).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{chosen}: cannot be read: {error}") from error
-    return parse_settings(text, chosen)
-
-
-def parse_settings(text: str, name: str = "config.yaml") -> Settings:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{name}: not valid YAML: {error}") from error
-    try:
-        settings = msgspec.convert({} if tree is None else tree, Settings)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{name}: {_explain(str(error))}") from error
-    _check_names(settings, name)
-    return settings
-
-
-def _check_names(settings: Settings, name: str) -> None:
-    seen: set[str] = set()
-    for model in settings.models:
-        for word in (model.id, *model.aliases):
-            if word.lower() in seen:
-                raise SettingsError(f"{name}: models: the name {word!r} is used twice")
-            seen.add(word.lower())
-
-
-def _explain(message: str) -> str:
-    """msgspec's text with the path first, and for an unknown key the keys that exist there."""
-    what, _, path = message.partition(" - at `$")
-    where = path.rstrip("`").lstrip(".")
-    unknown = re.search(r"unknown field `(.+)`", what)
-    if unknown is not None:
-        key = f"{where}.{unknown[1]}" if where else unknown[1]
-        known = [field.encode_name for field in _type_at(where).fields]
-        return f"{key} is not a known key; known here: {', '.join(known)}"
-    if "enum value" in what:
-        kinds = getattr(_type_at(where), "types", [_type_at(where)])
-        values = [repr(value) for kind in kinds for value in getattr(kind, "values", ())]
-        also = " or a whole number" if len(kinds) > 1 else ""
-        what += f"; use one of {', '.join(values)}{also}"
-    return f"{where or 'top level'}: {what}"
-
-
-def _type_at(where: str) -> Any:
-    """The msgspec type behind a path such as `models[0].id`."""
-    node: Any = msgspec.inspect.type_info(Settings)
-    for part in filter(None, re.split(r"\.|\[\d+\]|\[\.\.\.\]", where)):
-        node = next(field.type for field in node.fields if field.name == part)
-        node = getattr(node, "item_type", node)
-    return node

@@ -1,4 +1,4 @@
-"""Who may import whom: docs/architecture.md draws it, this holds it."""
+"""Who may import whom, as one table of folders; docs/architecture.md draws it."""
 
 import ast
 import subprocess
@@ -6,6 +6,56 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SEAM = {"protocol", "config", "errors"}
+
+# Folder -> the folders and root modules of its package that it may import.
+ENGINE = {
+    "scheduler": SEAM,
+    "layers": SEAM,
+    "models": SEAM | {"layers"},
+    "kernels": SEAM | {"layers", "models"},
+    "loader": SEAM | {"layers", "models"},
+    "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
+    "dummy": SEAM,
+    "benchmark": SEAM
+    | {"core", "scheduler", "startup", "loader", "runner", "models", "layers", "dummy"},
+    "config": set(),
+    "errors": set(),
+    "protocol": {"config"},
+    "client": SEAM,
+    "__init__": SEAM | {"client"},
+    "talker_engine": SEAM | {"runner", "scheduler"},
+    "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
+    "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
+    "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
+    "worker": SEAM | {"core", "startup"},
+}
+BASE = {"answers", "errors", "schemas", "settings"}
+HTTP_SIDE = {
+    "answers": set(),
+    "errors": {"answers"},
+    "schemas": {"answers", "errors"},
+    "settings": {"errors", "schemas"},
+    "http": BASE | {"decoding"},
+    "decoding": set(),
+    "text": BASE,
+    "voices": BASE | {"text", "decoding", "http"},
+    "provenance": BASE,
+    "speech": BASE | {"text", "voices", "http", "decoding", "provenance"},
+    "settings_file": {"settings"},
+    "settings_check": BASE | {"voices"},
+    "state": BASE
+    | {"settings_check", "http", "decoding", "text", "voices", "speech", "provenance"},
+    "live": BASE | {"state", "http", "text", "voices", "speech"},
+    "routes": BASE
+    | {"state", "live", "http", "decoding", "text", "voices", "speech", "provenance"},
+    "app": BASE | {"state", "http", "routes"},
+    "check": BASE | {"settings_file", "http", "voices"},
+    "cli": BASE
+    | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
+    "__main__": BASE | {"cli", "settings_file", "provenance"},
+    "__init__": set(),
+}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -34,8 +84,27 @@ def importers(package: str, *targets: str) -> set[str]:
     return {m for m, path in modules(package).items() if any(map(hits, imports(path)))}
 
 
-def parts(names: set[str]) -> set[str]:
-    return {n.split(".")[1] for n in names}
+def broken_rules(package: str, table: dict[str, set[str]]) -> list[str]:
+    """Imports of the package's own modules that the table does not allow."""
+    known = modules(package)
+    broken = []
+    for module, path in known.items():
+        box = module.split(".")[1]
+        assert box in table, f"{box}: say in the table whom it may import"
+        for name in imports(path):
+            parts = name.split(".")
+            inside = parts[0] == package and len(parts) > 1 and parts[1] in table
+            if inside and parts[1] != box and parts[1] not in table[box]:
+                broken.append(f"{module} imports {name}")
+    return broken
+
+
+def test_the_engine_keeps_to_its_table():
+    assert broken_rules("engine", ENGINE) == []
+
+
+def test_the_http_side_keeps_to_its_table():
+    assert broken_rules("qtts_openai", HTTP_SIDE) == []
 
 
 def test_http_side_sees_only_the_engine_root():
@@ -48,18 +117,20 @@ def test_engine_knows_no_http():
     assert importers("engine", "qtts_openai", "litestar", "uvicorn") == set()
 
 
-def test_nets_know_no_scheduling():
-    seen = importers("engine", "engine.sequence", "engine.scheduler", "engine.core")
-    assert parts(seen) & {"layers", "models"} == set()
-
-
 def test_scheduling_knows_no_torch():
-    assert parts(importers("engine", "torch")) & {"sequence", "block_manager", "scheduler"} == set()
+    assert not [m for m in importers("engine", "torch") if m.startswith("engine.scheduler.")]
 
 
-def test_only_core_sees_scheduler_and_runners():
-    runners = importers("engine", "engine.talker_runner", "engine.codec_runner")
-    assert runners & importers("engine", "engine.scheduler") <= {"engine.core"}
+def test_only_our_talker_sees_the_scheduler():
+    scheduler = "engine.scheduler.scheduler.Scheduler"
+    assert importers("engine", scheduler) == {"engine.runner.native_talker"}
+    behind = ("engine.runner.native_talker", "engine.runner.talker_runner")
+    assert "engine.core" not in importers("engine", *behind)
+
+
+def test_nothing_that_serves_imports_test_gear():
+    gear = importers("engine", "engine.dummy", "engine.benchmark")
+    assert all(m.startswith(("engine.dummy.", "engine.benchmark.")) for m in gear)
 
 
 def test_only_the_client_is_async():
@@ -67,11 +138,24 @@ def test_only_the_client_is_async():
 
 
 def test_litestar_stays_at_the_edge():
-    # auth is a guard; forms and batch read a request's body before there is one of our own.
-    edge = {"routes", "app", "errors", "streaming", "auth", "forms", "batch"}
-    assert parts(importers("qtts_openai", "litestar")) <= edge
+    edge = {"routes", "http", "app", "errors", "speech.response", "live.socket"}
+    seen = {m.split(".", 1)[1] for m in importers("qtts_openai", "litestar")}
+    assert {m for m in seen if m not in edge and m.split(".")[0] not in edge} == set()
+
+
+def test_what_parses_hostile_audio_stays_in_its_process():
+    assert importers("qtts_openai", "soundfile") == {"qtts_openai.decoding.decoder"}
+    in_child = {"qtts_openai.decoding.decoder", "qtts_openai.decoding.zygote"}
+    assert importers("qtts_openai", "av") == in_child | {"qtts_openai.speech.encoders"}
+    assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
+
+
+def test_extras_stay_behind_their_settings():
+    signers = importers("qtts_openai", "c2pa", "cryptography")
+    assert all(module.startswith("qtts_openai.provenance.") for module in signers)
 
 
 def test_app_does_not_load_torch():
-    code = "import qtts_openai.app, sys; assert 'torch' not in sys.modules"
+    heavy = "{'torch', 'soundfile', 'c2pa', 'cryptography'} & sys.modules.keys()"
+    code = f"import qtts_openai.app, qtts_openai.__main__, sys; assert not {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

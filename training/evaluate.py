@@ -21,7 +21,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-from engine.checkpoint import EMBEDDED
+from engine.loader.checkpoint import EMBEDDED
 from engine.protocol import FRAME_S, SamplingParams
 from qtts_openai.settings import EMBEDDED as SHIPPED
 from training.judge import Judge, Sentence, distance, errors, normalise, sentences

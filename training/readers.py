@@ -19,8 +19,8 @@ from engine.protocol import (
     Submit,
 )
 from engine.startup import build
-from qtts_openai.prompting import PromptBuilder
-from qtts_openai.script import split_sentences
+from qtts_openai.text.prompt_builder import PromptBuilder
+from qtts_openai.text.segments import Size, split_sentences
 from training.codes import PHONES, VOICES, encode
 
 TEACHER = Path(__file__).parent / "work" / "teacher_dump"
@@ -71,7 +71,7 @@ class Reader:
         segment_chars: int | None = None,
     ) -> Reading:
         """With `segment_chars`, longer texts are cut at sentences as the server does."""
-        pieces = split_sentences([text], segment_chars) if segment_chars else [text]
+        pieces = split_sentences([text], Size(chars=segment_chars)) if segment_chars else [text]
         readings = [
             self._read(piece, speaker, streaming, language, params)
             for piece in pieces

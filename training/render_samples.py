@@ -11,7 +11,7 @@ from pathlib import Path
 import lameenc
 import numpy as np
 
-from engine.checkpoint import EMBEDDED
+from engine.loader.checkpoint import EMBEDDED
 from engine.protocol import SamplingParams
 from training.judge import Judge, errors
 from training.readers import Reader, Reading

@@ -11,11 +11,13 @@ import time
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.linear import LinearConfig, fused_linear, quantise
+from engine.kernels.linear import LinearConfig, fused_linear
 from engine.kernels.tuning import Choice, Measure, candidates, choose, graph_seconds, shared_limit
-from engine.layers.linear import Linear
+from engine.layers.linear import Linear, quantise
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.models.code_predictor import CodePredictor
+from engine.models.qwen3_layer import Qwen3Layer
 from engine.models.talker import Talker
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ Kind = list[tuple[Linear, RMSNorm | None, bool, bool]]
 def kinds(talker: Talker, predictor: CodePredictor) -> dict[str, Kind]:
     """Products that share a shape and a use, by name."""
     found: dict[str, Kind] = {}
-    nets: list[tuple[str, nn.ModuleList]] = [
+    nets: list[tuple[str, Modules[Qwen3Layer]]] = [
         ("talker", talker.layers),
         ("predictor", predictor.layers),
     ]

@@ -204,13 +204,3 @@ def fused_linear_reference(
         gate, up = y.chunk(2, dim=-1)
         y = F.silu(gate) * up
     return y if residual is None else residual + y
-
-
-def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """weight [N, K] ~ values [N, K] (int8, -127..127) * scale [N, 1] (float32): one scale per
-    output channel, returned as [N].
-    """
-    wide = weight.float()
-    scale = wide.abs().amax(dim=1).clamp_min(1e-8) / 127
-    values = (wide / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
-    return values, scale

@@ -1,4 +1,4 @@
-"""Drawing codes: one program per row does all that engine/sampler.py does, by parameters that lie
+"""Drawing codes: one program per row does all that runner/sampler.py does, by parameters that lie
 on the device.
 
 Nothing is sorted. Top-k and top-p are both thresholds, found by binary search over the bits of the
@@ -7,64 +7,27 @@ run in another order, which shows in float32's last place, and of equal probabil
 boundary all are kept, not as many as fit.
 """
 
-import struct
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.sampler import NUM_CODEBOOKS
-from engine.sequence import Sampling
+from engine.layers.sampling_table import NUM_CODEBOOKS, ROW, SamplingTable
 
-# A row of SamplingTable: temperature, top_k and top_p of talker and predictor, penalty, ignore_eos
-# and the seed; in 32-bit words: 0, 2, 4, 6, 7 and 8.
-_ROW = struct.Struct("<2f 2i 2f f ?3x Q")
-_WORDS = tl.constexpr(_ROW.size // 4)
+# Words of a row of the table, and where those of each net begin.
+_WORDS = tl.constexpr(ROW.size // 4)
 _TALKER, _PREDICTOR = tl.constexpr(0), tl.constexpr(1)
 _CODEBOOKS = tl.constexpr(NUM_CODEBOOKS)
 
 
-class SamplingTable:
-    """Sampling parameters of R rows. Column 0 is the talker's, 1 the code predictor's.
-
-    temperature [R, 2] float32 (0: greedy), top_k [R, 2] int32 (<= 0: off), top_p [R, 2] float32,
-    penalty [R] float32, seeds [R] int64, ignore_eos [R] bool: views of one packed tensor. A row
-    never set is greedy.
-    """
-
-    def __init__(self, num_rows: int, device: torch.device) -> None:
-        self.packed = torch.zeros(num_rows, _ROW.size // 8, dtype=torch.int64, device=device)
-        self.words, floats = self.packed.view(torch.int32), self.packed.view(torch.float32)
-        self.temperature, self.top_k, self.top_p = floats[:, :2], self.words[:, 2:4], floats[:, 4:6]
-        self.penalty, self.ignore_eos = floats[:, 6], self.packed.view(torch.bool)[:, 28]
-        self.seeds = self.packed[:, 4]
-        self.penalty.fill_(1)
-        self.top_p.fill_(1)
-
-    def set(self, row: int, s: Sampling) -> None:
-        """Fill one row: on a GPU a single copy, in the order of the device's work."""
-        packed = _ROW.pack(
-            *(s.temperature, s.subtalker_temperature),
-            *(max(0, min(k, 2**31 - 1)) for k in (s.top_k, s.subtalker_top_k)),
-            *(s.top_p, s.subtalker_top_p, s.repetition_penalty),
-            s.ignore_eos,
-            s.seed % 2**64,
-        )
-        host = torch.frombuffer(bytearray(packed), dtype=torch.int64)
-        if self.packed.is_cuda:
-            host = host.pin_memory()
-        self.packed[row].copy_(host, non_blocking=True)
-
-
-def draw_codes(
+def sample_codes(
     logits: Tensor, rows: Tensor, table: SamplingTable, num_frames: Tensor, codebook: int
 ) -> Tensor:
     """A code of codebook 1..15 for each row, as sampler.sample: logits [B, V], rows [B] int64,
     num_frames [R] int64 -> codes [B] int64.
     """
     codes, vocab = _outputs(logits)
-    _draw_codes[(len(rows),)](
+    _sample_codes[(len(rows),)](
         logits,
         rows,
         table.words,
@@ -78,28 +41,31 @@ def draw_codes(
     return codes
 
 
-def draw_code0(
+def sample_code0(
     logits: Tensor,
     rows: Tensor,
     table: SamplingTable,
     num_frames: Tensor,
+    ends_from: Tensor,
     seen: Tensor,
     num_codes: int,
     eos: int,
 ) -> Tensor:
     """Codebook 0 or `eos` for each row, as sampler.talker_logits and sample: logits [B, V], rows
-    [B] int64, num_frames [R] int64, seen [R, V] bool -> codes [B] int64.
+    [B] int64, num_frames and ends_from [R] int64, seen [R, V] bool -> codes [B] int64.
 
-    Only ids below num_codes and `eos` are drawn. Afterwards seen[row, code] is True.
+    Only ids below num_codes are drawn, and `eos` from frame ends_from on. Afterwards
+    seen[row, code] is True.
     """
     codes, vocab = _outputs(logits)
     assert seen.is_contiguous() and seen.shape[1] == vocab
-    _draw_code0[(len(rows),)](
+    _sample_code0[(len(rows),)](
         logits,
         rows,
         table.words,
         table.seeds,
         num_frames,
+        ends_from,
         seen,
         codes,
         NUM_CODES=num_codes,
@@ -123,7 +89,7 @@ def _width(vocab: int) -> dict[str, int]:
 
 
 @triton.jit(do_not_specialize=["codebook"])
-def _draw_codes(
+def _sample_codes(
     logits,
     rows,
     words,
@@ -144,12 +110,13 @@ def _draw_codes(
 
 
 @triton.jit
-def _draw_code0(
+def _sample_code0(
     logits,
     rows,
     words,
     seeds,
     num_frames,
+    ends_from,
     seen,
     codes,
     NUM_CODES: tl.constexpr,
@@ -168,7 +135,7 @@ def _draw_code0(
     drawn = tl.load(seen + row * VOCAB + i, mask=i < VOCAB, other=0) != 0
     penalised = tl.where(x < 0, x * penalty, tl.div_rn(x, penalty))
     x = tl.where(drawn, penalised, x)
-    may_end = (frame >= 2) & (tl.load(param + 7) == 0)
+    may_end = (frame >= tl.load(ends_from + row)) & (tl.load(param + 7) == 0)
     allowed = tl.where(i == EOS, may_end, i < NUM_CODES)
     x = tl.where(allowed, x, -float("inf"))
 
@@ -242,7 +209,7 @@ def _nucleus(probs, top_p):
 
 @triton.jit
 def _invert(probs, uniform, WIDTH: tl.constexpr):
-    """sampler.draw. A parallel scan may lose monotony in the last place, so that a code of
+    """sampler.invert_cdf. A parallel scan may lose monotony in the last place, so that a code of
     probability 0 could be the first beyond the mark: those are left out.
     """
     i = tl.arange(0, WIDTH)

@@ -42,7 +42,9 @@ Measure = Callable[[Callable[[], None], torch.device], float]
 
 def shared_limit(device: torch.device) -> int:
     """Bytes of shared memory that one program may take."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    # torch has it, its type stubs do not.
+    return int(getattr(properties, "shared_memory_per_block_optin"))  # noqa: B009
 
 
 def candidates(

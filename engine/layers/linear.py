@@ -67,10 +67,12 @@ class Linear(nn.Module):
         out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
-    def transform_(self, form: WeightForm) -> None:
-        """Give the weight another form and drop the plain one; a small weight stays plain."""
+    def transform_(self, form: WeightForm, pack_from: int = PACK_FROM) -> None:
+        """Give the weight another form and drop the plain one; a weight of fewer numbers than
+        `pack_from` stays plain.
+        """
         assert self.product is None, "the weight has been transformed already"
-        if self.weight.numel() >= PACK_FROM:
+        if self.weight.numel() >= pack_from:
             self.product = FORMS[form](self.weight)
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
@@ -88,10 +90,18 @@ def packed(weight: Tensor) -> Product:
     return product
 
 
-def int8(weight: Tensor) -> Product:
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight [N, K] ~ values [N, K] (int8, -127..127) * scale [N, 1] (float32): one scale per
+    output channel, returned as [N].
+    """
     wide = weight.float()
     scale = wide.abs().amax(dim=1).clamp_min(1e-8) / 127
     values = (wide / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return values, scale
+
+
+def int8(weight: Tensor) -> Product:
+    values, scale = quantise(weight)
     scale = scale.to(weight.dtype)
     return lambda x: torch._weight_int8pack_mm(x, values, scale)
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from engine.layers.attention import Attention, rotated_heads
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
 from engine.models.config import DecoderConfig, TalkerConfig
 from engine.models.qwen3_layer import Qwen3Layer
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 # choose(logits [B, vocab], codebook) -> codes [B] int64
 Choose = Callable[[Tensor, int], Tensor]
@@ -43,9 +44,9 @@ class CodePredictor(nn.Module):
             if inner.hidden_size != config.hidden_size
             else None
         )
-        self.layers = nn.ModuleList(Qwen3Layer(inner) for _ in range(inner.num_hidden_layers))
+        self.layers = Modules(Qwen3Layer(inner) for _ in range(inner.num_hidden_layers))
         self.norm = RMSNorm(inner.hidden_size, eps=inner.rms_norm_eps)
-        self.heads = nn.ModuleList(
+        self.heads = Modules(
             Linear(inner.hidden_size, inner.vocab_size) for _ in range(self.num_residual)
         )
 
@@ -83,18 +84,19 @@ class CodePredictor(nn.Module):
         offsets = torch.arange(self.num_residual, device=codes.device) * self.config.vocab_size
         return F.embedding(codes + offsets, self.codec_embedding.flatten(0, 1))
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         prefix = "talker.code_predictor"
-        for g in range(self.num_residual):
-            yield f"{prefix}.model.codec_embedding.{g}.weight", Slot(self.codec_embedding[g])
-            yield f"{prefix}.lm_head.{g}.weight", Slot(self.heads[g].weight)
-        yield f"{prefix}.model.norm.weight", Slot(self.norm.weight)
+        for g, head in enumerate(self.heads):
+            yield f"{prefix}.model.codec_embedding.{g}.weight", ParamView(self.codec_embedding[g])
+            yield f"{prefix}.lm_head.{g}.weight", ParamView(head.weight)
+        yield f"{prefix}.model.norm.weight", ParamView(self.norm.weight)
         if self.projection is not None:
-            yield f"{prefix}.small_to_mtp_projection.weight", Slot(self.projection.weight)
-            yield f"{prefix}.small_to_mtp_projection.bias", Slot(self.projection.bias)
+            yield f"{prefix}.small_to_mtp_projection.weight", ParamView(self.projection.weight)
+            assert self.projection.bias is not None
+            yield f"{prefix}.small_to_mtp_projection.bias", ParamView(self.projection.bias)
         for i, layer in enumerate(self.layers):
-            yield from layer.slots(f"{prefix}.model.layers.{i}")
+            yield from layer.weight_map(f"{prefix}.model.layers.{i}")
 
 
 @dataclass(frozen=True)

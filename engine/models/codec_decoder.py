@@ -2,8 +2,8 @@
 kHz.
 
 Every stage is causal, so the exact state of a stream is small and explicit (codec_layers.py),
-nothing is ever decoded twice, and streaming equals one whole pass for every cut. Rows of many
-streams go through together.
+nothing is ever decoded twice, and streaming equals one whole pass for every cut: to the last bit
+once packed on a CPU, within rounding elsewhere. Rows of many streams go through together.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_layers import (
@@ -27,9 +28,9 @@ from engine.models.codec_layers import (
     WindowLayer,
 )
 from engine.models.config import CodecDecoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
-Slots = Iterator[tuple[str, Slot]]
+Slots = Iterator[tuple[str, ParamView]]
 
 # Frames of left context beyond which nothing reaches the output through the convolutions after the
 # transformer (9.4 for the official shape; the rest is margin).
@@ -59,19 +60,19 @@ class Codebooks(nn.Module):
         rows = F.embedding(codes + offsets, self.tables.flatten(0, 1))
         return self.first_out(rows[:, :, 0]) + self.rest_out(rows[:, :, 1:].sum(2))
 
-    def slots(self) -> Slots:
+    def weight_map(self) -> Slots:
         for branch, linear, first, count in (
             ("first", self.first_out, 0, 1),
             ("rest", self.rest_out, 1, None),
         ):
             prefix = f"decoder.quantizer.rvq_{branch}"
             shape = torch.Size([*linear.weight.shape, 1])
-            yield f"{prefix}.output_proj.weight", Slot(linear.weight[..., None], shape)
+            yield f"{prefix}.output_proj.weight", ParamView(linear.weight[..., None], shape)
             tables = range(first, len(self.tables) if count is None else count)
             for i in tables:
                 codebook = f"{prefix}.vq.layers.{i - first}._codebook"
-                yield f"{codebook}.embedding_sum", Slot(self.tables[i])
-                yield f"{codebook}.cluster_usage", Slot(self.usage[i])
+                yield f"{codebook}.embedding_sum", ParamView(self.tables[i])
+                yield f"{codebook}.cluster_usage", ParamView(self.usage[i])
 
 
 class CodecDecoder(nn.Module):
@@ -84,20 +85,16 @@ class CodecDecoder(nn.Module):
         self.codebooks = Codebooks(c)
         self.pre_conv = CausalConv("pre", c.codebook_dim, c.latent_dim, 3)
         self.input_proj = Linear(c.latent_dim, c.hidden_size, bias=True)
-        self.layers = nn.ModuleList(WindowLayer(f"attn{i}", c) for i in range(c.num_hidden_layers))
+        self.layers = Modules(WindowLayer(f"attn{i}", c) for i in range(c.num_hidden_layers))
         self.norm = RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
         self.output_proj = Linear(c.hidden_size, c.latent_dim, bias=True)
-        self.upsample = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    CausalUpsample(f"up{i}", c.latent_dim, c.latent_dim, r, r),
-                    ConvNeXt(f"next{i}", c.latent_dim),
-                ]
-            )
-            for i, r in enumerate(c.upsampling_ratios)
+        ratios = list(enumerate(c.upsampling_ratios))
+        self.upsample = Modules(
+            CausalUpsample(f"up{i}", c.latent_dim, c.latent_dim, r, r) for i, r in ratios
         )
+        self.mix = Modules(ConvNeXt(f"next{i}", c.latent_dim) for i, _ in ratios)
         self.first_conv = CausalConv("first", c.latent_dim, c.decoder_dim, 7)
-        self.blocks = nn.ModuleList(
+        self.blocks = Modules(
             UpsampleBlock(f"block{i}", c.decoder_dim >> i, r)
             for i, r in enumerate(c.upsample_rates)
         )
@@ -115,12 +112,14 @@ class CodecDecoder(nn.Module):
                 module.finish_loading()
 
     def pack_(self) -> None:
-        """Large weights into the CPU's own layout (layers/linear.py)."""
+        """Weights into the CPU's own layout (layers/linear.py), and sums in an order that no cut
+        changes (codec_layers.py).
+        """
         for module in self.modules():
-            if isinstance(module, CausalConv | CausalUpsample):
+            if isinstance(module, CausalConv | CausalUpsample | WindowLayer):
                 module.pack_()
             elif isinstance(module, Linear):
-                module.transform_("packed")
+                module.transform_("packed", pack_from=0)
 
     def use_kernels_(self, snake: Snake) -> None:
         """Activations in one kernel each, on a GPU."""
@@ -152,7 +151,7 @@ class CodecDecoder(nn.Module):
         return self._synthesise(self._latents(codes, positions, state, rotary), state)
 
     def prime(self, codes: Tensor, positions: Tensor, state: State, rotary: RotaryTable) -> Tensor:
-        """As forward, for frames whose audio nobody wants: only the state moves on. Returns an
+        """As forward, for frames whose audio is not needed: only the state moves on. Returns an
         empty wave [B, 0].
 
         The convolutions see no further back than CONV_CONTEXT frames, so only the last ones go
@@ -173,7 +172,7 @@ class CodecDecoder(nn.Module):
         return self._transform(x, positions, state, rotary).transpose(1, 2)
 
     def _synthesise(self, x: Tensor, state: State) -> Tensor:
-        for up, mix in self.upsample:
+        for up, mix in zip(self.upsample, self.mix, strict=True):
             x = mix(up(x, state), state)
         x = self.first_conv(x, state)
         for block in self.blocks:
@@ -192,25 +191,26 @@ class CodecDecoder(nn.Module):
             x = layer(x, cos, sin, mask[:, None], state)
         return self.output_proj(self.norm(x))
 
-    def slots(self) -> Slots:
+    def weight_map(self) -> Slots:
         """Where each tensor of the checkpoint goes."""
-        yield from self.codebooks.slots()
-        yield from self.pre_conv.slots("decoder.pre_conv.conv")
+        yield from self.codebooks.weight_map()
+        yield from self.pre_conv.weight_map("decoder.pre_conv.conv")
         for name, linear in (("input_proj", self.input_proj), ("output_proj", self.output_proj)):
-            yield f"decoder.pre_transformer.{name}.weight", Slot(linear.weight)
-            yield f"decoder.pre_transformer.{name}.bias", Slot(linear.bias)
-        yield "decoder.pre_transformer.norm.weight", Slot(self.norm.weight)
+            yield f"decoder.pre_transformer.{name}.weight", ParamView(linear.weight)
+            assert linear.bias is not None
+            yield f"decoder.pre_transformer.{name}.bias", ParamView(linear.bias)
+        yield "decoder.pre_transformer.norm.weight", ParamView(self.norm.weight)
         for i, layer in enumerate(self.layers):
-            yield from layer.slots(f"decoder.pre_transformer.layers.{i}")
-        for i, (up, mix) in enumerate(self.upsample):
-            yield from up.slots(f"decoder.upsample.{i}.0.conv")
-            yield from mix.slots(f"decoder.upsample.{i}.1")
-        yield from self.first_conv.slots("decoder.decoder.0.conv")
+            yield from layer.weight_map(f"decoder.pre_transformer.layers.{i}")
+        for i, (up, mix) in enumerate(zip(self.upsample, self.mix, strict=True)):
+            yield from up.weight_map(f"decoder.upsample.{i}.0.conv")
+            yield from mix.weight_map(f"decoder.upsample.{i}.1")
+        yield from self.first_conv.weight_map("decoder.decoder.0.conv")
         for i, block in enumerate(self.blocks):
-            yield from block.slots(f"decoder.decoder.{i + 1}")
+            yield from block.weight_map(f"decoder.decoder.{i + 1}")
         n = len(self.blocks)
-        yield from self.last_act.slots(f"decoder.decoder.{n + 1}")
-        yield from self.last_conv.slots(f"decoder.decoder.{n + 2}.conv")
+        yield from self.last_act.weight_map(f"decoder.decoder.{n + 1}")
+        yield from self.last_conv.weight_map(f"decoder.decoder.{n + 2}.conv")
 
 
 def is_unused(name: str) -> bool:

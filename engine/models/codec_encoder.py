@@ -8,15 +8,17 @@ applied) and replicate padding before the last convolution.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules, NamedModules
 from engine.layers.rotary import RotaryTable, rotate
 from engine.models.config import CodecConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 
 class PaddedConv(nn.Module):
@@ -42,10 +44,10 @@ class PaddedConv(nn.Module):
             F.pad(x, (self.left, right), mode=self.mode), self.weight, self.bias, stride=self.stride
         )
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
-        yield f"{prefix}.weight", Slot(self.weight)
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
+        yield f"{prefix}.weight", ParamView(self.weight)
         if self.bias is not None:
-            yield f"{prefix}.bias", Slot(self.bias)
+            yield f"{prefix}.bias", ParamView(self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -61,7 +63,7 @@ class ResidualBlock(nn.Module):
 class CausalLayer(nn.Module):
     """Pre-LayerNorm transformer layer with layer scales; full causal attention."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, inner, self.eps = (
             config["hidden_size"],
@@ -97,17 +99,17 @@ class CausalLayer(nn.Module):
         h = F.layer_norm(x, x.shape[-1:], p["norm2_w"], p["norm2_b"], self.eps)
         return x + p["mlp_scale"] * self.fc2(F.gelu(self.fc1(h)))
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
         for name in ("q", "k", "v", "o"):
-            yield f"{prefix}.self_attn.{name}_proj.weight", Slot(getattr(self, name).weight)
-        yield f"{prefix}.mlp.fc1.weight", Slot(self.fc1.weight)
-        yield f"{prefix}.mlp.fc2.weight", Slot(self.fc2.weight)
+            yield f"{prefix}.self_attn.{name}_proj.weight", ParamView(getattr(self, name).weight)
+        yield f"{prefix}.mlp.fc1.weight", ParamView(self.fc1.weight)
+        yield f"{prefix}.mlp.fc2.weight", ParamView(self.fc2.weight)
         p = self.vectors
         for norm, key in (("input_layernorm", "norm1"), ("post_attention_layernorm", "norm2")):
-            yield f"{prefix}.{norm}.weight", Slot(p[f"{key}_w"])
-            yield f"{prefix}.{norm}.bias", Slot(p[f"{key}_b"])
-        yield f"{prefix}.self_attn_layer_scale.scale", Slot(p["attn_scale"])
-        yield f"{prefix}.mlp_layer_scale.scale", Slot(p["mlp_scale"])
+            yield f"{prefix}.{norm}.weight", ParamView(p[f"{key}_w"])
+            yield f"{prefix}.{norm}.bias", ParamView(p[f"{key}_b"])
+        yield f"{prefix}.self_attn_layer_scale.scale", ParamView(p["attn_scale"])
+        yield f"{prefix}.mlp_layer_scale.scale", ParamView(p["mlp_scale"])
 
 
 class Quantizer(nn.Module):
@@ -132,11 +134,11 @@ class Quantizer(nn.Module):
             codes.append(nearest)
         return torch.stack(codes, dim=1)
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
-        yield f"{prefix}.input_proj.weight", Slot(self.input_proj.weight[..., None])
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
+        yield f"{prefix}.input_proj.weight", ParamView(self.input_proj.weight[..., None])
         for i, (table, usage) in enumerate(zip(self.tables, self.usage, strict=True)):
-            yield f"{prefix}.layers.{i}.codebook.embed_sum", Slot(table)
-            yield f"{prefix}.layers.{i}.codebook.cluster_usage", Slot(usage)
+            yield f"{prefix}.layers.{i}.codebook.embed_sum", ParamView(table)
+            yield f"{prefix}.layers.{i}.codebook.cluster_usage", ParamView(usage)
 
 
 class CodecEncoder(nn.Module):
@@ -147,10 +149,10 @@ class CodecEncoder(nn.Module):
         channels, width = c["num_filters"], c["hidden_size"]
         # SEANet, indexed as in the checkpoint: 0 conv, then (residual, ELU, strided conv) per
         # ratio, ELU, last conv.
-        self.convs = nn.ModuleDict(
+        self.convs: NamedModules[PaddedConv] = NamedModules(
             {"0": PaddedConv(c.get("audio_channels", 1), channels, c["kernel_size"])}
         )
-        self.blocks = nn.ModuleDict()
+        self.blocks: NamedModules[ResidualBlock] = NamedModules()
         index = 1
         for ratio in reversed(c["upsampling_ratios"]):
             self.blocks[str(index)] = ResidualBlock(
@@ -160,7 +162,7 @@ class CodecEncoder(nn.Module):
             channels, index = channels * 2, index + 3
         self.last = str(index + 1)
         self.convs[self.last] = PaddedConv(channels, width, c["last_kernel_size"])
-        self.layers = nn.ModuleList(CausalLayer(c) for _ in range(c["num_hidden_layers"]))
+        self.layers = Modules(CausalLayer(c) for _ in range(c["num_hidden_layers"]))
         self.downsample = PaddedConv(width, width, 4, 2, bias=False, mode="replicate")
         vq, size = c["vector_quantization_hidden_dimension"], c["codebook_size"]
         num_semantic = c.get("num_semantic_quantizers", 1)
@@ -179,25 +181,25 @@ class CodecEncoder(nn.Module):
         for index, block in self.blocks.items():
             x = self.convs[str(int(index) + 2)](F.elu(block(x)))
         x = self.convs[self.last](F.elu(x))[0].T  # [T, width] at 25 Hz
-        head_dim = self.layers[0].head_dim
+        head_dim = next(iter(self.layers)).head_dim
         rotary = RotaryTable(head_dim, self.config["rope_theta"], len(x), torch.float32, x.device)
         for layer in self.layers:
             x = layer(x, rotary.cos, rotary.sin)
         x = self.downsample(x.T[None])[0].T
         return torch.cat([self.semantic(x), self.acoustic(x)], dim=1)
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         for index, conv in self.convs.items():
-            yield from conv.slots(f"encoder.encoder.layers.{index}.conv")
+            yield from conv.weight_map(f"encoder.encoder.layers.{index}.conv")
         for index, block in self.blocks.items():
-            yield from block.conv1.slots(f"encoder.encoder.layers.{index}.block.1.conv")
-            yield from block.conv2.slots(f"encoder.encoder.layers.{index}.block.3.conv")
+            yield from block.conv1.weight_map(f"encoder.encoder.layers.{index}.block.1.conv")
+            yield from block.conv2.weight_map(f"encoder.encoder.layers.{index}.block.3.conv")
         for i, layer in enumerate(self.layers):
-            yield from layer.slots(f"encoder.encoder_transformer.layers.{i}")
-        yield from self.downsample.slots("encoder.downsample.conv")
-        yield from self.semantic.slots("encoder.quantizer.semantic_residual_vector_quantizer")
-        yield from self.acoustic.slots("encoder.quantizer.acoustic_residual_vector_quantizer")
+            yield from layer.weight_map(f"encoder.encoder_transformer.layers.{i}")
+        yield from self.downsample.weight_map("encoder.downsample.conv")
+        yield from self.semantic.weight_map("encoder.quantizer.semantic_residual_vector_quantizer")
+        yield from self.acoustic.weight_map("encoder.quantizer.acoustic_residual_vector_quantizer")
 
 
 def is_unused(name: str) -> bool:

@@ -9,6 +9,11 @@
 
 A stage reads and replaces its own entry in `state`, a dict of tensors named by stage with a leading
 row dimension. All states start at zero, which is the padding the model was trained with.
+
+After pack_() on a CPU, every sum is taken in one order whatever the number of frames and rows, so a
+stream's samples are the same bits for every cut and in any company: products are packed
+(layers/linear.py), convolutions always take oneDNN's kernel, and each query has its window of keys
+to itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import PACK_FROM, Linear, Product, packed
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import rotate
 from engine.models.config import CodecDecoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 State = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-Slots = Iterator[tuple[str, Slot]]
+Slots = Iterator[tuple[str, ParamView]]
 # snake(x [B, C, T], a [C], 1 / b [C]) in one kernel (kernels/snake.py)
 Snake = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -46,19 +52,31 @@ class CausalConv(nn.Module):
         self.in_ = in_
         self.weight, self.bias = _parameter(out, in_ // groups, kernel), _parameter(out)
         self.product: Product | None = None
+        self.one_kernel = False
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         if self.history:
             x = torch.cat([state[self.name], x], dim=-1)
             state[self.name] = x[..., -self.history :]
         if self.product is None:
-            return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+            return self._convolve(x)
         taps = x.unfold(2, self.history + 1, 1)[..., :: self.dilation]  # [B, C, T, kernel]
         rows = taps.transpose(1, 2).flatten(2)  # [B, T, C * kernel]
         return (self.product(rows.flatten(0, 1)) + self.bias).unflatten(0, rows.shape[:2]).mT
 
+    def _convolve(self, x: Tensor) -> Tensor:
+        if not self.one_kernel:
+            return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+        # F.conv1d sends small inputs to another kernel, which sums in another order.
+        images, weight = x[:, :, None], self.weight[:, :, None]
+        dilation = [1, self.dilation]
+        return torch.mkldnn_convolution(
+            images, weight, self.bias, [0, 0], [1, 1], dilation, self.groups
+        )[:, :, 0]
+
     def pack_(self) -> None:
         """Compute as one packed matrix product, where the weight is large enough for it to pay."""
+        self.one_kernel = True
         if self.groups == 1 and self.weight.numel() >= PACK_FROM:
             self.product = packed(self.weight.flatten(1))
             self.weight = _parameter(0)
@@ -67,9 +85,9 @@ class CausalConv(nn.Module):
         if self.history:
             yield self.name, (self.in_, self.history)
 
-    def slots(self, prefix: str) -> Slots:
-        yield f"{prefix}.weight", Slot(self.weight)
-        yield f"{prefix}.bias", Slot(self.bias)
+    def weight_map(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", ParamView(self.weight)
+        yield f"{prefix}.bias", ParamView(self.bias)
 
 
 class CausalUpsample(nn.Module):
@@ -97,18 +115,17 @@ class CausalUpsample(nn.Module):
         return own.transpose(1, 2).flatten(2) + self.bias[:, None]
 
     def pack_(self) -> None:
-        """As CausalConv.pack_."""
-        if self.weight.numel() >= PACK_FROM:
-            self.product = packed(self.weight.flatten(1).mT.contiguous())
-            self.weight = _parameter(0)
+        """Compute as one packed matrix product."""
+        self.product = packed(self.weight.flatten(1).mT.contiguous())
+        self.weight = _parameter(0)
 
     def state_shapes(self) -> Shapes:
         if self.overlaps:
             yield self.name, (self.out, self.stride)
 
-    def slots(self, prefix: str) -> Slots:
-        yield f"{prefix}.weight", Slot(self.weight)
-        yield f"{prefix}.bias", Slot(self.bias)
+    def weight_map(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", ParamView(self.weight)
+        yield f"{prefix}.bias", ParamView(self.bias)
 
 
 class SnakeBeta(nn.Module):
@@ -132,9 +149,9 @@ class SnakeBeta(nn.Module):
         wave = torch.sin(x * self.alpha[:, None]).square_()
         return torch.addcmul(x, wave, self.beta[:, None])
 
-    def slots(self, prefix: str) -> Slots:
-        yield f"{prefix}.alpha", Slot(self.alpha)
-        yield f"{prefix}.beta", Slot(self.beta)
+    def weight_map(self, prefix: str) -> Slots:
+        yield f"{prefix}.alpha", ParamView(self.alpha)
+        yield f"{prefix}.beta", ParamView(self.beta)
 
 
 class ResidualUnit(nn.Module):
@@ -147,11 +164,11 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor, state: State) -> Tensor:
         return x + self.conv2(self.act2(self.conv1(self.act1(x), state)), state)
 
-    def slots(self, prefix: str) -> Slots:
-        yield from self.act1.slots(f"{prefix}.act1")
-        yield from self.conv1.slots(f"{prefix}.conv1.conv")
-        yield from self.act2.slots(f"{prefix}.act2")
-        yield from self.conv2.slots(f"{prefix}.conv2.conv")
+    def weight_map(self, prefix: str) -> Slots:
+        yield from self.act1.weight_map(f"{prefix}.act1")
+        yield from self.conv1.weight_map(f"{prefix}.conv1.conv")
+        yield from self.act2.weight_map(f"{prefix}.act2")
+        yield from self.conv2.weight_map(f"{prefix}.conv2.conv")
 
 
 class UpsampleBlock(nn.Module):
@@ -161,7 +178,7 @@ class UpsampleBlock(nn.Module):
         super().__init__()
         self.act = SnakeBeta(in_)
         self.upsample = CausalUpsample(f"{name}.up", in_, in_ // 2, 2 * rate, rate)
-        self.units = nn.ModuleList(ResidualUnit(f"{name}.unit{d}", in_ // 2, d) for d in (1, 3, 9))
+        self.units = Modules(ResidualUnit(f"{name}.unit{d}", in_ // 2, d) for d in (1, 3, 9))
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         x = self.upsample(self.act(x), state)
@@ -169,11 +186,11 @@ class UpsampleBlock(nn.Module):
             x = unit(x, state)
         return x
 
-    def slots(self, prefix: str) -> Slots:
-        yield from self.act.slots(f"{prefix}.block.0")
-        yield from self.upsample.slots(f"{prefix}.block.1.conv")
+    def weight_map(self, prefix: str) -> Slots:
+        yield from self.act.weight_map(f"{prefix}.block.0")
+        yield from self.upsample.weight_map(f"{prefix}.block.1.conv")
         for i, unit in enumerate(self.units):
-            yield from unit.slots(f"{prefix}.block.{i + 2}")
+            yield from unit.weight_map(f"{prefix}.block.{i + 2}")
 
 
 class ConvNeXt(nn.Module):
@@ -193,14 +210,15 @@ class ConvNeXt(nn.Module):
         y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
         return x + y.transpose(1, 2)
 
-    def slots(self, prefix: str) -> Slots:
-        yield from self.dwconv.slots(f"{prefix}.dwconv.conv")
-        yield f"{prefix}.norm.weight", Slot(self.norm_weight)
-        yield f"{prefix}.norm.bias", Slot(self.norm_bias)
+    def weight_map(self, prefix: str) -> Slots:
+        yield from self.dwconv.weight_map(f"{prefix}.dwconv.conv")
+        yield f"{prefix}.norm.weight", ParamView(self.norm_weight)
+        yield f"{prefix}.norm.bias", ParamView(self.norm_bias)
         for name, linear in (("pwconv1", self.pwconv1), ("pwconv2", self.pwconv2)):
-            yield f"{prefix}.{name}.weight", Slot(linear.weight)
-            yield f"{prefix}.{name}.bias", Slot(linear.bias)
-        yield f"{prefix}.gamma", Slot(self.gamma)
+            yield f"{prefix}.{name}.weight", ParamView(linear.weight)
+            assert linear.bias is not None
+            yield f"{prefix}.{name}.bias", ParamView(linear.bias)
+        yield f"{prefix}.gamma", ParamView(self.gamma)
 
 
 class WindowLayer(nn.Module):
@@ -223,6 +241,10 @@ class WindowLayer(nn.Module):
         self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size)
         self.down = Linear(c.intermediate_size, c.hidden_size)
         self.attn_scale, self.mlp_scale = _parameter(c.hidden_size), _parameter(c.hidden_size)
+        self.by_window = False
+
+    def pack_(self) -> None:
+        self.by_window = True
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, state: State) -> Tensor:
         """x [B, F, hidden]; cos, sin [B, 1, F, D]; mask [B, 1, F, past + F]."""
@@ -232,7 +254,8 @@ class WindowLayer(nn.Module):
         kv = torch.stack([rotate(k, cos, sin), v], dim=1)  # [B, 2, heads, F, D]
         kv = torch.cat([state[self.name], kv], dim=3)
         state[self.name] = kv[:, :, :, -self.past :]
-        y = F.scaled_dot_product_attention(rotate(q, cos, sin), kv[:, 0], kv[:, 1], attn_mask=mask)
+        attend = _attend_by_window if self.by_window else F.scaled_dot_product_attention
+        y = attend(rotate(q, cos, sin), kv[:, 0], kv[:, 1], mask)
         x = x + self.attn_scale * self.o(y.transpose(1, 2).flatten(2))
         gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
         return x + self.mlp_scale * self.down(F.silu(gate) * up)
@@ -240,14 +263,31 @@ class WindowLayer(nn.Module):
     def state_shapes(self) -> Shapes:
         yield self.name, (2, self.heads, self.past, self.head_dim)
 
-    def slots(self, prefix: str) -> Slots:
+    def weight_map(self, prefix: str) -> Slots:
         for name, part in zip(("q", "k", "v"), self.qkv.weight.chunk(3), strict=True):
-            yield f"{prefix}.self_attn.{name}_proj.weight", Slot(part)
-        yield f"{prefix}.self_attn.o_proj.weight", Slot(self.o.weight)
+            yield f"{prefix}.self_attn.{name}_proj.weight", ParamView(part)
+        yield f"{prefix}.self_attn.o_proj.weight", ParamView(self.o.weight)
         for name, part in zip(("gate", "up"), self.gate_up.weight.chunk(2), strict=True):
-            yield f"{prefix}.mlp.{name}_proj.weight", Slot(part)
-        yield f"{prefix}.mlp.down_proj.weight", Slot(self.down.weight)
-        yield f"{prefix}.input_layernorm.weight", Slot(self.input_norm.weight)
-        yield f"{prefix}.post_attention_layernorm.weight", Slot(self.post_norm.weight)
-        yield f"{prefix}.self_attn_layer_scale.scale", Slot(self.attn_scale)
-        yield f"{prefix}.mlp_layer_scale.scale", Slot(self.mlp_scale)
+            yield f"{prefix}.mlp.{name}_proj.weight", ParamView(part)
+        yield f"{prefix}.mlp.down_proj.weight", ParamView(self.down.weight)
+        yield f"{prefix}.input_layernorm.weight", ParamView(self.input_norm.weight)
+        yield f"{prefix}.post_attention_layernorm.weight", ParamView(self.post_norm.weight)
+        yield f"{prefix}.self_attn_layer_scale.scale", ParamView(self.attn_scale)
+        yield f"{prefix}.mlp_layer_scale.scale", ParamView(self.mlp_scale)
+
+
+def _attend_by_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """As scaled_dot_product_attention for queries [B, H, F, D] whose window begins at their own
+    place in keys and values [B, H, past + F, D]. A row at a time, since the windows are copied.
+    """
+    window = k.shape[2] - q.shape[2] + 1
+    masks = mask.unfold(3, window, 1).diagonal(dim1=2, dim2=3).mT  # [B, 1, F, window]
+    rows = zip(q, k.unfold(2, window, 1).mT, v.unfold(2, window, 1).mT, masks, strict=True)
+    return torch.stack([_attend_windows(*row) for row in rows])
+
+
+def _attend_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """q [H, F, D]; k, v [H, F, window, D]; mask [1, F, window] -> [H, F, D]."""
+    scores = (k * q[:, :, None]).sum(-1) * q.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    return (weights[:, :, None] @ v)[:, :, 0]

@@ -4,7 +4,7 @@ and are ignored.
 
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -76,6 +76,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     talker_config: TalkerConfig
     speaker_encoder_config: SpeakerEncoderConfig | None = None
     qtts_random_weights: bool = False
+    qtts_speaker_gains_db: dict[str, float] = {}
 
     @property
     def supports_instruct(self) -> bool:
@@ -129,7 +130,7 @@ class CodecConfig(msgspec.Struct, frozen=True, kw_only=True):
     output_sample_rate: int = 24_000
     decode_upsample_rate: int = 1_920
     decoder_config: CodecDecoderConfig
-    encoder_config: dict
+    encoder_config: dict[str, Any]
 
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from engine.layers.attention import Attend
 from engine.layers.linear import Linear
 from engine.layers.norm import RMSNorm
 from engine.models.config import DecoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 
 class Qwen3Layer(nn.Module):
@@ -39,18 +39,18 @@ class Qwen3Layer(nn.Module):
         x = self.o(attend(qkv, self.qk_norm), residual=x)
         return self.down(self.gate_up(x, norm=self.post_norm, gated=True), residual=x)
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self, prefix: str) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         for name, part in zip(("q", "k", "v"), self.qkv.weight.split([q, kv, kv]), strict=True):
-            yield f"{attn}.{name}_proj.weight", Slot(part)
+            yield f"{attn}.{name}_proj.weight", ParamView(part)
         norms = self.qk_norm.weight.split([self.heads, self.kv_heads])
         for name, part in zip(("q", "k"), norms, strict=True):
-            yield f"{attn}.{name}_norm.weight", Slot(part, torch.Size([self.head_dim]))
-        yield f"{attn}.o_proj.weight", Slot(self.o.weight)
+            yield f"{attn}.{name}_norm.weight", ParamView(part, torch.Size([self.head_dim]))
+        yield f"{attn}.o_proj.weight", ParamView(self.o.weight)
         for name, part in zip(("gate", "up"), self.gate_up.weight.chunk(2), strict=True):
-            yield f"{mlp}.{name}_proj.weight", Slot(part)
-        yield f"{mlp}.down_proj.weight", Slot(self.down.weight)
-        yield f"{prefix}.input_layernorm.weight", Slot(self.input_norm.weight)
-        yield f"{prefix}.post_attention_layernorm.weight", Slot(self.post_norm.weight)
+            yield f"{mlp}.{name}_proj.weight", ParamView(part)
+        yield f"{mlp}.down_proj.weight", ParamView(self.down.weight)
+        yield f"{prefix}.input_layernorm.weight", ParamView(self.input_norm.weight)
+        yield f"{prefix}.post_attention_layernorm.weight", ParamView(self.post_norm.weight)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.modules import Modules
 from engine.models.config import SpeakerEncoderConfig
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 N_FFT, HOP = 1024, 256
 
@@ -42,9 +43,7 @@ class SERes2Block(nn.Module):
         self.scale = config.enc_res2net_scale
         width = channels // self.scale
         self.tdnn1, self.tdnn2 = Conv(channels, channels), Conv(channels, channels)
-        self.res2net = nn.ModuleList(
-            Conv(width, width, kernel, dilation) for _ in range(self.scale - 1)
-        )
+        self.res2net = Modules(Conv(width, width, kernel, dilation) for _ in range(self.scale - 1))
         self.se1 = Conv(channels, config.enc_se_channels)
         self.se2 = Conv(config.enc_se_channels, channels)
 
@@ -64,7 +63,7 @@ class SpeakerEncoder(nn.Module):
         self.config = c = config
         channels, kernels, dilations = c.enc_channels, c.enc_kernel_sizes, c.enc_dilations
         self.first = Conv(c.mel_dim, channels[0], kernels[0], dilations[0])
-        self.blocks = nn.ModuleList(
+        self.blocks = Modules(
             SERes2Block(channels[i], kernels[i], dilations[i], c)
             for i in range(1, len(channels) - 1)
         )
@@ -96,7 +95,7 @@ class SpeakerEncoder(nn.Module):
         attention = self.asp_conv(torch.tanh(F.relu(self.asp_tdnn(context))))
         return _weighted_stats(x, attention.softmax(dim=2))
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         named = {"blocks.0.conv": self.first, "mfa.conv": self.mfa, "fc": self.fc}
         named |= {"asp.tdnn.conv": self.asp_tdnn, "asp.conv": self.asp_conv}
@@ -109,8 +108,8 @@ class SpeakerEncoder(nn.Module):
                 for j, conv in enumerate(block.res2net)
             }
         for name, conv in named.items():
-            yield f"speaker_encoder.{name}.weight", Slot(conv.weight)
-            yield f"speaker_encoder.{name}.bias", Slot(conv.bias)
+            yield f"speaker_encoder.{name}.weight", ParamView(conv.weight)
+            yield f"speaker_encoder.{name}.bias", ParamView(conv.bias)
 
 
 def _weighted_stats(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from engine.layers.attention import Attention
 from engine.layers.linear import Linear
+from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.models.config import TalkerConfig
 from engine.models.qwen3_layer import Qwen3Layer
-from engine.models.weights import Slot
+from engine.models.weights import ParamView
 
 
 class Talker(nn.Module):
@@ -26,7 +27,7 @@ class Talker(nn.Module):
         self.text_fc1 = Linear(config.text_hidden_size, config.text_hidden_size, bias=True)
         self.text_fc2 = Linear(config.text_hidden_size, config.hidden_size, bias=True)
         self.codec_embedding = _table(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Qwen3Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = Modules(Qwen3Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.codec_head = Linear(config.hidden_size, config.vocab_size)
 
@@ -47,17 +48,18 @@ class Talker(nn.Module):
             x = layer(x, lambda qkv, norm, cache=cache: batch.attend(qkv, norm, cache))
         return self.norm(x)
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
+    def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
-        yield "talker.model.text_embedding.weight", Slot(self.text_embedding)
-        yield "talker.model.codec_embedding.weight", Slot(self.codec_embedding)
-        yield "talker.model.norm.weight", Slot(self.norm.weight)
-        yield "talker.codec_head.weight", Slot(self.codec_head.weight)
+        yield "talker.model.text_embedding.weight", ParamView(self.text_embedding)
+        yield "talker.model.codec_embedding.weight", ParamView(self.codec_embedding)
+        yield "talker.model.norm.weight", ParamView(self.norm.weight)
+        yield "talker.codec_head.weight", ParamView(self.codec_head.weight)
         for name, linear in (("linear_fc1", self.text_fc1), ("linear_fc2", self.text_fc2)):
-            yield f"talker.text_projection.{name}.weight", Slot(linear.weight)
-            yield f"talker.text_projection.{name}.bias", Slot(linear.bias)
+            yield f"talker.text_projection.{name}.weight", ParamView(linear.weight)
+            assert linear.bias is not None
+            yield f"talker.text_projection.{name}.bias", ParamView(linear.bias)
         for i, layer in enumerate(self.layers):
-            yield from layer.slots(f"talker.model.layers.{i}")
+            yield from layer.weight_map(f"talker.model.layers.{i}")
 
 
 def _table(rows: int, width: int) -> nn.Parameter:

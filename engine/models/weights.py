@@ -1,6 +1,6 @@
 """From a safetensors file straight into a model's parameters, and no tensor unaccounted for.
 
-A model names, for every tensor of its checkpoint, the Slot it belongs in: a view of a (perhaps
+A model names, for every tensor of its checkpoint, the ParamView it belongs in: a view of a (perhaps
 fused) parameter that already has the target dtype and device. Loading copies file pages into those
 views, one tensor at a time.
 """
@@ -18,7 +18,7 @@ from engine.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParamView:
     """`view` receives a tensor of `shape`: its own, or a smaller one that is broadcast."""
 
     view: Tensor
@@ -29,9 +29,9 @@ class Slot:
         return self.view.shape if self.shape is None else self.shape
 
 
-def load_slots(
+def load_weights(
     path: Path,
-    slots: Iterable[tuple[str, Slot]],
+    slots: Iterable[tuple[str, ParamView]],
     *,
     unused: Callable[[str], bool] = lambda name: False,
 ) -> None:
@@ -74,7 +74,7 @@ def _listed(names: list[str]) -> str:
     return f"{len(names)} tensor(s): {shown}" + (", ..." if len(names) > 5 else "")
 
 
-def _fill(path: Path, name: str, slot: Slot, tensor: Tensor) -> None:
+def _fill(path: Path, name: str, slot: ParamView, tensor: Tensor) -> None:
     if tensor.shape != slot.expected:
         raise CheckpointError(
             f"{path}: tensor {name} has shape {list(tensor.shape)}, "

@@ -1,19 +1,29 @@
 """Looks into audio bytes: what they are and how long they play."""
 
 import io
+from fractions import Fraction
 
 import av
 import numpy as np
 
-MAGIC = {"flac": b"fLaC", "opus": b"OggS", "wav": b"RIFF", "aac": b"\xff\xf1", "mp3": b"\xff"}
+G711 = {"ulaw": "mulaw", "alaw": "alaw"}  # and FFmpeg's names
+MAGIC = {
+    "flac": b"fLaC",
+    "opus": b"OggS",
+    "wav": b"RIFF",
+    "aac": b"\xff\xf1",
+    "mp3": (b"\xff", b"ID3"),
+}
 
 
 def decode(audio_format: str, data: bytes, rate: int = 24000) -> tuple[np.ndarray, int]:
     """(int16 samples, sample rate)"""
     if audio_format == "pcm":
         return np.frombuffer(data, "<i2"), rate
-    assert data.startswith(MAGIC[audio_format]), data[:8]
-    with av.open(io.BytesIO(data)) as container:
+    raw = G711.get(audio_format)
+    assert raw or data.startswith(MAGIC[audio_format]), data[:8]
+    options = {"sample_rate": "8000"} if raw else {}
+    with av.open(io.BytesIO(data), format=raw, options=options) as container:
         resampler = av.AudioResampler("s16", "mono")
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     return np.concatenate([frame.to_ndarray()[0] for frame in frames]), frames[0].sample_rate
@@ -22,6 +32,34 @@ def decode(audio_format: str, data: bytes, rate: int = 24000) -> tuple[np.ndarra
 def seconds(audio_format: str, data: bytes, rate: int = 24000) -> float:
     samples, rate = decode(audio_format, data, rate)
     return len(samples) / rate
+
+
+def lufs(samples: np.ndarray, rate: int = 24000) -> float:
+    """Integrated loudness after EBU R 128 of int16 mono."""
+    graph = av.filter.Graph()
+    source = graph.add_abuffer(
+        format="s16", sample_rate=rate, layout="mono", time_base=Fraction(1, rate)
+    )
+    meter, sink = graph.add("ebur128", "metadata=1:framelog=quiet"), graph.add("abuffersink")
+    source.link_to(meter)
+    meter.link_to(sink)
+    graph.configure()
+    frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+    frame.sample_rate, frame.pts = rate, 0
+    source.push(frame)
+    source.push(None)
+    found = float("nan")
+    while True:
+        try:
+            found = float(sink.pull().metadata.get("lavfi.r128.I", found))
+        except (av.EOFError, BlockingIOError):
+            return found
+
+
+def without_serials(data: bytes) -> bytes:
+    """An Ogg file with serial numbers and checksums of its pages left out."""
+    first, *pages = data.split(b"OggS")
+    return first + b"".join(page[:10] + page[14:18] + page[22:] for page in pages)
 
 
 def loudness(samples: np.ndarray) -> float:

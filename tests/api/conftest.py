@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
+import msgspec
 import openai
 import pytest
 import uvicorn
 
-from engine.random_tokenizer import write_random_tokenizer
+from engine.dummy.tokenizer import write_random_tokenizer
 from qtts_openai.app import create_app
+from qtts_openai.http.server import Server as TransportServer
+from qtts_openai.http.server import listen
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
 from tests.api.fake_engine import FakeEngine, model_info
 
@@ -46,16 +49,17 @@ class Server:
 @contextmanager
 def serving(settings: Settings, engine: FakeEngine) -> Iterator[Server]:
     app = create_app(settings, engine)
-    config = uvicorn.Config(
-        app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5
+    listener = listen(msgspec.structs.replace(settings.server, port=0))
+    ready = threading.Event()
+    server = TransportServer(
+        app, msgspec.structs.replace(settings.server, drain_s=5), on_ready=ready.set
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
+    thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
     thread.start()
-    while not server.started and thread.is_alive():
-        thread.join(0.01)
-    assert server.started, "the server did not start"
-    port = server.servers[0].sockets[0].getsockname()[1]
+    while not ready.wait(0.01) and thread.is_alive():
+        pass
+    assert ready.is_set(), "the server did not start"
+    port = listener.getsockname()[1]
     running = Server(f"http://127.0.0.1:{port}", engine, server)
     try:
         with running.http:

@@ -3,10 +3,11 @@ alone.
 """
 
 import asyncio
-import math
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
+import numpy as np
 
 from engine import (
     SAMPLE_RATE_HZ,
@@ -49,6 +50,7 @@ def model_info(name: str, path: Path, model_type: str = "custom_voice", **change
         "speaker_dialects": DIALECTS if custom else {},
         "languages": LANGUAGES | {"beijing_dialect": 2074, "sichuan_dialect": 2062},
         "supports_instruct": model_type != "base",
+        "embedding_size": 8 if model_type == "base" else 0,
     }
     return ModelInfo(**{**fields, **changes})
 
@@ -68,10 +70,13 @@ class FakeEngine:
     def behave(self) -> None:
         """As new."""
         self.submitted: list[tuple[str, Prompt, SamplingParams, ReferenceAudio | None]] = []
+        self.streams: list[FakeStream] = []
         self.leads_s: list[float] = []  # of what was submitted
+        self.forgotten: list[str] = []  # keys of reference audio
         self.live: set[FakeStream] = set()
         self.start_error: Exception | None = None  # raised by start()
         self.submit_error: Exception | None = None  # raised by submit()
+        self.num_rows = 10**6  # spoken at once
         self.max_live = 10**6  # streams at once; one more is a QueueFullError
         self.fail_after: int | None = None  # chunks before stream_error
         self.stream_error: Exception = EngineDeadError("the worker is gone")
@@ -90,13 +95,16 @@ class FakeEngine:
         self.models = self._models
         self.status = "ready"
 
+    def forget_voice(self, key: str) -> None:
+        self.forgotten.append(key)
+
     def submit(
         self,
         model: str,
         prompt: Prompt,
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
-        lead_s: float = 0.0,
+        buffered_s: float = 0.0,
     ) -> "FakeStream":
         if self.submit_error is not None:
             raise self.submit_error
@@ -105,9 +113,10 @@ class FakeEngine:
         assert model in self.models
         assert prompt.reference is None or (reference and reference.key == prompt.reference)
         self.submitted.append((model, prompt, params, reference))
-        self.leads_s.append(lead_s)
+        self.leads_s.append(buffered_s)
         stream = FakeStream(self, prompt, params)
         self.live.add(stream)
+        self.streams.append(stream)
         return stream
 
     async def drain(self, timeout_s: float) -> None:
@@ -125,11 +134,15 @@ class FakeEngine:
 class FakeStream:
     def __init__(self, engine: FakeEngine, prompt: Prompt, params: SamplingParams) -> None:
         self.engine = engine
+        self.id = len(engine.submitted)
         self.prompt = prompt
+        self.num_live_frames = 0
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
         self.ended = asyncio.Event()
         self.aborted = False
+        self.text_open, self.unread_text = prompt.text_open, ()
+        self._news = asyncio.Event()
         self._chunks = self._cut(tone(prompt, self.num_frames))
         self._num_chunks = 0
 
@@ -144,7 +157,25 @@ class FakeStream:
     def __aiter__(self) -> "FakeStream":
         return self
 
+    def append(self, text: tuple[int, ...], final: bool = False) -> None:
+        self.prompt = msgspec.structs.replace(self.prompt, text=self.prompt.text + text)
+        self.text_open = self.text_open and not final
+        self._news.set()
+
+    async def _spoken_live(self) -> bytes | None:
+        """A frame for each id, as they come; None once there are no more."""
+        while len(self.prompt.text) == self.num_live_frames and self.text_open and not self.aborted:
+            self._news.clear()
+            await self._news.wait()
+        if self.num_live_frames >= len(self.prompt.text) or self.aborted:
+            return None
+        self.num_live_frames += 1
+        return b"\x01\x00" * SAMPLES_PER_FRAME
+
     async def __anext__(self) -> bytes:
+        if self.prompt.text_open and (pcm := await self._spoken_live()) is not None:
+            await asyncio.sleep(self.engine.chunk_delay_s)
+            return pcm
         if self.aborted:
             raise StopAsyncIteration
         if self._num_chunks == self.engine.hang_after:
@@ -165,6 +196,8 @@ class FakeStream:
 
     def abort(self) -> None:
         self.aborted = True
+        self.text_open = False
+        self._news.set()
         self.ended.set()
         self.engine.live.discard(self)
 
@@ -172,6 +205,6 @@ class FakeStream:
 def tone(prompt: Prompt, num_frames: int) -> bytes:
     """A sine whose pitch depends on every id of the prompt and the voice."""
     seed = sum(prompt.text) + 7 * sum(prompt.instruct) + sum(row for row, _ in prompt.speakers)
-    step = 2 * math.pi * (120 + seed % 400) / SAMPLE_RATE_HZ
-    count = num_frames * SAMPLES_PER_FRAME
-    return array("h", (int(8000 * math.sin(step * i)) for i in range(count))).tobytes()
+    step = 2 * np.pi * (120 + seed % 400) / SAMPLE_RATE_HZ
+    wave = 8000 * np.sin(step * np.arange(num_frames * SAMPLES_PER_FRAME))
+    return wave.astype("<i2").tobytes()

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from engine import CheckpointError
-from qtts_openai import commands
+from qtts_openai import cli as commands
 from qtts_openai.__main__ import main
 from tests.api.audio import seconds
 from tests.api.fake_engine import FakeEngine, model_info
@@ -43,6 +43,34 @@ def test_say_takes_options_and_stdin(engine, tmp_path, monkeypatch):
     assert main(["say", "-", *options, "--model", "tts-1", "--out", str(tmp_path / "x.pcm")]) == 0
     _, prompt, params, _ = engine.submitted[0]
     assert params.seed == 5 and prompt.instruct and prompt.language_id == 2050
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_text_that_is_not_utf8_is_one_line(engine, monkeypatch, capsys, errors):
+    """Which of the two stdin does is the locale's choice."""
+    pipe = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", pipe)
+    for text in ("-", "caf\udce9"):
+        assert main(["say", text]) == 1
+        assert capsys.readouterr().err == "qtts: the text is not UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/v1",
+        "/v1/audio/speech",
+        "/audio/speech",
+        "/v1/models",
+        "/health",
+    ],
+)
+def test_a_url_may_go_on(server, tmp_path, path):
+    assert main(["models", "--url", f"{server.url}{path}"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.checkpoint import EMBEDDED, TRAINED_VOICE
 from engine.config import EngineConfig, ModelSpec
+from engine.loader.checkpoint import EMBEDDED, TRAINED_VOICE
 from engine.protocol import SAMPLES_PER_FRAME, FinishReason, SamplingParams, Submit
 from engine.startup import build
-from qtts_openai.prompting import PromptBuilder
+from qtts_openai.speech.loudness import amplify
+from qtts_openai.text.prompt_builder import PromptBuilder
+from qtts_openai.voices.presets import VoiceTable
+from tests.api.audio import lufs
 from tests.engine.speaking import Speaker, Utterance, say, speak
 
 pytestmark = pytest.mark.skipif(
@@ -61,7 +64,7 @@ class Voice:
 
     def __init__(self) -> None:
         config = EngineConfig(
-            device="cpu", threads=1, max_num_seqs=16, max_tokens=2048, kv_cache_memory="64MB"
+            device="cpu", threads=1, max_num_seqs=16, max_model_len=2048, kv_cache_memory="64MB"
         )
         self.core, ready = build(config, [ModelSpec("voice", EMBEDDED)])
         self.prompts = PromptBuilder(ready.models[0])
@@ -132,6 +135,18 @@ def test_no_language_named(voice: Voice, speaker: str):
     said = read_all(voice, texts, speaker, language="auto")
     for text in texts:
         assert_spoken(said[text], SENTENCES[text][SPEAKERS.index(speaker)])
+
+
+def test_both_speakers_are_equally_loud(voice: Voice):
+    table, levels = VoiceTable({}, [], [voice.prompts.model]), []
+    for speaker in SPEAKERS:
+        gain_db = table.gain_db(table.voices[speaker], voice.prompts.model)
+        said = read_all(voice, list(SENTENCES)[:6], speaker, seed=4)
+        pcm = b"".join(one.samples.astype("<i2").tobytes() for one in said.values())
+        louder = np.frombuffer(amplify(pcm, 10 ** (gain_db / 20)), "<i2")
+        assert np.abs(louder).max() < 32767, "clipped"
+        levels.append(lufs(louder))
+    assert abs(levels[0] - levels[1]) <= 1 and all(abs(level + 18) <= 1 for level in levels)
 
 
 def test_live_text(voice: Voice):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from engine import EngineClient, EngineConfig
-from engine.random_checkpoint import write_random_checkpoint
+from engine.dummy.checkpoint import write_random_checkpoint
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
 from tests.api.audio import decode
 from tests.api.conftest import ALIASES, serving
-from tests.api.test_routing import clip
+from tests.api.speech.test_streaming import wait_until
 from tests.api.test_speech import read_events
-from tests.api.test_streaming import wait_until
+from tests.api.voices.test_routing import clip
 
 NAMES = {"custom_voice": "Qwen/custom", "voice_design": "design", "base": "base"}
 SHORT = {"max_new_tokens": 6, "response_format": "pcm"}
@@ -46,6 +46,7 @@ def real(tmp_path_factory):
         {"model": "design", "voice": ..., "instructions": "A low voice."},
         {"ref_audio": clip(), "ref_text": "what was said"},
         {"ref_audio": clip(), "x_vector_only_mode": True, "non_streaming_mode": True},
+        {"speaker_embedding": [0.1] * 64},
     ],
     ids=lambda fields: "-".join(fields),
 )
@@ -69,7 +70,9 @@ def test_usage_and_reason(real):
 def test_stored_voices(real):
     sample = base64.b64decode(clip())
     files = {"audio_sample": ("a.wav", sample, "audio/wav")}
-    made = real.http.post("/audio/voices", data={"name": "m", "consent": "c"}, files=files).json()
+    made = real.http.post(
+        "/audio/voices", data={"name": "m", "consent": "I allow this."}, files=files
+    ).json()
     assert real.speak(**SHORT, voice=made["id"]).status_code == 200
 
 

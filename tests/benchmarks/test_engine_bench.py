@@ -1,4 +1,4 @@
-"""engine.bench: what it computes, prints and runs."""
+"""engine.benchmark.bench: what it computes, prints and runs."""
 
 import json
 import subprocess
@@ -10,12 +10,13 @@ import msgspec
 import pytest
 import torch
 
-from engine import bench, floor
+from engine.benchmark import bench
+from engine.benchmark import roofline as floor
 from engine.config import EngineConfig, ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.dummy.configs import random_checkpoint_config, random_codec_config
 from engine.models.config import CodecConfig, TalkerConfig
 from engine.protocol import Ready
-from engine.random_checkpoint import write_random_checkpoint
-from engine.random_shapes import random_checkpoint_config, random_codec_config
 from engine.startup import build
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -102,7 +103,7 @@ def core(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("bench") / "tiny"
     write_random_checkpoint(path, model_type="custom_voice", shape="tiny-0b6")
     config = EngineConfig(
-        device="cpu", dtype="float32", threads=1, max_num_seqs=3, max_tokens=1024,
+        device="cpu", dtype="float32", threads=1, max_num_seqs=3, max_model_len=1024,
         kv_cache_memory="64MB",
     )  # fmt: skip
     core, _ = build(config, [ModelSpec(id=bench.MODEL, checkpoint=str(path))])
@@ -125,7 +126,7 @@ def test_parts_inside_the_steps(core, batch):
     assert sum(row["split_s"].values()) == pytest.approx(row["step_s"])
     assert not core.sequences and not core.has_work
     assert "frame" not in vars(core.codecs[bench.MODEL])  # every method is back
-    assert type(core.runners[bench.MODEL].frame).__name__ == "FrameStep"
+    assert type(core.talker.runners[bench.MODEL].frame).__name__ == "FrameStep"
 
 
 def test_parts_alone_as_on_a_gpu(core, monkeypatch):
@@ -150,11 +151,11 @@ def test_recorded_frames_are_what_is_timed(core):
     calls = []
     runner = SimpleNamespace(
         frames=lambda rows, feed_back: calls.append((rows, feed_back)),
-        backend=core.runners[bench.MODEL].backend,
+        backend=core.talker.runners[bench.MODEL].backend,
     )
     bench.submit_all(core, 2, 4)
     core.step()
-    seqs = core.scheduler.running
+    seqs = core.talker.scheduler.running
     bench.frame_alone(runner, seqs, feed_back=False)()
     assert calls == [([seq.row for seq in seqs], False)]
     for seq_id in list(core.sequences):

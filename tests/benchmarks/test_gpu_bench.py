@@ -76,7 +76,7 @@ def engine_part(shape: str, weights: str, step_s: float) -> Part:
     floor = {name: seconds / 2 for name, seconds in split.items() if name != "rest"}
     row = {"batch": 1, "step_s": step_s, "real_time": 2.0, "split_s": split, "floor_s": floor}
     known = {"bandwidth_bytes_s": 4e12, "flop_s": {"bfloat16": 7e14}}
-    result = {"machine": known, "memory_bytes": {"kv_cache": 5e9}, "weights": weights}
+    result = {"machine": known, "memory_bytes": {"kv_cache": 5e9}, "quantization": weights}
     return Part(f"engine {shape} {weights}", "done", "", 1.0, result | {"rows": [row]})
 
 
@@ -101,7 +101,7 @@ def report(*parts: Part) -> str:
 
 def test_the_report_has_a_table_of_each_kind():
     text = report(
-        engine_part("1.7B", "full", 0.004),
+        engine_part("1.7B", "none", 0.004),
         engine_part("1.7B", "int8", 0.003),
         Part("http start", "done"),
         http_part(20),
@@ -112,13 +112,13 @@ def test_the_report_has_a_table_of_each_kind():
     assert lines[0] == "### 2030-01-02: G, 1 MiB, 5.1; python 3.12, torch 2.11"
     assert "4000 GB/s" in text and "700 TFLOP/s in bfloat16" in text
     assert (
-        "| 1.7B | full | 1 | 4.00 | 2.0 | 2.00 / 1.00 | 1.00 / 0.50 | 1.00 / 0.50 | 0.00 | 50% |"
+        "| 1.7B | none | 1 | 4.00 | 2.0 | 2.00 / 1.00 | 1.00 / 0.50 | 1.00 / 0.50 | 0.00 | 50% |"
         in lines
     )
     assert "| 20 | 9 / 10 | 20.0 / 30.0 / 40.0 | - | 25.0% | 20.0 | 7 |" in lines
     assert "| official | 1.7B | qwen-tts 0.1.1 | 25.0 | 10.0x |" in lines
     assert "- rival faster 1.7B: skipped, it is missing" in lines
-    assert "- 1.7B full: GB of kv cache 5.00" in lines
+    assert "- 1.7B none: GB of kv cache 5.00" in lines
 
 
 def test_the_report_of_nothing_says_what_was_left_out():
@@ -167,10 +167,11 @@ def dry_run(tmp_path: Path, *more: str) -> list[str]:
 
 
 def test_a_missing_server_and_missing_rivals_are_one_line_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_bench, "SERVER", ("no_such_module", "json", "nor_this"))
+    monkeypatch.setattr(gpu_bench, "SERVER", "import json, no_such_module")
     args = gpu_bench.parse(dry_run(tmp_path, "--rivals", str(tmp_path)))
     [part] = gpu_bench.http_parts(args, tmp_path, Budget(60))
-    assert (part.status, part.note) == ("skipped", "not installed: no_such_module, nor_this")
+    note = "the server cannot run here: ModuleNotFoundError: No module named 'no_such_module'"
+    assert (part.status, part.note) == ("skipped", note)
     monkeypatch.setattr(gpu_bench, "RIVALS", {"official": "no_such_module"})
     part = gpu_bench.rival_part(args, "official", "tiny-0b6", tmp_path, Budget(60))
     assert part.status == "skipped" and part.note.startswith("no_such_module is missing: carry")
@@ -191,7 +192,7 @@ def test_a_gpu_run_is_most_wanted_first(tmp_path, monkeypatch):
     paths = {shape: Path(shape) for shape in args.shapes}
     names = [part.name for make in gpu_bench.plan(args, paths) for part in make(Budget(60))]
     assert names == [
-        "engine 1.7B full", "http", "rival official 1.7B", "rival faster 1.7B", "engine 0.6B full",
+        "engine 1.7B none", "http", "rival official 1.7B", "rival faster 1.7B", "engine 0.6B none",
         "engine 1.7B int8", "engine 0.6B int8",
     ]  # fmt: skip
     assert "--batch" not in made[0]  # what fits
@@ -214,7 +215,7 @@ def test_a_server_that_does_not_start_is_said(tmp_path):
 @pytest.mark.slow
 def test_dry_run(tmp_path):
     """All of it on a CPU: checkpoint, engine, a real server under load, report."""
-    command = [sys.executable, "-m", "benchmarks.bare", "benchmarks.gpu_bench", *dry_run(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.gpu_bench", *dry_run(tmp_path)]
     before = logbook.RESULTS.read_bytes()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -222,7 +223,7 @@ def test_dry_run(tmp_path):
     document = json.loads(file.read_text())
     status = {part["name"]: part["status"] for part in document["parts"]}
     assert status == {
-        "engine tiny-0b6 full": "done", "http start": "done", "http 1/s": "done",
+        "engine tiny-0b6 none": "done", "http start": "done", "http 1/s": "done",
         "http 2/s": "done", "rival official tiny-0b6": "skipped",
         "rival faster tiny-0b6": "skipped",
     }  # fmt: skip

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 CONFIG = EngineConfig(
     device="cpu",
     dtype="float32",
-    weights="full",
+    quantization="none",
     threads=1,
     max_num_seqs=64,
-    max_tokens=1024,
+    max_model_len=1024,
     kv_cache_memory="32MB",
-    prefill_tokens=48,
+    max_num_batched_tokens=48,
+    open_text_timeout_s=3600,
 )
 FAMILIES = ("custom_voice", "voice_design", "base")
 SHAPES = ("tiny-0b6", "tiny-1b7")
@@ -35,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
 
 def write_models(folder: Path) -> list[ModelSpec]:
     """ "base-0b6" and so on, of different weights and one codec."""
-    from engine.random_checkpoint import write_random_checkpoint
+    from engine.dummy.checkpoint import write_random_checkpoint
 
     specs = []
     for family in FAMILIES:
@@ -97,6 +98,6 @@ def core(models: list[ModelSpec]) -> Iterator["EngineCore"]:
 @pytest.fixture(scope="session")
 def small_core(models: list[ModelSpec]) -> Iterator["EngineCore"]:
     """All checkpoints in 4 rows and so little memory that blocks run out before rows do."""
-    core = build_core(models, max_num_seqs=4, max_tokens=512, kv_cache_memory="790KB")
+    core = build_core(models, max_num_seqs=4, max_model_len=512, kv_cache_memory="1580KB")
     yield core
     core.close()

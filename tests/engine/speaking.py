@@ -186,7 +186,7 @@ async def collect(stream: SpeechStream) -> bytes:
 
 def assert_idle(core: EngineCore) -> None:
     """Every row and block is back, and nothing of any utterance is kept."""
-    core.scheduler.check_integrity()
+    core.talker.check_integrity()
     stats = core.stats()
     assert (stats.num_waiting, stats.num_running) == (0, 0)
     assert stats.num_free_rows == stats.num_rows
@@ -195,11 +195,9 @@ def assert_idle(core: EngineCore) -> None:
         core.sequences,
         core.encoding,
         core.voice_prompts,
-        core.ending,
+        core.finishing,
         core.outbox,
-        core.speaking,
-        core.sound.queue,
+        core.codec_stage.queue,
     ):
         assert not kept
-    assert all(not runner._prompt_embeds for runner in core.runners.values())
     assert not core.has_work

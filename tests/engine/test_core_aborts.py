@@ -31,11 +31,11 @@ def phase(core: EngineCore, id_: int) -> str:
     if id_ in core.encoding:
         return "encoding"
     seq = core.sequences[id_]
-    if seq in core.scheduler.waiting:
+    if seq in core.talker.scheduler.waiting:
         return "waiting"
     if not seq.is_prefilled:
         return "mid-prefill" if seq.num_prefilled else "admitted"
-    return "unheard" if seq.plays_since is None else "speaking"
+    return "unheard" if seq.playback_started_at is None else "speaking"
 
 
 def play(speaker: Speaker, events: list[tuple[str, int]]) -> set[int]:

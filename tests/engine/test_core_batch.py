@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import codec_runner, prefix_cache, random_checkpoint
 from engine.config import ModelSpec
 from engine.core import EngineCore
+from engine.dummy import checkpoint as random_checkpoint
+from engine.dummy.configs import random_checkpoint_config
 from engine.protocol import FinishReason, SamplingParams, Submit
-from engine.random_shapes import random_checkpoint_config
+from engine.runner import codec_runner, prefix_cache
 from tests.engine.conftest import build_core
 from tests.engine.speaking import (
     LANGUAGES,
@@ -80,7 +81,7 @@ def test_64_at_once(core: EngineCore, alone: dict[int, Utterance], arrival: str)
 def test_one_that_follows_another_does_not_hurry(core: EngineCore) -> None:
     """Its audio comes in the largest chunks from the start, and is the same."""
     hurried, calm = submit(1, num_frames=30), submit(1, num_frames=30)
-    calm = msgspec.structs.replace(calm, id=2, lead_s=60.0)
+    calm = msgspec.structs.replace(calm, id=2, buffered_s=60.0)
     with Speaker(core) as speaker:
         first, second = speaker.run([hurried])[1], speaker.run([calm])[2]
     assert np.array_equal(first.codes, second.codes)
@@ -177,9 +178,9 @@ def test_audio_comes_in_growing_chunks(core: EngineCore) -> None:
 
 
 def test_one_pool_and_one_codec_for_all(core: EngineCore) -> None:
-    assert len({id(pool) for pool in core.pools.values()}) == 1
+    assert len({id(pool) for pool in core.talker.pools.values()}) == 1
     assert len({id(codec) for codec in core.codecs.values()}) == 1
-    assert len({id(runner.kv_cache) for runner in core.runners.values()}) == 1
+    assert len({id(runner.kv_cache) for runner in core.talker.runners.values()}) == 1
 
 
 def test_the_first_row_of_one_model_is_not_the_first_row_of_the_next(core: EngineCore) -> None:
@@ -212,7 +213,7 @@ def test_what_differs_is_not_shared(
     )
     other = ModelSpec(id="other", checkpoint=str(tmp_path / "other"))
     core = build_core([models[0], other], kv_cache_memory="8MB", max_num_seqs=6)
-    assert core.pools["other"] is not core.pools[MODELS[0]]
+    assert core.talker.pools["other"] is not core.talker.pools[MODELS[0]]
     assert core.codecs["other"] is not core.codecs[MODELS[0]]
     submits = [submit(i, model, 8) for i, model in enumerate([MODELS[0], "other"] * 3)]
     alone = {one.id: say(core, one) for one in submits[:2]}
@@ -226,9 +227,9 @@ def test_what_differs_is_not_shared(
 
 def test_a_cold_run_teaches_the_scheduler_nothing(models: list[ModelSpec]) -> None:
     core = build_core(models[:1], kv_cache_memory="8MB", max_num_seqs=2)
-    assert core.scheduler.prefill_s_per_token == {}
+    assert core.talker.scheduler.prefill_s_per_token == {}
     say(core, submit(1))
-    assert 0 < core.scheduler.prefill_s_per_token[MODELS[0]] < 1
+    assert 0 < core.talker.scheduler.prefill_s_per_token[MODELS[0]] < 1
     core.close()
 
 
@@ -265,10 +266,10 @@ def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> No
         beginning = {"speakers": ((SPEAKERS[0], 1.0),), "instruct": tuple(range(20, 31))}
         return submit(i, prompt=prompt(num_text, language_id=LANGUAGES[1], **beginning))
 
-    core = build_core(models[:1], prefill_tokens=16)
+    core = build_core(models[:1], max_num_batched_tokens=16)
     fresh = [say(build_core(models[:1]), says(i, 5 + i)) for i in range(3)]
     prefilled: list[int] = []
-    core.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore
+    core.talker.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore
     for i in range(3):
         prefilled.clear()
         assert say(core, says(i, 5 + i)).codes == fresh[i].codes

@@ -103,7 +103,7 @@ def test_refused(small_core: EngineCore, case: str) -> None:
 
 def test_what_just_fits_runs(small_core: EngineCore) -> None:
     """The whole pool for one utterance, to the last position."""
-    pool = small_core.pools[CUSTOM]
+    pool = small_core.talker.pools[CUSTOM]
     room = min(512, pool.num_blocks * pool.block_size)
     one = prompt(8, instruct=(1,) * 480)
     num_prompt = 480 + 3 + 4 + 8 + 1 + 1  # instruct, role, head, text, end, bos
@@ -196,6 +196,30 @@ def test_a_broken_recording_fails_its_own_utterance_only(
     assert_idle(core)
 
 
+def test_an_embedding_is_as_good_as_the_recording_it_comes_from(core: EngineCore) -> None:
+    reference = recording(11, 9_600)
+    heard = hear(core, reference, clone(1, reference.key, in_context=False))
+    row = core.voices[BASE].request(reference.key, False).result().speaker_embedding
+    given = ReferenceAudio("row", b"", row.float().numpy().astype("<f4").tobytes())
+    again = hear(core, given, clone(1, "row", in_context=False))
+    assert again.codes == heard.codes
+    other = ReferenceAudio("other", b"", np.ones(len(row), "<f4").tobytes())
+    assert hear(core, other, clone(1, "other", in_context=False)).codes != heard.codes
+    assert_idle(core)
+
+
+@pytest.mark.parametrize("in_context", [True, False])
+@pytest.mark.parametrize("size, value", [(3, 0.0), (None, np.nan)])
+def test_an_embedding_that_cannot_be_fails_its_own_utterance_only(
+    core: EngineCore, size: int | None, value: float, in_context: bool
+) -> None:
+    size = size or core.checkpoints[BASE].info.embedding_size
+    given = ReferenceAudio(f"{size}{in_context}", b"", np.full(size, value, "<f4").tobytes())
+    core.register_voice(BASE, given)
+    param, message = refused(core, clone(1, given.key, in_context=in_context))
+    assert (param == "speaker_embedding" and "finite numbers" in message) or in_context
+
+
 @pytest.mark.parametrize("num_samples", [1_280, 1_919, 1_920, 1_921, 3_840])
 def test_recordings_of_any_length(core: EngineCore, num_samples: int) -> None:
     reference = recording(9, num_samples)
@@ -246,7 +270,10 @@ def test_the_least_recently_used_recording_is_forgotten(models: list[ModelSpec])
     assert say(core, clone(3, first.key)).failed is None
     for i, reference in enumerate(references[2:12]):
         assert say(core, clone(10 + i, reference.key)).failed is None
-    assert len(core.sound.snapshots) <= MAX_VOICES and len(core.voices[BASE].samples) == MAX_VOICES
+    assert (
+        len(core.codec_stage.snapshots) <= MAX_VOICES
+        and len(core.voices[BASE].samples) == MAX_VOICES
+    )
     core.close()
 
 

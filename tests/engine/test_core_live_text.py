@@ -6,8 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.config import ModelSpec
 from engine.core import EngineCore
-from engine.protocol import FinishReason, Prompt, Submit
+from engine.protocol import FinishReason, Prompt, SamplingParams, Submit
+from tests.engine.conftest import build_core
 from tests.engine.speaking import (
     REFERENCES,
     ROLE,
@@ -95,10 +97,10 @@ def test_one_that_waits_burns_no_steps_and_has_said_all(core: EngineCore) -> Non
         heard, (seq,) = speaker.heard[1], core.sequences.values()
         assert seq.waits_for_text and len(heard.codes) == 7  # one frame per token
         assert len(heard.samples) == 1920 * 7 and heard.finished is None
-        steps, row, blocks = core.num_steps, seq.row, list(seq.block_table)
+        steps, row, blocks = core.talker.num_steps, seq.row, list(seq.block_table)
         for _ in range(5):
             speaker.step()
-        assert core.num_steps == steps and not core.has_work
+        assert core.talker.num_steps == steps and not core.has_work
         speaker.add(submit(2, num_frames=5))
         until_it_waits(speaker)
         assert len(speaker.heard[2].codes) == 5, "others go on"
@@ -173,7 +175,7 @@ def test_text_beyond_the_budget_is_written_nowhere(small_core: EngineCore) -> No
         for i in neighbours:
             speaker.add(live(i, model, TEXT * 3, 100, open_=False))
         speaker.add(live(9, model, TEXT[:1], 20))
-        while small_core.scheduler.waiting or any(
+        while small_core.talker.scheduler.waiting or any(
             not seq.num_frames for seq in small_core.sequences.values()
         ):
             speaker.step()
@@ -222,3 +224,93 @@ def test_text_that_comes_while_the_voice_is_encoded(core: EngineCore) -> None:
 def test_live_text_needs_some_to_begin_with(core: EngineCore) -> None:
     heard = say(core, submit(1, prompt=prompt(0, streaming_text=True, text_open=True)))
     assert heard.failed is not None and heard.failed.param == "input"
+
+
+def sampled(id_: int, model: str, text: tuple[int, ...], *, open_: bool, seed: int = 5) -> Submit:
+    """By chance, and free to end."""
+    params = SamplingParams(seed=seed)
+    return Submit(id_, model, live(id_, model, text, 1, open_=open_).prompt, params)
+
+
+@pytest.fixture(scope="module")
+def ending_core(ending_model: ModelSpec):
+    """Wants to end at nearly every frame."""
+    core = build_core([ending_model])
+    yield core
+    core.close()
+
+
+@settings(**{**QUICK, "max_examples": 4})
+@given(
+    cuts=st.lists(st.integers(1, len(TEXT) - 1), max_size=6, unique=True).map(sorted),
+    pauses=st.lists(st.integers(0, 8) | st.none(), min_size=7, max_size=7),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_one_that_wants_to_end_reads_all_its_text(
+    ending_core: EngineCore, cuts: list[int], pauses: list[int | None], seed: int
+) -> None:
+    """In a batch, beside one that has all its text at once: the same codes for the same ids."""
+    bounds = [*cuts, len(TEXT)]
+    with Speaker(ending_core) as speaker:
+        speaker.add(sampled(0, "ending", TEXT, open_=False, seed=seed))
+        speaker.add(sampled(1, "ending", TEXT[: bounds[0]], open_=True, seed=seed))
+        pieces = [TEXT[a:b] for a, b in itertools.pairwise(bounds)]
+        for piece, pause in zip([*pieces, ()], pauses, strict=False):
+            for _ in range(99 if pause is None else pause):
+                speaker.step()
+            ending_core.append(1, piece, piece == ())
+        heard = speaker.run()
+    assert heard[0].codes == heard[1].codes and len(heard[1].codes) >= len(TEXT)
+    for utterance in heard.values():
+        assert utterance.finished is not None
+        assert utterance.finished.reason is FinishReason.STOP
+        assert utterance.finished.num_text == len(TEXT)
+    assert_idle(ending_core)
+
+
+def test_it_waits_for_text_so_long_and_no_longer(core: EngineCore) -> None:
+    now, clock = 100.0, core.clock
+    try:
+        core.clock = lambda: now
+        with Speaker(core) as speaker:
+            speaker.add(sampled(1, "custom_voice-0b6", TEXT[:4], open_=True))
+            until_it_waits(speaker)
+            speaker.step()
+            assert core.due_in_s == core.config.open_text_timeout_s
+            now += core.config.open_text_timeout_s - 1
+            speaker.step()
+            core.append(1, TEXT[4:6], False)
+            until_it_waits(speaker)
+            speaker.step()
+            now += core.config.open_text_timeout_s
+            assert core.due_in_s == 0
+            core.step()
+            core.append(1, TEXT[6:], False)  # crosses the end on its way
+            heard = speaker.run()[1]
+    finally:
+        core.clock = clock
+    assert heard.finished is not None and heard.finished.num_text == 6
+    assert core.due_in_s is None
+    assert_idle(core)
+
+
+def test_its_guard_is_that_of_its_text(core: EngineCore) -> None:
+    """Text that came live may run away no longer than text that was there from the start."""
+    with Speaker(core) as speaker:
+        speaker.add(sampled(1, "custom_voice-0b6", TEXT[:4], open_=True))
+        speaker.step()
+        assert core.sequences[1].max_frames > 200
+        core.append(1, (), True)
+        guard = core.config.guard_frames_base + core.config.guard_factor * 16
+        assert core.sequences[1].max_frames == guard
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_text_that_was_cut_is_told(core: EngineCore, started: bool) -> None:
+    with Speaker(core) as speaker:
+        speaker.add(live(1, "custom_voice-0b6", TEXT[:4], 12))
+        if started:
+            speaker.step()
+        core.append(1, (TEXT * 4)[4:], True)
+        heard = speaker.run()[1]
+    assert heard.finished is not None and heard.finished.num_text == 12

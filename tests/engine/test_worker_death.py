@@ -14,8 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import CheckpointError, EngineClient, EngineDeadError, client
+from engine import (
+    CheckpointError,
+    EngineClient,
+    EngineDeadError,
+    GenerationFailedError,
+    client,
+)
 from engine.config import ModelSpec
+from engine.protocol import Heartbeat
 from tests.engine.conftest import CONFIG, copy_checkpoint
 from tests.engine.speaking import REFERENCES, collect, prompt, start, submit
 
@@ -81,6 +88,73 @@ async def test_kill_mid_stream(models: list[ModelSpec], record_property) -> None
         assert await collect(start(engine, cloned)) == before, "the voice was sent anew"
 
 
+async def test_a_worker_that_stands_still_is_killed_and_comes_back(
+    models: list[ModelSpec], record_property
+) -> None:
+    """SIGSTOP: the process is there, its socket is open, and nothing ever comes again. This side
+    standing still is no silence of the worker's.
+    """
+    async with running(models[:1], heartbeat_timeout_s=4) as engine:
+        before = pids(engine)
+        await asyncio.sleep(1.0)
+        time.sleep(5.0)
+        await asyncio.sleep(1.0)
+        assert engine.status == "ready" and pids(engine) == before
+        streams = [start(engine, submit(0, num_frames=900)) for _ in range(8)]
+        await anext(streams[0])
+        (pid,) = pids(engine)
+        os.kill(pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        for stream in streams:
+            with pytest.raises(EngineDeadError, match="died"):
+                await collect(stream)
+        assert time.monotonic() - stopped < 7 and engine.status == "restarting"
+        await until(lambda: engine.status == "ready")
+        restart_s = time.monotonic() - stopped
+        record_property("restart_s", restart_s)
+        assert pids(engine) != [pid] and not lives(pid)
+        assert len(await collect(start(engine, submit(0)))) == 10 * 3840
+
+
+async def test_what_hangs_while_the_worker_lives(models: list[ModelSpec]) -> None:
+    """An utterance of which nothing is heard fails alone; a step that does not end ends the worker,
+    whose heart-beats go on and say how long it has been running.
+    """
+    async with running(models[:1], max_num_seqs=1, request_timeout_s=1) as engine:
+        first = start(engine, submit(0, num_frames=900))
+        waiting = start(engine, submit(0))
+        live = submit(0, prompt=prompt(2, streaming_text=True, text_open=True))
+        open_ = start(engine, live)
+        with pytest.raises(GenerationFailedError, match="request_timeout_s"):
+            await collect(waiting)
+        assert first.is_open and open_.is_open, "one speaks, one waits for its text"
+        (pid,) = pids(engine)
+        for _ in range(40):  # its own beats, which say 0, come between
+            engine._workers[0]._heartbeat = Heartbeat(step_s=CONFIG.step_timeout_s + 1)
+            await asyncio.sleep(0.05)
+        with pytest.raises(EngineDeadError, match="died"):
+            await collect(first)
+        assert not lives(pid)
+
+
+def test_a_worker_does_not_inherit_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QTTS_API_KEYS", "sk-secret")
+    monkeypatch.setenv("HF_HOME", "/models")
+    environment = client.worker_environment()
+    assert "sk-secret" not in environment.values() and environment["HF_HOME"] == "/models"
+
+
+async def test_a_worker_that_cannot_be_spawned_leaves_no_socket(
+    models: list[ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    engine = EngineClient(CONFIG, models[:1])
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError):
+        await engine.start()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 async def test_drain_and_close(models: list[ModelSpec]) -> None:
     async with running(models[:1]) as engine:
         long, short = start(engine, submit(0, num_frames=900)), start(engine, submit(0))
@@ -134,7 +208,7 @@ async def test_a_worker_that_cannot_come_back_is_tried_again(
 
 
 async def test_least_loaded_first(models: list[ModelSpec]) -> None:
-    async with running(models[:1], replicas=2) as engine:
+    async with running(models[:1], data_parallel_size=2) as engine:
         workers = engine._workers
         assert len(set(pids(engine))) == 2
 
@@ -218,3 +292,24 @@ async def test_a_start_that_is_given_up_leaves_no_process(models: list[ModelSpec
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not lives(pid)
+
+
+async def test_one_that_stands_by_takes_over_and_is_replaced(models: list[ModelSpec]) -> None:
+    async with running(models[:1], standby=True) as engine:
+        (worker,) = engine._workers
+        await until(lambda: worker._standby is not None)
+        first = worker._standby
+        os.kill(pids(engine)[0], signal.SIGKILL)
+        await until(lambda: engine.status == "ready" and worker._process is first[0], 60)
+        await until(lambda: worker._standby not in (None, first))
+        assert await collect(start(engine, submit(0)))
+        # One that has died is no help, and no harm.
+        next_ones = [pids(engine)[0], worker._standby[0].pid]
+        os.kill(next_ones[1], signal.SIGKILL)
+        await until(lambda: not lives(next_ones[1]))
+        await asyncio.sleep(0.1)
+        os.kill(next_ones[0], signal.SIGKILL)
+        await until(lambda: engine.status == "restarting")
+        await until(lambda: engine.status == "ready", 60)
+        last = [*pids(engine), worker._standby[0].pid if worker._standby else 0]
+    await until(lambda: not any(lives(pid) for pid in last if pid))

@@ -1,6 +1,6 @@
 """Records what the official qwen-tts package does on tiny random checkpoints.
 
-The project's tests rebuild the same checkpoints with engine.random_checkpoint (equal SHA-256, kept
+The project's tests rebuild the same checkpoints with engine.dummy.checkpoint (equal SHA-256, kept
 in cases.json) and compare; they never need the official package. To record anew, in an environment
 of its own, because the package pins an old transformers:
 
@@ -61,7 +61,7 @@ from case_table import (
     sampled_cases,
 )
 
-from engine.random_checkpoint import write_random_checkpoint
+from engine.dummy.checkpoint import write_random_checkpoint
 
 HERE = Path(__file__).parent
 CODEC_EOS = 2150

@@ -24,7 +24,7 @@ def make_core(path: Path, **changes: Any) -> EngineCore:
         **{
             "dtype": "float32",
             "max_num_seqs": 4,
-            "max_tokens": 512,
+            "max_model_len": 512,
             "kv_cache_memory": "32MB",
             "threads": 1,
             **changes,
@@ -68,7 +68,7 @@ def end_row(core: EngineCore, case: dict[str, Any]) -> Iterator[None]:
 
     In place, so that a recorded graph sees it.
     """
-    weight, like = core.runners["m"].talker.codec_head.weight, case["eos_row_from"]
+    weight, like = core.talker.runners["m"].talker.codec_head.weight, case["eos_row_from"]
     with torch.inference_mode():
         before = weight[EOS].clone()
         if like is not None:

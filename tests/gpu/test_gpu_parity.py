@@ -27,8 +27,8 @@ def core_of(
             made[name] = make_core(
                 folders[name], device="cuda", kernels="triton", cuda_graphs=graphs
             )
-            assert made[name].use_kernels
-            assert (made[name].runners["m"].frames is not None) == graphs
+            assert made[name].talker.runners["m"].kernels == "triton"
+            assert (made[name].talker.runners["m"].frames is not None) == graphs
         return made[name]
 
     yield core

@@ -30,7 +30,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
 
 
 def make_core(models: list[ModelSpec], **changes: object) -> EngineCore:
-    fields = {"dtype": "float32", "max_num_seqs": 8, "max_tokens": 512, "prefill_tokens": 64}
+    fields = {
+        "dtype": "float32",
+        "max_num_seqs": 8,
+        "max_model_len": 512,
+        "max_num_batched_tokens": 64,
+    }
     return build(EngineConfig(**(fields | changes), kv_cache_memory="64MB"), models)[0]
 
 
@@ -103,7 +108,7 @@ def test_half_precision_and_int8_agree_with_full(models: list[ModelSpec]) -> Non
     full = make_core(models, device="cuda")
     expected = speak(full, greedy)
     full.close()
-    for changes in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "weights": "int8"}):
+    for changes in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantization": "int8"}):
         core = make_core(models, device="cuda", **changes)
         heard = speak(core, greedy)
         core.close()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import Checkpoint, load
 from engine.config import ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.kernels.fused import ROWS, FusedLinear, fuse_, kinds
-from engine.kernels.linear import quantise
-from engine.random_checkpoint import write_random_checkpoint
+from engine.layers.linear import quantise
+from engine.loader.checkpoint import Checkpoint, load
 
 SHARED = 99 << 10
 

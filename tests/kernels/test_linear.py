@@ -15,9 +15,9 @@ from engine.kernels.linear import (
     fused_linear,
     fused_linear_reference,
     linear_kernel,
-    quantise,
 )
 from engine.kernels.tuning import SHAPES, candidates, choose
+from engine.layers.linear import quantise
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compile_apart, compile_kernel
 
 CUDA = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Drawing codes in one kernel, against engine/sampler.py."""
+"""Drawing codes in one kernel, against engine/runner/sampler.py."""
 
 import random
 from collections.abc import Iterator
@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine import sampler
+from engine.config import Sampling
 from engine.kernels import sampling
-from engine.kernels.sampling import SamplingTable, draw_code0, draw_codes
-from engine.sequence import Sampling
+from engine.kernels.sampling import sample_code0, sample_codes
+from engine.layers.sampling_table import SamplingTable
+from engine.runner import sampler
+from engine.runner.row_buffers import NEVER
 from tests.kernels.compiling import CAPABILITIES, Compiled, compile_apart, compile_kernel
 
 VOCAB, NUM_CODES, EOS = 90, 64, 70
@@ -134,7 +136,9 @@ def test_top_p_keeps_whole_ties(device: str, weights: list[int], parts: int) -> 
 
 
 def plain_params(samplings: list[Sampling], device: str) -> sampler.BatchParams:
-    return sampler.BatchParams.of(samplings, VOCAB, VOCAB, torch.device(device))
+    rows = torch.arange(len(samplings), device=device)
+    table = table_of(samplings, device)
+    return sampler.BatchParams.gather(table, rows, samplings, (VOCAB, VOCAB))
 
 
 def agree(codes: Tensor, expected: Tensor) -> None:
@@ -156,18 +160,23 @@ def test_draws_as_the_sampler(dtype: torch.dtype, device: str) -> None:
     for codebook in (1, 15):
         # All different in bfloat16 too: of ties top-p keeps more than the sampler does.
         logits = (torch.rand(batch, VOCAB, device=device).argsort(1) / 8).to(dtype)
-        codes.append(draw_codes(logits, rows_, table, num_frames, codebook))
+        codes.append(sample_codes(logits, rows_, table, num_frames, codebook))
         uniform = sampler.uniforms(params.seeds, num_frames[rows_])[:, codebook]
         expected.append(sampler.sample(logits.float(), params.predictor, uniform))
     agree(torch.cat(codes), torch.cat(expected))
 
 
 def plain_code0(
-    logits: Tensor, seen: Tensor, frames: Tensor, params: sampler.BatchParams
+    logits: Tensor,
+    seen: Tensor,
+    frames: Tensor,
+    ends_from: Tensor,
+    params: sampler.BatchParams,
 ) -> Tensor:
     allowed = torch.arange(VOCAB, device=logits.device) < NUM_CODES
     allowed[EOS] = True
-    logits = sampler.talker_logits(logits.clone(), seen, frames, params, allowed, EOS)
+    too_early = frames < ends_from
+    logits = sampler.talker_logits(logits.clone(), seen, too_early, params, allowed, EOS)
     uniform = sampler.uniforms(params.seeds, frames)[:, 0]
     return sampler.sample(logits, params.talker, uniform)
 
@@ -179,14 +188,17 @@ def test_draws_code0_as_the_sampler(device: str) -> None:
     table, params = table_of(samplings, device), plain_params(samplings, device)
     rows = torch.arange(num_rows, device=device)
     num_frames = torch.randint(0, 5, (num_rows,), device=device)
+    ends_from = torch.randint(2, 5, (num_rows,), device=device)
     seen = torch.rand(num_rows, VOCAB, device=device) < 0.3
     codes, expected = [], []
     for _ in range(2):
         logits = torch.randn(num_rows, VOCAB, device=device) * 3
         logits[:, EOS] += 4
-        expected.append(plain_code0(logits, seen, num_frames, params))
+        expected.append(plain_code0(logits, seen, num_frames, ends_from, params))
         before = seen.clone()
-        codes.append(draw_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS))
+        drawn = sample_code0(logits, rows, table, num_frames, ends_from, seen, NUM_CODES, EOS)
+        assert not (drawn[num_frames < ends_from] == EOS).any()
+        codes.append(drawn)
         before[rows, codes[-1]] = True
         assert torch.equal(seen, before)
         num_frames += 1
@@ -196,17 +208,20 @@ def test_draws_code0_as_the_sampler(device: str) -> None:
 
 
 def test_penalty_and_end(device: str) -> None:
-    """Row 0 may end, row 1 is too young, row 2 is told not to; 3 has drawn its favourite before."""
-    samplings = [greedy_but(ignore_eos=row == 2, repetition_penalty=2.0) for row in range(4)]
+    """Row 0 may end, row 1 is too young, row 2 is told not to; 3 has drawn its favourite before,
+    and 4 waits for the end of its text.
+    """
+    samplings = [greedy_but(ignore_eos=row == 2, repetition_penalty=2.0) for row in range(5)]
     table = table_of(samplings, device)
-    logits = torch.zeros(4, VOCAB, device=device)
-    logits[:3, EOS], logits[:, 5], logits[:, 6], logits[:, NUM_CODES] = 9, 3, 2, 10
-    seen = torch.zeros(4, VOCAB, dtype=torch.bool, device=device)
+    logits = torch.zeros(5, VOCAB, device=device)
+    logits[[0, 1, 2, 4], EOS], logits[:, 5], logits[:, 6], logits[:, NUM_CODES] = 9, 3, 2, 10
+    seen = torch.zeros(5, VOCAB, dtype=torch.bool, device=device)
     seen[3, 5] = True
-    num_frames = torch.tensor([2, 1, 7, 7], device=device)
-    rows = torch.arange(4, device=device)
-    codes = draw_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
-    assert codes.tolist() == [EOS, 5, 5, 6]
+    num_frames = torch.tensor([2, 1, 7, 7, 7], device=device)
+    ends_from = torch.tensor([2, 2, 2, 2, NEVER], device=device)
+    rows = torch.arange(5, device=device)
+    codes = sample_code0(logits, rows, table, num_frames, ends_from, seen, NUM_CODES, EOS)
+    assert codes.tolist() == [EOS, 5, 5, 6, 5]
 
 
 def test_greedy_takes_the_first_of_equals(device: str) -> None:
@@ -214,7 +229,7 @@ def test_greedy_takes_the_first_of_equals(device: str) -> None:
     zero = torch.zeros(3, dtype=torch.int64, device=device)
     logits = torch.zeros(3, VOCAB, device=device)
     logits[0, [7, 60]], logits[1, [89, 3]] = 1.0, 1.0
-    assert draw_codes(logits, zero, table, zero, 1).tolist() == [7, 3, 0]
+    assert sample_codes(logits, zero, table, zero, 1).tolist() == [7, 3, 0]
 
 
 def test_rows_that_repeat_draw_the_same(device: str) -> None:
@@ -224,7 +239,7 @@ def test_rows_that_repeat_draw_the_same(device: str) -> None:
     logits = torch.randn(1, VOCAB, device=device).repeat(4, 1)
     rows = torch.tensor([1, 0, 1, 1], device=device)
     seen = torch.zeros(2, VOCAB, dtype=torch.bool, device=device)
-    codes = draw_code0(logits, rows, table, num_frames, seen, NUM_CODES, EOS)
+    codes = sample_code0(logits, rows, table, num_frames, num_frames, seen, NUM_CODES, EOS)
     assert codes[0] == codes[2] == codes[3]
     assert seen.sum().item() == 2 and seen[rows, codes].all()
 
@@ -235,7 +250,7 @@ def test_what_is_no_number_still_draws_a_code(temperature: float, device: str) -
     table = table_of([greedy_but(subtalker_temperature=temperature, subtalker_top_k=5)], device)
     zero = torch.zeros(1, dtype=torch.int64, device=device)
     logits = torch.full((1, VOCAB), torch.nan, device=device)
-    assert 0 <= draw_codes(logits, zero, table, zero, 1).item() < VOCAB
+    assert 0 <= sample_codes(logits, zero, table, zero, 1).item() < VOCAB
 
 
 def test_the_codes_follow_the_distribution(device: str) -> None:
@@ -244,7 +259,7 @@ def test_the_codes_follow_the_distribution(device: str) -> None:
     table = table_of([greedy_but(subtalker_temperature=1.0, seed=i) for i in range(count)], device)
     rows = torch.arange(count, device=device)
     logits = probs.log().repeat(count, 1).to(device)
-    codes = draw_codes(logits, rows, table, torch.zeros_like(rows), 7)
+    codes = sample_codes(logits, rows, table, torch.zeros_like(rows), 7)
     shares = torch.bincount(codes.cpu(), minlength=4) / count
     assert (shares - probs).abs().max() < 3.5 * (0.25 / count) ** 0.5
 
@@ -258,16 +273,16 @@ def compiled() -> Iterator[tuple[str, Compiled]]:
         values = {"VOCAB": 2048} | width
         signature = pointers | {"codes": "*i64", "codebook": "i32"}
         signature |= dict.fromkeys(values, "constexpr")
-        result = compile_kernel(sampling._draw_codes, signature, values, capability, warps, 3)
-        yield f"draw_codes sm_{capability}", result
+        result = compile_kernel(sampling._sample_codes, signature, values, capability, warps, 3)
+        yield f"sample_codes sm_{capability}", result
 
         width = sampling._width(3072)
         warps = width.pop("num_warps")
         values = {"NUM_CODES": 2048, "EOS": 2150, "VOCAB": 3072} | width
-        signature = pointers | {"seen": "*i1", "codes": "*i64"}
+        signature = pointers | {"ends_from": "*i64", "seen": "*i1", "codes": "*i64"}
         signature |= dict.fromkeys(values, "constexpr")
-        result = compile_kernel(sampling._draw_code0, signature, values, capability, warps, 3)
-        yield f"draw_code0 sm_{capability}", result
+        result = compile_kernel(sampling._sample_code0, signature, values, capability, warps, 3)
+        yield f"sample_code0 sm_{capability}", result
 
 
 def test_compiles() -> None:

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoint import Checkpoint, load
-from engine.config import ModelSpec
-from engine.graphs import Replay
+from engine.config import ModelSpec, Sampling
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.kernels import fused
 from engine.kernels.tuning import candidates
-from engine.prompt import prompt_shape
+from engine.loader.checkpoint import Checkpoint, load
 from engine.protocol import Prompt
-from engine.random_checkpoint import write_random_checkpoint
-from engine.scheduler import PrefillChunk
-from engine.sequence import Sampling, Sequence
-from engine.talker_runner import TalkerRunner
+from engine.runner.cuda_graphs import Replay
+from engine.runner.prompt_embeds import prompt_shape
+from engine.runner.talker_runner import TalkerRunner
+from engine.scheduler.scheduler import PrefillChunk
+from engine.scheduler.sequence import Sequence
 
 GREEDY = Sampling(0.0, 0, 1.0, 1.0, 0.0, 0, 1.0, seed=0)
 FREE = Sampling(0.9, 50, 0.8, 1.05, 0.9, 20, 0.9, seed=11, ignore_eos=True)
@@ -97,7 +97,7 @@ def test_kernels_and_graphs_equal_plain_torch(checkpoint: Checkpoint, device: st
     assert run(runner) == plain
     if device == "cuda":
         return  # real graphs: tests/gpu
-    runner.capture(stand_in, most_tokens=16)
+    runner.capture(stand_in, max_tokens=16)
     assert run(runner) == plain
 
 

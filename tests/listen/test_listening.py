@@ -1,16 +1,18 @@
 """The voice in the box, through a real server, heard by an offline recogniser."""
 
+import json
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from engine.checkpoint import TRAINED_VOICE
+from engine.loader.checkpoint import TRAINED_VOICE
 from engine.protocol import SAMPLE_RATE_HZ
 
 pytest.importorskip("num2words")
@@ -23,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not (TRAINED_VOICE / "config.json").exists(), reason="no trained voice"),
 ]
 
+ANSWERS = json.loads((Path(__file__).parents[1] / "api/text/chat_answers.json").read_text("utf-8"))
 VOICES = ["nova", "onyx"]  # ava and max
 # A word error rate, and which sentences of the category are read.
 CATEGORIES = {
@@ -104,10 +107,22 @@ def test_sentences_no_training_file_holds_are_understood(
 
 
 @pytest.mark.parametrize(
-    "text", ["Yes.", "Hello.", "Tomorrow.", "42", "Привет.", "你好", "!?", "é"]
+    "text", ["Yes.", "Hello.", "Tomorrow.", "42", "Hi Привет.", "Hi 你好", "!?", "é"]
 )
 def test_short_and_foreign_input_ends_soon(server: httpx.Client, text: str):
     assert len(_speak(server, text, "nova")) / SAMPLE_RATE_HZ < 3
+
+
+def test_chat_answers_are_understood_as_if_cleaned_by_hand(server: httpx.Client, judge: Judge):
+    """Every tenth; all 200 by `ANSWERS[:]`, in half an hour."""
+    wrong, total = {"chat": 0, "hand": 0}, 0
+    for number, (answer, by_hand) in enumerate(ANSWERS[::10]):
+        total += len(normalise(by_hand))
+        for kind, text in (("chat", answer), ("hand", by_hand)):
+            heard = judge.hear(_speak(server, text, VOICES[number % 2]), SAMPLE_RATE_HZ)
+            print(f"{text!r} -> {heard!r}")
+            wrong[kind] += errors(heard, by_hand)[0]
+    assert wrong["chat"] - wrong["hand"] <= 0.02 * total, (wrong, total)
 
 
 def test_the_same_seed_says_the_same(server: httpx.Client):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from engine.core import EngineCore
+from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import Failed, SamplingParams, Submit
-from engine.random_checkpoint import write_random_checkpoint
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES: dict[str, Any] = json.loads((FOLDER / "cases.json").read_text("utf-8"))
@@ -84,5 +84,5 @@ def speak(core: EngineCore, submits: list[Submit]) -> dict[int, list[list[int]]]
             assert not [fact for fact in core.step() if isinstance(fact, Failed)]
     finally:
         core._postprocess = take  # type: ignore[method-assign]
-    core.scheduler.check_integrity()
+    core.talker.check_integrity()
     return codes

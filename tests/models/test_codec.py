@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.checkpoint import load, load_codec
-from engine.codec_runner import CodecRunner
 from engine.config import ModelSpec
+from engine.layers.linear import can_pack
+from engine.loader.checkpoint import load, load_codec
 from engine.models.codec_decoder import CONV_CONTEXT, CodecDecoder
 from engine.models.codec_encoder import CodecEncoder
 from engine.models.speaker_encoder import SpeakerEncoder, mel_filters
+from engine.runner.codec_runner import CodecRunner
 from tests.models import golden
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -81,6 +82,35 @@ def test_streaming_equals_whole(decoder: CodecDecoder, cuts: list[int], seed: in
         parts.append(as_float(codec.decode([1], [codes[start : start + cut]]).result()[0]))
         start += cut
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoints: dict[str, Path]) -> CodecDecoder:
+    """As a server on a CPU has it."""
+    if not can_pack(FP32):
+        pytest.skip("no packed products on this machine")
+    decoder = load_codec(checkpoints["base/tiny-0b6"], FP32, CPU)
+    decoder.pack_()
+    return decoder
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    chunks=st.lists(st.tuples(st.sampled_from([1, 2, 4, 8, 12]), st.integers(0, 3)), max_size=6),
+    seed=st.integers(0, 2**16),
+)
+@example(chunks=[(1, 0), (2, 3), (4, 0), (8, 1), (12, 2), (3, 0)], seed=1)
+def test_no_cut_and_no_company_changes_a_byte(
+    packed: CodecDecoder, chunks: list[tuple[int, int]], seed: int
+) -> None:
+    """chunks: frames of the stream, and how many others are decoded with it."""
+    codes = random_codes(sum(size for size, _ in chunks) + 1, seed)
+    codec, parts, start = runner(packed), b"", 0
+    for size, num_others in [*chunks, (1, 0)]:
+        frames = [codes[start : start + size], *([random_codes(size, seed + 1)] * num_others)]
+        parts += codec.decode(list(range(1 + num_others)), frames).result()[0]
+        start += size
+    assert parts == codec.decode([4], [codes]).result()[0]
 
 
 @settings(max_examples=10, deadline=None)

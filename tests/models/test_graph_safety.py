@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.checkpoint import load, load_codec
-from engine.codec_runner import CodecRunner
-from engine.config import ModelSpec
-from engine.graphs import CODEC_FRAMES, FrameGraphs, Replay, buckets_up_to
+from engine.config import ModelSpec, Sampling
+from engine.loader.checkpoint import load, load_codec
 from engine.models.codec_decoder import CodecDecoder
-from engine.sequence import Sampling, Sequence
-from engine.talker_runner import TalkerRunner
-from tests.engine.sequences import make
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.cuda_graphs import CODEC_FRAMES, FrameGraphs, Replay, buckets_up_to
+from engine.runner.talker_runner import TalkerRunner
+from engine.scheduler.sequence import Sequence
+from tests.engine.scheduler.sequences import make
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 SAMPLING = Sampling(0.9, 50, 0.8, 1.05, 0.9, 50, 0.9, seed=3)

@@ -11,21 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from engine import sampler
-from engine.checkpoint import load, load_codec
-from engine.codec_runner import CodecRunner
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.layers import linear
 from engine.layers.linear import can_pack
+from engine.loader.checkpoint import load, load_codec
 from engine.protocol import ReferenceAudio, Submit
+from engine.runner import sampler
+from engine.runner.codec_runner import CodecRunner
+from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.talker_runner import TalkerRunner
 from engine.startup import transform_weights
-from qtts_openai.prompting import PromptBuilder, find_language
+from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from tests.models import golden
 
 CPU, FP32 = torch.device("cpu"), torch.float32
-SPEECH = golden.CASES["speech"]
-CONFIG = EngineConfig(max_num_seqs=4, max_tokens=512, prefill_tokens=512)
+# The official package reads a template's control tokens in a text as such. Ours never does, so its
+# prompt for that text is another one; tests/gpu still speaks the case from its recorded ids.
+SPEECH = [case for case in golden.CASES["speech"] if case["id"] != "cv7_special_text"]
+CONFIG = EngineConfig(max_num_seqs=4, max_model_len=512, max_num_batched_tokens=512)
 
 
 @pytest.fixture(scope="module", params=["plain", "packed"])
@@ -45,8 +49,12 @@ def make_core(path: Path, packed: bool) -> EngineCore:
         transform_weights(checkpoint, CONFIG, FP32, CPU)
     c = checkpoint.config.talker_config
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
-    codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_tokens)
-    return EngineCore(CONFIG, {"m": checkpoint}, {"m": torch.zeros(shape)}, {"m": codec})
+    codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_model_len)
+    runner = TalkerRunner(checkpoint, torch.zeros(shape), CONFIG.max_num_seqs, CONFIG.max_model_len)
+    talker = NativeTalkerEngine(
+        {"m": runner}, CONFIG.max_num_seqs, CONFIG.max_num_batched_tokens, overlap=False
+    )
+    return EngineCore(CONFIG, {"m": checkpoint}, talker, {"m": codec})
 
 
 def submission(core: EngineCore, case: dict[str, Any], id_: int = 1) -> Submit:
@@ -79,7 +87,7 @@ def end_row(cores: dict[str, EngineCore], monkeypatch: pytest.MonkeyPatch):
         like = case["eos_row_from"]
         if like is None:
             return
-        head = cores[case["checkpoint"]].runners["m"].talker.codec_head
+        head = cores[case["checkpoint"]].talker.runners["m"].talker.codec_head
         inner = head.forward
 
         def forward(x: torch.Tensor) -> torch.Tensor:
@@ -118,10 +126,10 @@ def test_prompt(cores: dict[str, EngineCore], case: dict[str, Any]) -> None:
     if prompt.reference is not None:
         encoder = core.voices["m"]
         voice = encoder.request(prompt.reference, bool(prompt.reference_text)).result()
-    rows, trailing = core.runners["m"].prompts.build(prompt, voice)
+    rows, trailing = core.talker.runners["m"].prompts.build(prompt, voice)
     data = golden.arrays("speech")
     np.testing.assert_allclose(rows.numpy(), data[f"{case['id']}.prompt"], atol=2e-5)
-    pad = core.runners["m"].prompts.pad
+    pad = core.talker.runners["m"].prompts.pad
     trailing = trailing if len(trailing) else pad
     np.testing.assert_allclose(trailing.numpy(), data[f"{case['id']}.trailing"], atol=1e-5)
 
@@ -139,7 +147,9 @@ def test_sampled_codes(
     cores: dict[str, EngineCore], case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the official generator in place of ours, the distributions drawn from are the same."""
-    monkeypatch.setattr(sampler, "draw", lambda probs, uniform: torch.multinomial(probs, 1)[:, 0])
+    monkeypatch.setattr(
+        sampler, "invert_cdf", lambda probs, uniform: torch.multinomial(probs, 1)[:, 0]
+    )
     core = cores[case["checkpoint"]]
     submit = submission(core, case)
     torch.manual_seed(case["seed"])

@@ -13,9 +13,9 @@ import pytest
 from safetensors import safe_open
 
 from engine import CheckpointError
-from engine.random_checkpoint import write_random_checkpoint
-from engine.random_shapes import MARKER, random_checkpoint_config, random_codec_config
-from engine.random_tensors import codec_tensors, model_tensors
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.dummy.configs import MARKER, random_checkpoint_config, random_codec_config
+from engine.dummy.tensors import codec_tensors, model_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cases.json"
 CHECKPOINTS = json.loads(GOLDEN.read_text(encoding="utf-8"))["checkpoints"]
@@ -135,10 +135,10 @@ def test_end_token_stays_behind(tmp_path: Path) -> None:
 def test_full_disk_is_a_checkpoint_error_without_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int) -> None:
+    def full(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("engine.dummy.checkpoint._encode", full)  # in the midst of the weights
     with pytest.raises(CheckpointError, match="No space left"):
         write_tiny(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.random_checkpoint._write_safetensors", interrupt)
+    monkeypatch.setattr("engine.dummy.checkpoint._write_safetensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_tiny(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from engine.config import EngineConfig, ModelSpec
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.dummy.configs import random_checkpoint_config, random_codec_config
+from engine.dummy.tensors import codec_tensors, model_tensors
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -16,9 +19,6 @@ from engine.models.config import CodecConfig, ModelConfig, read_config
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.talker import Talker
 from engine.protocol import AudioChunk, Finished, Prompt, SamplingParams, Submit
-from engine.random_checkpoint import write_random_checkpoint
-from engine.random_shapes import random_checkpoint_config, random_codec_config
-from engine.random_tensors import codec_tensors, model_tensors
 from engine.startup import build
 
 TOKENS = dict.fromkeys(
@@ -43,7 +43,7 @@ def test_every_tensor_of_the_talker_has_its_place(
         nets = [Talker(config.talker_config), CodePredictor(config.talker_config)]
         if config.speaker_encoder_config is not None:
             nets.append(SpeakerEncoder(config.speaker_encoder_config))
-    places = {name: tuple(slot.expected) for net in nets for name, slot in net.slots()}
+    places = {name: tuple(slot.expected) for net in nets for name, slot in net.weight_map()}
     assert places == {spec.name: tuple(spec.shape) for spec in model_tensors(raw)}
 
 
@@ -54,7 +54,7 @@ def test_every_tensor_of_the_codec_has_its_place(tmp_path: Path) -> None:
         decoder, encoder = CodecDecoder(config.decoder_config), CodecEncoder(config)
     published = {spec.name: tuple(spec.shape) for spec in codec_tensors(raw)}
     for net, is_unused in ((decoder, codec_decoder.is_unused), (encoder, codec_encoder.is_unused)):
-        places = {name: tuple(slot.expected) for name, slot in net.slots()}
+        places = {name: tuple(slot.expected) for name, slot in net.weight_map()}
         assert places.items() <= published.items()
         assert all(is_unused(name) for name in published.keys() - places.keys())
     assert decoder.samples_per_frame == 1920
@@ -67,7 +67,7 @@ def test_the_smaller_model_speaks(tmp_path: Path) -> None:
         pytest.skip("needs 4 GB of disk")
     path = tmp_path / "checkpoint"
     write_random_checkpoint(path, model_type="custom_voice", shape="0.6B")
-    config = EngineConfig(device="cpu", max_num_seqs=1, max_tokens=256, kv_cache_memory="64MB")
+    config = EngineConfig(device="cpu", max_num_seqs=1, max_model_len=256, kv_cache_memory="64MB")
     core, ready = build(config, [ModelSpec(id="m", checkpoint=str(path))])
     shutil.rmtree(path)
     assert ready.models[0].model_size == "0b6"

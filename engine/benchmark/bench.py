@@ -1,0 +1,364 @@
+"""How fast the engine is on this machine: no HTTP, no processes, EngineCore.step() in a loop.
+
+Regime. A frame is 80 ms of speech for each sequence of the batch. All sequences start together and
+speak a fixed number of frames (the end token is ignored); prefill and the first WARM_UP frames are
+not counted. "x real time" is the audio seconds that the whole batch makes per second. Random
+weights have the speed of real ones: name a shape, or a checkpoint.
+
+Parts. On a CPU they are timed inside the steps, and `rest` is what they leave: scheduling, copies,
+bookkeeping. On a GPU a step is one recorded graph beside which the codec runs on a stream of its
+own, so each part is timed by itself right after, by the device's clock around ALONE replays; they
+may add up to more than the step. `rest` is then the host's own time in a step, which passes while
+the device works. The predictor's part includes drawing codebook 0; the codec decodes chunks of the
+last size of the ramp.
+
+Beside each part stands its floor (roofline.py), for the bandwidth and the matrix rates that this
+machine has, measured before. `share` is the floors' sum over the parts' sum.
+
+    python -m engine.benchmark.bench --shape 0.6B --dtype bfloat16 --batch 1,8
+
+A table; with --json one JSON document on the last line.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.benchmark import roofline as floor
+from engine.config import EngineConfig, ModelSpec
+from engine.core import EngineCore
+from engine.dummy.checkpoint import write_random_checkpoint
+from engine.errors import EngineError
+from engine.loader.checkpoint import resolve
+from engine.protocol import FRAME_S, Prompt, Ready, SamplingParams, Submit
+from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.talker_runner import TalkerRunner
+from engine.runner.transfer import Download, upload
+from engine.scheduler.sequence import Sequence
+from engine.startup import build, choose_device
+
+SHAPES = ("tiny-0b6", "tiny-1b7", "0.6B", "1.7B")
+BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 32, 64, 128)}
+FRAMES = {"cpu": 24, "cuda": 100}
+WARM_UP = 4
+ALONE = 20
+PROMPT_TOKENS = 64  # no less than a prompt of NUM_TEXT ids takes
+NUM_TEXT = 30
+PARTS = ("talker", "predictor", "codec")
+MODEL = "m"
+
+
+class Stopwatch:
+    """Seconds spent inside methods, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def on(self, owner: Any, method: str, name: str) -> Iterator[None]:
+        inner, had = getattr(owner, method), vars(owner).get(method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - started
+                self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+        setattr(owner, method, timed)
+        try:
+            yield
+        finally:
+            delattr(owner, method) if had is None else setattr(owner, method, had)
+
+
+@torch.inference_mode()
+def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
+    """Seconds per step of a full batch, and where they went."""
+    submit_all(core, batch, spoken(frames))
+    while len(native(core).scheduler.running) < batch or core.num_frames < batch:
+        assert len(core.sequences) == batch, "a sequence ended before the last one began"
+        core.step()
+    for _ in range(WARM_UP):
+        core.step()
+    measured = _on_gpu if native(core).runners[MODEL].device.type == "cuda" else _on_cpu
+    row = measured(core, batch, frames)
+    for seq_id in list(core.sequences):
+        core.abort(seq_id)
+    while core.has_work:
+        core.step()
+    core.talker.check_integrity()
+    core.num_frames = 0
+    return {"batch": batch, "real_time": batch * FRAME_S / row["step_s"], **row}
+
+
+def native(core: EngineCore) -> NativeTalkerEngine:
+    assert isinstance(core.talker, NativeTalkerEngine)
+    return core.talker
+
+
+def spoken(frames: int) -> int:
+    """Frames that a sequence may speak: timed and untimed ones, and those of parts run alone."""
+    return WARM_UP + frames + 3 * ALONE
+
+
+def fits(ready: Ready, config: EngineConfig, batch: int, frames: int) -> bool:
+    blocks = -(-(PROMPT_TOKENS + spoken(frames)) // config.block_size)
+    return batch <= ready.num_rows and batch * blocks <= ready.num_blocks
+
+
+def submit_all(core: EngineCore, batch: int, frames: int) -> None:
+    speakers = list(core.checkpoints[MODEL].info.speakers.values()) or [0]
+    for i in range(batch):
+        prompt = Prompt(
+            role=(0, 1, 2),
+            text=tuple(range(10, 10 + NUM_TEXT)),
+            speakers=((speakers[i % len(speakers)], 1.0),),
+        )
+        params = SamplingParams(max_new_tokens=frames + 1, ignore_eos=True, seed=i)
+        core.add(Submit(i, MODEL, prompt, params))
+
+
+def timed_steps(core: EngineCore, batch: int, frames: int) -> float:
+    """Seconds of one step."""
+    made, started = core.num_frames, time.perf_counter()
+    for _ in range(frames):
+        core.step()
+    elapsed = time.perf_counter() - started
+    assert core.num_frames - made == batch * frames, "a sequence did not speak in every step"
+    return elapsed / frames
+
+
+def _on_cpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
+    runner, codec, watch = native(core).runners[MODEL], core.codecs[MODEL], Stopwatch()
+    with (
+        watch.on(runner.frame, "_feed_back", "talker"),
+        watch.on(runner, "frame", "frame"),
+        watch.on(codec, "_advance", "codec"),
+    ):
+        step_s = timed_steps(core, batch, frames)
+    spent = {name: s / frames for name, s in watch.seconds.items()}
+    split = {"talker": spent["talker"], "predictor": spent["frame"] - spent["talker"]}
+    split["codec"] = spent.get("codec", 0.0)
+    return {"step_s": step_s, "split_s": split | {"rest": step_s - sum(split.values())}}
+
+
+def _on_gpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
+    watch = Stopwatch()
+    with watch.on(Download, "result", "waiting"):
+        step_s = timed_steps(core, batch, frames)
+    runner, codec = native(core).runners[MODEL], core.codecs[MODEL]
+    seqs = native(core).scheduler.running
+    own = torch.cuda.current_stream()
+    whole = device_seconds(frame_alone(runner, seqs, feed_back=True), own)
+    predictor = device_seconds(frame_alone(runner, seqs, feed_back=False), own)
+    chunk = core.config.chunk_ramp[-1]
+    rows, codes = [seq.row for seq in seqs], [[[0] * runner.config.num_code_groups] * chunk] * batch
+    chunk_s = device_seconds(lambda: codec.decode(rows, codes), codec.stream or own)
+    split = {"talker": whole - predictor, "predictor": predictor, "codec": chunk_s / chunk}
+    host = step_s - watch.seconds["waiting"] / frames
+    return {"step_s": step_s, "split_s": split | {"rest": host}}
+
+
+def frame_alone(runner: TalkerRunner, seqs: list[Sequence], feed_back: bool) -> Callable[[], Any]:
+    """The runner's work for a frame of `seqs`; without `feed_back` what follows the talker."""
+    rows, graphs = [seq.row for seq in seqs], runner.frames
+    runner.backend.begin(seqs)
+    if graphs is not None:
+        return lambda: graphs(rows, feed_back)
+    at = upload(rows, runner.device)
+    return lambda: runner.frame(at, feed_back)
+
+
+def device_seconds(run: Callable[[], Any], stream: torch.cuda.Stream) -> float:
+    """Of one run, by the device's clock around ALONE of them in a row."""
+    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    run()
+    start.record(stream)
+    for _ in range(ALONE):
+        run()
+    end.record(stream)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / ALONE
+
+
+def floors(core: EngineCore, machine: floor.Machine, batch: int, frames: int) -> dict[str, float]:
+    """Least seconds per step of each part."""
+    runner, codec, weights = (
+        native(core).runners[MODEL],
+        core.codecs[MODEL],
+        core.config.quantization,
+    )
+    dtype, chunk = runner.kv_cache.dtype, core.config.chunk_ramp[-1]
+    context = PROMPT_TOKENS / 2 + WARM_UP + frames / 2
+    work = {
+        "talker": floor.talker_work(runner.config, batch, context, dtype, weights),
+        "predictor": floor.predictor_work(runner.config, batch, dtype, weights),
+        "codec": floor.codec_work(codec.decoder.config, batch, chunk, codec.dtype),
+    }
+    return {name: part.least_s(machine) for name, part in work.items()}
+
+
+def memory(core: EngineCore, ready: Ready) -> dict[str, int]:
+    """Bytes; `peak` is what torch had given out at most, `reserved` what it holds."""
+    codec = core.codecs[MODEL]
+    known = {"kv_cache": ready.kv_cache_bytes, "codec_state": codec.state.nbytes}
+    if codec.device.type != "cuda":
+        return known
+    tensors = {}
+    for net in (
+        native(core).runners[MODEL].talker,
+        native(core).runners[MODEL].predictor,
+        codec.decoder,
+    ):
+        found = [*net.parameters(), *(getattr(m, "fused", None) for m in net.modules())]
+        for tensor in (getattr(item, "weight", item) for item in found if item is not None):
+            tensors[tensor.data_ptr()] = tensor.nbytes
+    return known | {
+        "weights": sum(tensors.values()),
+        "peak": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.memory_reserved(),
+    }
+
+
+def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
+    device = choose_device(EngineConfig(device=args.device))
+    frames, batches = args.frames or FRAMES[device.type], args.batch or BATCHES[device.type]
+    on_auto_gpu = device.type == "cuda" and not args.batch
+    config = EngineConfig(
+        device=args.device,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        kernels=args.kernels,
+        cuda_graphs=not args.no_cuda_graphs,
+        threads=args.threads,
+        max_num_seqs="auto" if on_auto_gpu else max(batches),
+        # The whole batch starts in one step; room for the chunks that are decoded on top.
+        max_num_batched_tokens=max(512, PROMPT_TOKENS * max(batches)),
+        max_model_len=1024 + frames,
+    )
+    resolve(spec)  # a wrong name is said before anything is measured
+    machine = floor.measure_machine(device)  # before the KV cache takes the memory
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    print(describe(machine, device))
+    core, ready = build(config, [spec])
+    source = args.shape or args.checkpoint
+    print(f"{source}, {ready.dtype}, quantization {args.quantization}\n\n{COLUMNS}", flush=True)
+    rows = []
+    for batch in batches:
+        if not fits(ready, config, batch, frames):
+            print(f"{batch:5d}  does not fit: {ready.num_rows} rows, {ready.num_blocks} KV blocks")
+            continue
+        row = measure(core, batch, frames)
+        rows.append(row | {"floor_s": floors(core, machine, batch, frames)})
+        print(as_line(rows[-1]), flush=True)
+    used = memory(core, ready)
+    print("\nGB: " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in used.items()))
+    core.close()
+    return {
+        "benchmark": "engine.benchmark.bench",
+        "model": source,
+        "device": ready.device,
+        "dtype": ready.dtype,
+        "quantization": args.quantization,
+        "kernels": native(core).runners[MODEL].kernels,
+        "cuda_graphs": native(core).runners[MODEL].frames is not None,
+        "threads": torch.get_num_threads(),
+        "frames": frames,
+        "load_s": ready.load_s,
+        "machine": {"name": name_of(device), **asdict(machine)},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "memory_bytes": used,
+        "rows": rows,
+    }
+
+
+def name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    return platform.machine()
+
+
+def describe(machine: floor.Machine, device: torch.device) -> str:
+    rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {name}" for name, rate in machine.flop_s.items())
+    return f"{name_of(device)}: reads {machine.bandwidth_bytes_s / 1e9:.0f} GB/s, {rates}"
+
+
+COLUMNS = (
+    "batch  ms/frame  x real time" + "".join(f"{part + '/floor':>16}" for part in PARTS)
+) + "    rest  share"
+
+
+def as_line(row: dict[str, Any]) -> str:
+    split, least = row["split_s"], row["floor_s"]
+    cells = [f"{split[part] * 1e3:.2f}/{least[part] * 1e3:.2f}" for part in PARTS]
+    share = sum(least.values()) / sum(split[part] for part in PARTS)
+    return (
+        f"{row['batch']:5d} {row['step_s'] * 1e3:9.2f} {row['real_time']:12.2f}"
+        + "".join(f"{cell:>16}" for cell in cells)
+        + f"{split['rest'] * 1e3:8.2f} {share:6.0%}"
+    )
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.benchmark.bench", description=__doc__.splitlines()[0]
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
+    source.add_argument("--checkpoint", default="embedded", help="directory or Hugging Face id")
+    add("--batch", type=lambda text: tuple(map(int, text.split(","))), help="such as 1,8,32")
+    add("--frames", type=int, help="timed frames per sequence")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--quantization", choices=("none", "int8", "int4"), default="none")
+    add("--kernels", choices=("auto", "torch", "triton"), default="auto")
+    add("--no-cuda-graphs", action="store_true", help="launch every kernel anew")
+    add("--threads", type=int, default=0, help="torch threads; 0 measures")
+    add("--json", action="store_true", help="also print one JSON document, as the last line")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    logging.getLogger("engine.startup").setLevel("ERROR")  # random weights are no news here
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = ModelSpec(id=MODEL, checkpoint=args.checkpoint)
+            if args.shape:
+                path = Path(folder) / args.shape
+                write_random_checkpoint(
+                    path, model_type="custom_voice", shape=args.shape, progress=True
+                )
+                spec = ModelSpec(id=MODEL, checkpoint=str(path))
+            result = run(args, spec)
+    except EngineError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""A checkpoint directory on disk, and the nets in it.
+
+`resolve` turns what the configuration says (a directory, a Hugging Face id, "embedded") into a
+local directory; `load` reads the nets of it straight to the device and dtype they run in.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.config import ModelSpec
+from engine.errors import CheckpointError
+from engine.models import codec_decoder, codec_encoder
+from engine.models.code_predictor import CodePredictor
+from engine.models.codec_decoder import CodecDecoder
+from engine.models.codec_encoder import CodecEncoder
+from engine.models.config import CodecConfig, GenerationConfig, ModelConfig, read_config
+from engine.models.speaker_encoder import SpeakerEncoder
+from engine.models.talker import Talker
+from engine.models.weights import load_weights
+from engine.protocol import ModelInfo
+
+EMBEDDED = "embedded"
+TRAINED_VOICE = Path(__file__).parent.parent / "data" / "voice"
+FILES = ("*.json", "merges.txt", "model.safetensors", "speech_tokenizer/*")
+REQUIRED = (
+    "config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "model.safetensors",
+    "speech_tokenizer/config.json",
+    "speech_tokenizer/model.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One loaded checkpoint. The encoders are there for Base only."""
+
+    info: ModelInfo
+    config: ModelConfig
+    generation: GenerationConfig
+    codec_config: CodecConfig
+    talker: Talker
+    predictor: CodePredictor
+    speaker_encoder: SpeakerEncoder | None
+    codec_encoder: CodecEncoder | None
+
+
+def resolve(spec: ModelSpec) -> Path:
+    """The local directory of a checkpoint, downloaded first where need be."""
+    if spec.checkpoint == EMBEDDED:
+        return TRAINED_VOICE
+    path = Path(spec.checkpoint).expanduser()
+    if path.is_dir():
+        return path
+    if (
+        path.is_absolute()
+        or spec.checkpoint.startswith((".", "~"))
+        or spec.checkpoint.count("/") != 1
+    ):
+        raise CheckpointError(
+            f"checkpoint {spec.checkpoint!r} of model {spec.id!r}: no such directory, "
+            "and not a Hugging Face id (owner/name)"
+        )
+    return _download(spec)
+
+
+def _download(spec: ModelSpec) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(spec.checkpoint, revision=spec.revision, allow_patterns=list(FILES))
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"checkpoint {spec.checkpoint!r} of model {spec.id!r} could not be downloaded: "
+            f"{reason} (check the name and the network, or give a local directory)"
+        ) from None
+
+
+def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
+    """config.json, and what of it the HTTP side gets to know."""
+    for name in REQUIRED:
+        if not (path / name).is_file():
+            raise CheckpointError(
+                f"{path / name}: file is missing; is {path} a complete checkpoint?"
+            )
+    config = read_config(path / "config.json", ModelConfig)
+    _check_ids(path / "config.json", config)
+    talker = config.talker_config
+    info = ModelInfo(
+        id=spec.id,
+        path=str(path),
+        model_type=config.tts_model_type,
+        model_size=config.tts_model_size,
+        speakers=talker.spk_id,
+        speaker_dialects={
+            name: d for name, d in talker.spk_is_dialect.items() if isinstance(d, str)
+        },
+        languages=talker.codec_language_id,
+        supports_instruct=config.supports_instruct,
+        random_weights=config.qtts_random_weights,
+        embedding_size=talker.hidden_size if config.tts_model_type == "base" else 0,
+        speaker_gains_db=config.qtts_speaker_gains_db,
+    )
+    return config, info
+
+
+def _check_ids(path: Path, config: ModelConfig) -> None:
+    """Every id that config.json names has a row in the embeddings."""
+    c = config.talker_config
+    codec = {name: getattr(c, name) for name in c.__struct_fields__ if name.endswith("_id")}
+    named = {f"spk_id.{name}": id_ for name, id_ in c.spk_id.items()}
+    named |= {f"codec_language_id.{name}": id_ for name, id_ in c.codec_language_id.items()}
+    text = {name: getattr(config, f"tts_{name}_token_id") for name in ("pad", "bos", "eos")}
+    rows = [(f"talker_config.{name}", id_, c.vocab_size) for name, id_ in (codec | named).items()]
+    rows += [(f"tts_{name}_token_id", id_, c.text_vocab_size) for name, id_ in text.items()]
+    for name, id_, size in rows:
+        if isinstance(id_, int) and not 0 <= id_ < size:
+            raise CheckpointError(f"{path}: {name} is {id_}, and the vocabulary has {size} entries")
+
+
+def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
+    """Everything of a checkpoint but the codec decoder, which is shared (load_codec)."""
+    config, info = read_info(spec, path)
+    codec_config = read_config(path / "speech_tokenizer" / "config.json", CodecConfig)
+    generation_file = path / "generation_config.json"
+    generation = (
+        read_config(generation_file, GenerationConfig)
+        if generation_file.is_file()
+        else GenerationConfig()
+    )
+    is_base = config.tts_model_type == "base"
+    speaker_config = config.speaker_encoder_config if is_base else None
+    if is_base and speaker_config is None:
+        raise CheckpointError(
+            f"{path / 'config.json'}: a base checkpoint needs speaker_encoder_config"
+        )
+    with _building(path / "config.json", dtype, device):
+        talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
+        speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
+    nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
+    load_weights(path / "model.safetensors", [slot for net in nets for slot in net.weight_map()])
+    encoder = load_codec_encoder(path, codec_config, device) if is_base else None
+    return Checkpoint(
+        info, config, generation, codec_config, talker, predictor, speaker_encoder, encoder
+    )
+
+
+def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:
+    """The codec decoder of a checkpoint directory."""
+    config_file = path / "speech_tokenizer" / "config.json"
+    config = read_config(config_file, CodecConfig)
+    with _building(config_file, dtype, device):
+        decoder = CodecDecoder(config.decoder_config)
+    load_weights(
+        path / "speech_tokenizer" / "model.safetensors",
+        decoder.weight_map(),
+        unused=codec_decoder.is_unused,
+    )
+    decoder.finish_loading()
+    return decoder
+
+
+def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) -> CodecEncoder:
+    with _building(path / "speech_tokenizer" / "config.json", torch.float32, device):
+        encoder = CodecEncoder(config)
+    load_weights(
+        path / "speech_tokenizer" / "model.safetensors",
+        encoder.weight_map(),
+        unused=codec_encoder.is_unused,
+    )
+    encoder.finish_loading()
+    return encoder
+
+
+class _building:
+    """Parameters made inside get this dtype and device; no initialisation runs, every value comes
+    from the file. Whatever fails inside is the fault of the configuration at `path`.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self.path, self.dtype, self.device = path, dtype, device
+
+    def __enter__(self) -> None:
+        self.previous = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        self.device.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.device.__exit__(kind, error, traceback)
+        torch.set_default_dtype(self.previous)
+        if isinstance(error, Exception):
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CheckpointError(
+                f"{self.path}: no model can be built from it ({reason})"
+            ) from None

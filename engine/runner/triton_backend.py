@@ -1,0 +1,141 @@
+"""The step's operations in Triton's kernels: nothing asks the host, so a step can be a CUDA graph.
+
+Every token has a row, a position and a KV slot, so prompts of any cut, decode and the code
+predictor's passes are the same two kernels (rope.py, attention.py).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels.attention import num_splits, paged_attention
+from engine.kernels.rope import norm_rope_write
+from engine.kernels.sampling import sample_code0, sample_codes
+from engine.layers.attention import Attention
+from engine.layers.norm import RMSNorm
+from engine.layers.rotary import RotaryTable
+from engine.models.config import TalkerConfig
+from engine.runner.row_buffers import RowBuffers
+from engine.scheduler.scheduler import PrefillChunk
+from engine.scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """T tokens: positions, slot_mapping, rows [T] int64; block_tables [R, N] of all rows."""
+
+    rotary: RotaryTable
+    positions: Tensor
+    slot_mapping: Tensor
+    rows: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+    splits: int = 1
+
+    def attend(self, qkv: Tensor, qk_norm: RMSNorm, cache: Tensor) -> Tensor:
+        """cache [2, num_blocks, block_size, kv_heads, D] of one layer."""
+        q = norm_rope_write(
+            qkv,
+            qk_norm.weight,
+            qk_norm.eps,
+            self.rotary.cos,
+            self.rotary.sin,
+            self.positions,
+            self.slot_mapping,
+            cache,
+        )
+        return paged_attention(
+            q, cache, self.block_tables, self.rows, self.context_lens, splits=self.splits
+        )
+
+
+class TritonBackend:
+    def __init__(
+        self,
+        config: TalkerConfig,
+        buffers: RowBuffers,
+        rotary: RotaryTable,
+        inner_rotary: RotaryTable,
+    ) -> None:
+        self.config, self.buffers = config, buffers
+        self.rotary, self.inner_rotary = rotary, inner_rotary
+        inner, num_rows = config.code_predictor_config, buffers.num_rows + 1
+        # The predictor's keys and values are pages too: one block of 16 positions per row.
+        self.scratch = buffers.hidden.new_zeros(
+            inner.num_hidden_layers,
+            2,
+            num_rows,
+            config.num_code_groups,
+            inner.num_key_value_heads,
+            inner.head_dim,
+        )
+        self.own_block = torch.arange(num_rows, device=buffers.device)[:, None]
+        self.num_sms = _num_multiprocessors(buffers.device)
+        self._passes: dict[int, list[Attention]] = {}
+
+    def begin(self, seqs: list[Sequence]) -> None:
+        pass
+
+    def prefill(self, chunks: list[PrefillChunk], rows: Tensor, positions: Tensor) -> Attention:
+        return self._tokens(rows, positions, self.buffers.slots(rows, positions))
+
+    def decode(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Attention:
+        return self._tokens(rows, positions, slots)
+
+    def _tokens(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Attention:
+        return TokenBatch(
+            rotary=self.rotary,
+            positions=positions,
+            slot_mapping=slots,
+            rows=rows,
+            context_lens=positions + 1,
+            block_tables=self.buffers.block_tables,
+            splits=num_splits(len(rows), self.config.num_key_value_heads, self.num_sms),
+        )
+
+    def passes(self, batch: int) -> list[Attention]:
+        """Kept, so that a graph's tensors live as long as it may be replayed."""
+        if batch not in self._passes:
+            self._passes[batch] = [
+                self._pass(batch, first=g + 1 if g else 0, end=g + 2)
+                for g in range(self.config.num_code_groups - 1)
+            ]
+        return self._passes[batch]
+
+    def _pass(self, batch: int, first: int, end: int) -> Attention:
+        device, size = self.buffers.device, self.config.num_code_groups
+        positions = torch.arange(first, end, device=device).repeat(batch)
+        rows = torch.arange(batch, device=device).repeat_interleave(end - first)
+        return TokenBatch(
+            rotary=self.inner_rotary,
+            positions=positions,
+            slot_mapping=rows * size + positions,
+            rows=rows,
+            context_lens=positions + 1,
+            block_tables=self.own_block,
+        )
+
+    def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
+        b, c = self.buffers, self.config
+        return sample_code0(
+            logits,
+            rows,
+            b.sampling,
+            b.num_frames,
+            b.ends_from,
+            b.seen,
+            c.num_codes,
+            c.codec_eos_token_id,
+        )
+
+    def sample(self, logits: Tensor, rows: Tensor, codebook: int) -> Tensor:
+        b = self.buffers
+        return sample_codes(logits, rows, b.sampling, b.num_frames, codebook)
+
+
+def _num_multiprocessors(device: torch.device) -> int:
+    """1 where there is no GPU: kernels are interpreted there."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count

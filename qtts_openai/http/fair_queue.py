@@ -1,0 +1,152 @@
+"""Whose utterance goes to the engine next, when more are asked for than it can speak at once.
+
+In: tickets (one an utterance) with the name of their caller. Out: `begin()` is called on the ticket
+that gets a free place. Policy only: no clock, no I/O.
+
+The engine's own queue is first come, first served, so little is put into it: a ticket without a
+place waits here, in one line per caller. A free place goes to the callers in turn. While several
+callers wait, none of them gets more than half of the places; one alone may have all. What has begun
+is never broken off, so until it has half of the places a newcomer waits for the end of one
+utterance at most.
+
+When too many wait, the newest ticket of the longest line is refused in favour of a caller whose
+line is shorter. Firm tickets are never refused: parts of an answer, or of a batch, that has begun.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from engine import QueueFullError
+
+
+class Ticket(Protocol):
+    """One utterance that wants a place. Compared by identity."""
+
+    @property
+    def who(self) -> str: ...
+
+    @property
+    def is_firm(self) -> bool: ...
+
+    def begin(self) -> bool:
+        """Take the place. False: it needs none any more. QueueFullError: not possible now."""
+        ...
+
+    def refuse(self, error: QueueFullError) -> None: ...
+
+
+class FairQueue:
+    """`num_places` is asked anew each time, as workers come and go; 0: begin, which says why not.
+
+    Every ticket that entered must `leave`, once, unless it was refused or would not begin.
+    """
+
+    def __init__(self, num_places: Callable[[], int], max_waiting: int) -> None:
+        self._num_places = num_places
+        self._max_waiting = max_waiting
+        self._lines: OrderedDict[str, OrderedDict[Ticket, None]] = OrderedDict()
+        self._active: dict[str, int] = {}
+        self.num_waiting = self.num_active = 0
+        self._num_soft = 0  # of those that wait: not firm
+
+    def enter(self, ticket: Ticket, ahead: bool = False) -> None:
+        """Begin the ticket, or let it wait: at the end of its caller's line, or `ahead` of it.
+        QueueFullError where too many wait.
+        """
+        if not ticket.is_firm:
+            self.check_room(ticket.who)
+            if self._must_push():
+                self._push_out()
+        self._put(ticket, ahead)
+        self._serve()
+
+    def check_room(self, who: str) -> None:
+        """QueueFullError where a new ticket of this caller would be refused."""
+        if not self._must_push():
+            return
+        is_shorter = len(self._lines.get(who, ())) + 1 < len(self._longest())
+        if not is_shorter or (self._num_soft >= self._max_waiting and self._victim() is None):
+            under_way = self.num_active + self.num_waiting
+            raise QueueFullError(f"{under_way} utterances are already running or waiting")
+
+    def leave(self, ticket: Ticket) -> None:
+        """The ticket has ended, or does not want to wait any longer."""
+        if not self._take_out(ticket):
+            self._count(ticket, -1)
+        self._serve()
+
+    def num_active_of(self, who: str) -> int:
+        return self._active.get(who, 0)
+
+    def _is_full(self) -> bool:
+        return 0 < self._num_places() <= self.num_active
+
+    def _must_push(self) -> bool:
+        return self._is_full() and self.num_waiting >= self._max_waiting
+
+    def _serve(self) -> None:
+        """Fill the free places."""
+        while self._lines and not self._is_full():
+            ticket = self._next()
+            self._take_out(ticket)
+            self._count(ticket, 1)
+            try:
+                if ticket.begin():
+                    continue
+                self._count(ticket, -1)
+            except QueueFullError as error:
+                self._count(ticket, -1)
+                if self.num_active:  # whose end is when to try again
+                    return self._put(ticket, ahead=True)
+                ticket.refuse(error)
+
+    def _next(self) -> Ticket:
+        """The head of the line whose turn it is; its next turn comes after everybody else's."""
+        half = (self._num_places() + 1) // 2
+        who = next(iter(self._lines))
+        if len(self._lines) > 1:
+            # At most two callers can have half of the places, so this does not look far.
+            who = next((w for w in self._lines if self.num_active_of(w) < half), who)
+        self._lines.move_to_end(who)
+        return next(iter(self._lines[who]))
+
+    def _put(self, ticket: Ticket, ahead: bool) -> None:
+        line = self._lines.setdefault(ticket.who, OrderedDict())
+        line[ticket] = None
+        line.move_to_end(ticket, last=not ahead)
+        self.num_waiting += 1
+        self._num_soft += not ticket.is_firm
+
+    def _take_out(self, ticket: Ticket) -> bool:
+        """False where it did not wait."""
+        line = self._lines.get(ticket.who)
+        if line is None or ticket not in line:
+            return False
+        del line[ticket]
+        self.num_waiting -= 1
+        self._num_soft -= not ticket.is_firm
+        if not line:
+            del self._lines[ticket.who]
+        return True
+
+    def _count(self, ticket: Ticket, change: int) -> None:
+        self.num_active += change
+        number = self.num_active_of(ticket.who) + change
+        assert number >= 0, "a ticket leaves once"
+        if number:
+            self._active[ticket.who] = number
+        else:
+            del self._active[ticket.who]
+
+    def _longest(self) -> OrderedDict[Ticket, None]:
+        return max(self._lines.values(), key=len, default=OrderedDict())
+
+    def _victim(self) -> Ticket | None:
+        """The newest of the longest line that may be refused."""
+        return next((t for t in reversed(self._longest()) if not t.is_firm), None)
+
+    def _push_out(self) -> None:
+        if ticket := self._victim():
+            self._take_out(ticket)
+            ticket.refuse(QueueFullError("others had waited for longer, or less"))

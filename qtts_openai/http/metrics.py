@@ -1,0 +1,167 @@
+"""Prometheus metrics of the HTTP side and, at each scrape, the engine's latest Stats."""
+
+from collections.abc import Callable, Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from engine import EngineClient, Stats
+from qtts_openai.decoding.client import Outcome
+
+_TTFA_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30)
+_RTF_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.25, 1.5, 2, 5)
+_LAG_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
+
+
+# Fields of engine.Stats: what grows for ever is a counter, whose name ends in _total.
+_STATS: tuple[tuple[str, type[GaugeMetricFamily] | type[CounterMetricFamily], str], ...] = (
+    *(
+        (name, GaugeMetricFamily, name)
+        for name in Stats.__struct_fields__
+        if name.startswith("num_") and name not in ("num_steps", "num_frames", "num_runaways")
+    ),
+    ("num_steps", CounterMetricFamily, "steps"),
+    ("num_frames", CounterMetricFamily, "frames"),
+    ("num_runaways", CounterMetricFamily, "runaways"),
+    ("prefill_s", CounterMetricFamily, "prefill_seconds"),
+    ("decode_s", CounterMetricFamily, "decode_seconds"),
+    ("codec_s", CounterMetricFamily, "codec_seconds"),
+)
+
+
+class Metrics:
+    """`cached_bytes` and `num_queued` are asked at each scrape."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        cached_bytes: Callable[[], int] = int,
+        num_queued: Callable[[], int] = int,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineCollector(engine, num_queued))
+        self.requests = Counter(
+            "qtts_http_requests",
+            "HTTP answers",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self.ttfa = Histogram(
+            "qtts_ttfa_seconds",
+            "Request read to first PCM of the engine or the cache",
+            buckets=_TTFA_BUCKETS,
+            registry=self.registry,
+        )
+        self.rtf = Histogram(
+            "qtts_real_time_factor",
+            "Time that an answer took by the seconds of its speech; a slow listener's counts, too",
+            buckets=_RTF_BUCKETS,
+            registry=self.registry,
+        )
+        self.live_sessions = Gauge(
+            "qtts_live_sessions", "Live sessions that are open", ["dialect"], registry=self.registry
+        )
+        self.live_first_audio = Histogram(
+            "qtts_live_first_audio_seconds",
+            "First text of a live utterance to its first audio",
+            buckets=_TTFA_BUCKETS,
+            registry=self.registry,
+        )
+        self.live_cancels = Counter(
+            "qtts_live_cancels", "Live utterances cut short", ["dialect"], registry=self.registry
+        )
+        self.live_heard = Counter(
+            "qtts_live_cancelled_heard_seconds",
+            "Of utterances that were cut short, what was heard",
+            ["dialect"],
+            registry=self.registry,
+        )
+        self.streams = Gauge("qtts_streams", "Answers being spoken", registry=self.registry)
+        self.audio = Counter("qtts_audio_seconds", "Seconds of speech made", registry=self.registry)
+        self.characters = Counter("qtts_characters", "Characters of input", registry=self.registry)
+        self.finished = Counter(
+            "qtts_finished", "Utterances by how they ended", ["reason"], registry=self.registry
+        )
+        self.loop_lag = Histogram(
+            "qtts_event_loop_lag_seconds",
+            "How late the event loop came to a timer, ten times a second",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
+
+        self.refused = Counter(
+            "qtts_refused",
+            "Requests refused for their key, a limit or a full queue",
+            ["reason"],
+            registry=self.registry,
+        )
+
+        self.rate_store_failures = Counter(
+            "qtts_rate_store_failures",
+            "Questions and reports that the shared store of limits did not get",
+            registry=self.registry,
+        )
+
+        self.decoded = Counter(
+            "qtts_decoder_files",
+            "Audio files of requests by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+        self.cache_answers = Counter(
+            "qtts_cache_answers",
+            "Utterances that a cache may serve, by whether it did",
+            ["result"],
+            registry=self.registry,
+        )
+        cache_bytes = Gauge("qtts_cache_bytes", "PCM in the cache", registry=self.registry)
+        cache_bytes.set_function(cached_bytes)
+
+        for outcome in get_args(Outcome):
+            self.decoded.labels(outcome)
+
+    def count_decoded(self, outcome: Outcome) -> None:
+        self.decoded.labels(outcome).inc()
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class _EngineCollector:
+    def __init__(self, engine: EngineClient, num_queued: Callable[[], int]) -> None:
+        self._engine = engine
+        self._num_queued = num_queued
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "qtts_engine_ready",
+            "1 while the engine is ready",
+            float(self._engine.status == "ready"),
+        )
+        for name, kind, shown in _STATS:
+            help_ = f"{name} of engine.Stats"
+            labels = ["worker"]
+            family = kind(f"qtts_engine_{shown}", help_, labels=labels)
+            for worker, stats in enumerate(self._engine.stats):
+                family.add_metric([str(worker)], float(getattr(stats, name)))
+            yield family
+        yield from self._load()
+
+    def _load(self) -> Iterator[Metric]:
+        """What autoscalers and routers read, over all workers; the names of vLLM are those that
+        llm-d's endpoint picker and vLLM's dashboards know.
+        """
+        stats = [one for one in self._engine.stats if one is not None]
+        running = float(sum(one.num_running for one in stats))
+        waiting = float(sum(one.num_waiting for one in stats) + self._num_queued())
+        blocks = sum(one.num_blocks for one in stats)
+        used = 1 - sum(one.num_free_blocks for one in stats) / blocks if blocks else 0.0
+        load = "Utterances spoken and waiting"
+        yield GaugeMetricFamily("qtts_engine_load", load, running + waiting)
+        for name, value in (("running", running), ("waiting", waiting)):
+            alias = f"vllm:num_requests_{name}"
+            yield GaugeMetricFamily(alias, f"Utterances {name}, by vLLM's name", value)
+        usage = "Part of the KV cache in use, by vLLM's name"
+        yield GaugeMetricFamily("vllm:kv_cache_usage_perc", usage, used)

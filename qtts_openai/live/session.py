@@ -1,0 +1,386 @@
+"""LiveSession: what all dialects are translations of.
+
+Verbs go in (append, flush, cancel, close) and never wait; events come out, in order:
+
+    Started -> Audio ... -> Words -> Finished     for each utterance that was flushed
+    Cancelled                                     after which nothing of what was cancelled comes
+    Failed                                        in place of the rest of an utterance
+
+An utterance is the text up to a flush. Utterances are spoken one after the other, and the text of
+one may come while it is spoken: the engine has a place for it from its first words on, until it is
+whole or nothing has come for `engine.open_text_timeout_s`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, SpeechStream
+from qtts_openai.errors import ApiError, as_api_error, invalid
+from qtts_openai.http.turns import Turn
+from qtts_openai.live.utterance import Piece, Utterance
+from qtts_openai.live.voice import LiveVoice, OpenTexts
+from qtts_openai.live.words import Word, split_at
+from qtts_openai.speech.encoders import AudioEncoder
+from qtts_openai.speech.loudness import amplify
+
+logger = logging.getLogger(__name__)
+
+BYTES_PER_S = SAMPLE_RATE_HZ * 2
+SILENCE_S = 0.25  # at once
+
+
+class Started(msgspec.Struct, frozen=True):
+    index: int
+    text: str  # so far
+
+
+class Audio(msgspec.Struct, frozen=True):
+    """Encoded; `start_s` and `duration_s` are of the speech in it, within the utterance."""
+
+    index: int
+    data: bytes
+    start_s: float
+    duration_s: float
+
+
+class Words(msgspec.Struct, frozen=True):
+    index: int
+    words: list[Word]
+    estimated: bool = True
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """`text` is empty where there was nothing to say."""
+
+    index: int
+    text: str
+    audio_s: float
+    reason: str = "stop"
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """`index` is of the utterance that was heard, None where nothing was under way."""
+
+    index: int | None
+    played_s: float
+    text_spoken: str
+    text_remaining: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    index: int
+    error: ApiError
+    has_audio: bool
+
+
+Event = Started | Audio | Words | Finished | Cancelled | Failed
+
+
+class LiveSession:
+    """`by_sentence`: whole sentences, for formats and clients that need files; so does a voice
+    that cannot take text while it speaks.
+    """
+
+    def __init__(self, voice: LiveVoice, open_texts: OpenTexts, by_sentence: bool = False) -> None:
+        self.voice, self._open_texts = voice, open_texts
+        self.settings = voice.service.settings.live
+        self.by_sentence = by_sentence or not voice.is_live
+        self._utterances: deque[Utterance] = deque()  # not spoken to the end
+        self._playing: deque[Utterance] = deque()  # made, and perhaps not heard to the end
+        self._events: deque[Event] = deque()
+        self._news, self._room, self._text_news = (asyncio.Event() for _ in range(3))
+        self._unsent_s = self._offset_s = self._plays_until = 0.0
+        self._num_utterances = 0
+        self._closed = False
+        self._task = asyncio.create_task(self._run())
+
+    # ---- verbs ----
+
+    def append(self, text: str) -> None:
+        """ApiError where more is held than a session may."""
+        held = sum(u.num_held for u in self._utterances) + len(text)
+        if held > self.settings.max_held_chars:
+            message = f"text: {held} characters wait to be spoken, and at most "
+            raise invalid(f"{message}{self.settings.max_held_chars} may.", "text", "text_too_long")
+        self._current().append(text)
+
+    def flush(self) -> int:
+        """The utterance ends here; its index."""
+        utterance = self._current()
+        utterance.flush()
+        return utterance.index
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is spoken and nothing is left to send."""
+        return not self._utterances and not self._events
+
+    @property
+    def waits_for_text(self) -> bool:
+        """Nothing is left to say of an utterance that has not been flushed."""
+        first = self._utterances[0] if self._utterances else None
+        return first is not None and not first.is_flushed and not first.num_held
+
+    @property
+    def index(self) -> int:
+        """Of the utterance that text goes to now."""
+        return self._current().index
+
+    def cancel(self, played_s: float | None = None) -> None:
+        """Drop everything that is not heard yet. `played_s`: how much of the utterance that is
+        heard now its listener says to have heard. Idempotent; always answered by Cancelled.
+        """
+        told = self._heard(played_s)
+        self._task.cancel()
+        self._utterances.clear()
+        self._playing.clear()
+        # An answer that was given stays: each cancel has its own.
+        kept = [event for event in self._events if isinstance(event, Cancelled)]
+        self._events = deque([*kept, told])
+        self._unsent_s = self._plays_until = 0.0
+        self._task = asyncio.create_task(self._run())
+        self._news.set()
+
+    def within_heard(self, offset_s: float) -> float:
+        """An offset in the audio of the session, in the utterance that is heard."""
+        now = time.monotonic()
+        every = (*self._playing, *self._utterances)
+        over = [u for u in self._playing if u.heard_s(now) >= u.audio_s]
+        heard = next((u for u in every if u not in over), None)
+        return max(0.0, offset_s - heard.offset_s) if heard is not None else 0.0
+
+    def reconfigure(self, voice: LiveVoice, by_sentence: bool) -> None:
+        """For utterances from here on."""
+        self.voice, self.by_sentence = voice, by_sentence or not voice.is_live
+
+    async def close(self) -> None:
+        """Abort what is left; idempotent."""
+        self._closed = True
+        self._task.cancel()
+        self._news.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def events(self) -> AsyncIterator[Event]:
+        """For one reader. What it has taken counts as sent."""
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, Audio):
+                    self._note_sent(event)
+                yield event
+            if self._closed:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    # ---- what is heard ----
+
+    def _note_sent(self, audio: Audio) -> None:
+        self._unsent_s -= audio.duration_s
+        self._room.set()
+        every = (*self._playing, *self._utterances)
+        utterance = next((u for u in every if u.index == audio.index), None)
+        if utterance is None:
+            return
+        now = time.monotonic()
+        if utterance.starts_at is None:
+            utterance.starts_at = max(now, self._plays_until)
+        utterance.sent_s += audio.duration_s
+        self._plays_until = max(now, self._plays_until) + audio.duration_s
+
+    def _heard(self, played_s: float | None) -> Cancelled:
+        now = time.monotonic()
+        every = [u for u in (*self._playing, *self._utterances) if u.text]
+        over = [u for u in every if u in self._playing and u.heard_s(now) >= u.audio_s]
+        left = [u for u in every if u not in over]
+        if not left:
+            return Cancelled(None, 0.0, "", "")
+        first = left[0]
+        played_s = first.heard_s(now) if played_s is None else min(played_s, first.sent_s)
+        spoken, remaining = split_at(first.words(), played_s)
+        rest = " ".join([remaining, *(u.text for u in left[1:])]).strip()
+        return Cancelled(first.index, played_s, spoken, rest)
+
+    # ---- speaking ----
+
+    def _current(self) -> Utterance:
+        if not self._utterances or self._utterances[-1].is_flushed:
+            index, self._num_utterances = self._num_utterances, self._num_utterances + 1
+            utterance = Utterance(index, self.voice, self.settings, self.by_sentence)
+            self._utterances.append(utterance)
+            self._text_news.set()
+        return self._utterances[-1]
+
+    async def _run(self) -> None:
+        while True:
+            while not self._utterances:
+                self._text_news.clear()
+                await self._text_news.wait()
+            utterance = self._utterances[0]
+            try:
+                await self._speak(utterance)
+            except Exception as error:
+                # What comes of its text later is a new utterance.
+                if not isinstance(error, EngineError | ApiError):
+                    logger.error("a live utterance failed", exc_info=error)
+                self._tell(Failed(utterance.index, as_api_error(error), utterance.audio_s > 0))
+            self._utterances.popleft()
+
+    async def _speak(self, utterance: Utterance) -> None:
+        voice, reason = self.voice, "stop"
+        request = voice.request
+        encoder = AudioEncoder(
+            request.response_format, sample_rate=request.sample_rate, speed=request.speed
+        )
+        utterance.offset_s = self._offset_s
+        while piece := await _next_piece(utterance):
+            if piece.silence_s:
+                await self._be_silent(utterance, encoder, piece)
+            elif await self._speak_piece(utterance, encoder, piece) is FinishReason.LENGTH:
+                reason = "length"
+            utterance.spoken.append(utterance.pieces.popleft())
+        if utterance.audio_s:
+            await self._send(utterance, await asyncio.to_thread(encoder.flush), 0.0)
+            self._tell(Words(utterance.index, utterance.words()))
+        self._playing.append(utterance)
+        while len(self._playing) > 8:
+            self._playing.popleft()
+        self._offset_s += utterance.audio_s
+        self._tell(Finished(utterance.index, utterance.text, utterance.audio_s, reason))
+
+    async def _be_silent(self, utterance: Utterance, encoder: AudioEncoder, piece: Piece) -> None:
+        while (left_s := piece.silence_s - piece.audio_s) > 0:
+            pcm = bytes(round(min(left_s, SILENCE_S) * SAMPLE_RATE_HZ) * 2)
+            if not pcm:
+                return
+            await self._hand_out(utterance, encoder, piece, pcm)
+
+    async def _speak_piece(
+        self, utterance: Utterance, encoder: AudioEncoder, piece: Piece
+    ) -> FinishReason:
+        """All of its text, by as many sequences as that takes."""
+        while True:
+            reason = await self._speak_sequence(utterance, encoder, piece)
+            if not piece.ids and not piece.is_whole:
+                await self._until(utterance, lambda: bool(piece.ids) or piece.is_whole)
+            if not piece.ids:
+                return reason
+
+    async def _speak_sequence(
+        self, utterance: Utterance, encoder: AudioEncoder, piece: Piece
+    ) -> FinishReason:
+        await self._until_it_may_start(utterance, piece)
+        is_open = False
+        if self.voice.is_live and not self.by_sentence:
+            is_open = await self._open_texts.take(lambda: piece.is_whole, utterance.news)
+        begun: asyncio.Future[SpeechStream] = asyncio.get_running_loop().create_future()
+
+        def ids() -> tuple[tuple[int, ...], bool]:
+            known, piece.ids = tuple(piece.ids), []
+            return known, is_open and not piece.is_whole
+
+        turn: Turn | None = None
+        feeding: asyncio.Task[None] | None = None
+        try:
+            turn = self.voice.speak(piece.text, ids, begun.set_result)
+            feeding = asyncio.create_task(self._feed(utterance, piece, begun))
+            async for pcm in turn:
+                await self._hand_out(utterance, encoder, piece, pcm)
+            stream = begun.result()
+            # Before what came since: the ids that the sequence had no use for.
+            piece.ids = [*stream.unread_text, *piece.ids]
+            assert stream.finished is not None
+            return stream.finished.reason
+        finally:
+            if turn is not None:
+                turn.abort()
+            if feeding is not None:
+                feeding.cancel()
+            if is_open:
+                self._open_texts.give_back()
+
+    async def _feed(
+        self, utterance: Utterance, piece: Piece, begun: asyncio.Future[SpeechStream]
+    ) -> None:
+        """What comes for the piece goes to its sequence, until it is whole or that has ended."""
+        stream = await begun
+        while stream.text_open and not stream.ended.is_set():
+            utterance.news.clear()
+            if piece.ids or piece.is_whole:
+                known, piece.ids = tuple(piece.ids), []
+                stream.append(known, final=piece.is_whole)
+            else:
+                await utterance.news.wait()
+
+    async def _until_it_may_start(self, utterance: Utterance, piece: Piece) -> None:
+        """The start rule: so many words, or the end of the text, or a while after the first."""
+        if self.by_sentence:
+            await self._until(utterance, lambda: piece.is_whole)
+            return
+        least = self.settings.start_words
+        assert piece.began_at is not None
+        wait_s = piece.began_at + self.settings.start_after_s - time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, wait_s)):
+                await self._until(utterance, lambda: piece.is_whole or piece.num_words >= least)
+
+    async def _until(self, utterance: Utterance, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            utterance.news.clear()
+            await utterance.news.wait()
+
+    async def _hand_out(
+        self, utterance: Utterance, encoder: AudioEncoder, piece: Piece, pcm: bytes
+    ) -> None:
+        gain_db = self.voice.plan.gain_db
+        if gain_db and not piece.silence_s:
+            pcm = amplify(pcm, 10 ** (gain_db / 20))
+        duration_s = len(pcm) / BYTES_PER_S
+        cheap = encoder.is_cheap
+        data = encoder.encode(pcm) if cheap else await asyncio.to_thread(encoder.encode, pcm)
+        if not utterance.audio_s:
+            self._count_first(utterance)
+            self._tell(Started(utterance.index, utterance.text))
+        piece.audio_s += duration_s
+        await self._send(utterance, data, duration_s)
+        utterance.audio_s += duration_s
+
+    def _count_first(self, utterance: Utterance) -> None:
+        if utterance.first_text_at is not None:
+            waited_s = time.monotonic() - utterance.first_text_at
+            self.voice.service.metrics.live_first_audio.observe(waited_s)
+
+    async def _send(self, utterance: Utterance, data: bytes, duration_s: float) -> None:
+        """Wait until the client is no more than `ahead_s` behind, in what it has got and in what
+        it has heard.
+        """
+        while self._unsent_s > self.settings.ahead_s:
+            self._room.clear()
+            await self._room.wait()
+        ahead_s = self._plays_until + self._unsent_s - time.monotonic() - self.settings.ahead_s
+        if self._plays_until and ahead_s > 0:
+            await asyncio.sleep(ahead_s)
+        if data or duration_s:
+            self._unsent_s += duration_s
+            self._tell(Audio(utterance.index, data, utterance.audio_s, duration_s))
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        self._news.set()
+
+
+async def _next_piece(utterance: Utterance) -> Piece | None:
+    """The next with something in it; None at the end of the utterance."""
+    while not utterance.pieces:
+        if utterance.is_flushed:
+            return None
+        utterance.news.clear()
+        await utterance.news.wait()
+    return utterance.pieces[0]

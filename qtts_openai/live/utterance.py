@@ -1,0 +1,142 @@
+"""What is said between two flushes, cut into pieces that the engine speaks one after the other."""
+
+import asyncio
+import re
+import time
+from collections import deque
+
+from qtts_openai.live.voice import LiveVoice
+from qtts_openai.live.words import Word, expected_s, timed
+from qtts_openai.settings import LiveSettings
+from qtts_openai.text.pauses import Part
+
+_SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\Z")
+_CLAUSE_END = re.compile(r"[,;:\uff0c\uff1b\uff1a\u3001\n]\Z")
+# Of what a model can hold together: where the next end of a sentence, of a clause and of a word
+# is the end of a piece.
+_SHARES = (0.6, 1.0, 1.5)
+# An id is a frame at least: so much of the frames is for text.
+_SHARE_OF_IDS = 0.5
+
+
+class Piece:
+    """One text, or seconds of silence. It may take several engine sequences, when its text came too
+    late for the first: `ids` are those that no sequence has got.
+    """
+
+    def __init__(self, silence_s: float = 0.0) -> None:
+        self.silence_s = silence_s
+        self.text = ""
+        self.ids: list[int] = []
+        self.num_ids = 0
+        self.num_words = 0
+        self.is_whole = silence_s > 0
+        self.began_at: float | None = None  # when its first word was there
+        self.audio_s = 0.0
+
+    @property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+
+class Utterance:
+    def __init__(
+        self, index: int, voice: LiveVoice, settings: LiveSettings, by_sentence: bool
+    ) -> None:
+        self.index = index
+        self.text = ""
+        self.pieces: deque[Piece] = deque()
+        self.spoken: list[Piece] = []
+        self.is_flushed = False
+        self.audio_s = 0.0  # made so far
+        self.sent_s = 0.0  # handed to the client
+        self.starts_at: float | None = None  # when the client began to hear it, at the earliest
+        self.offset_s = 0.0  # audio of the session before it
+        self.first_text_at: float | None = None
+        self.news = asyncio.Event()
+        self._voice, self._by_sentence = voice, by_sentence
+        self._feed = voice.feed()
+        chars = voice.segment_chars or float("inf")
+        self._limits = [
+            (share * chars, share / _SHARES[0] * settings.cut_after_s) for share in _SHARES
+        ]
+        frames = voice.service.settings.engine.open_text_frames
+        self._max_ids = max(8, int(frames * _SHARE_OF_IDS))
+
+    @property
+    def num_held(self) -> int:
+        """Characters that are not on their way to the engine."""
+        waiting = sum(len(piece.text) for piece in self.pieces if piece.ids)
+        return self._feed.num_held + waiting
+
+    def append(self, text: str) -> None:
+        if self.first_text_at is None and text.strip():
+            self.first_text_at = time.monotonic()
+        for part in self._feed.push(text):
+            self._add(part)
+        self.news.set()
+
+    def flush(self) -> None:
+        for part in self._feed.close():
+            self._add(part)
+        self._end_piece()
+        self.is_flushed = True
+        self.news.set()
+
+    def _add(self, part: Part) -> None:
+        if isinstance(part, float):
+            self._end_piece()
+            self.pieces.append(Piece(part))
+            return
+        follows_pause = bool(self.pieces) and self.pieces[-1].silence_s > 0
+        piece = self._open_piece()
+        self.text += f" {part}" if follows_pause and self.text else part
+        if not piece.text:
+            part = part.lstrip()
+        ids = self._voice.ids(part)
+        piece.text += part
+        piece.ids += ids
+        piece.num_ids += len(ids)
+        piece.num_words += len(part.split())
+        piece.began_at = piece.began_at or time.monotonic()
+        if self._is_full(piece):
+            self._end_piece()
+
+    def _open_piece(self) -> Piece:
+        if not self.pieces or self.pieces[-1].is_whole:
+            self.pieces.append(Piece())
+        return self.pieces[-1]
+
+    def _end_piece(self) -> None:
+        if self.pieces:
+            self.pieces[-1].is_whole = True
+
+    def _is_full(self, piece: Piece) -> bool:
+        text, seconds = piece.text, expected_s(piece.text)
+        at_sentence, at_clause, at_word = (
+            len(text) >= chars or seconds >= most_s for chars, most_s in self._limits
+        )
+        if _SENTENCE_END.search(text) and (at_sentence or self._by_sentence):
+            return True
+        return (
+            (at_clause and _CLAUSE_END.search(text) is not None)
+            or at_word
+            or piece.num_ids >= self._max_ids
+        )
+
+    def words(self) -> list[Word]:
+        """So far: by the real duration of what was made, else as expected."""
+        out: list[Word] = []
+        at = 0.0
+        for piece in (*self.spoken, *self.pieces):
+            is_made = piece in self.spoken
+            words = timed(piece.words, at, piece.audio_s if is_made else None)
+            at = at + piece.audio_s if is_made else (words[-1].end_s if words else at)
+            out += words
+        return out
+
+    def heard_s(self, now: float) -> float:
+        """At most, for a client that plays what it gets as it comes."""
+        if self.starts_at is None:
+            return 0.0
+        return min(self.sent_s, max(0.0, now - self.starts_at))

@@ -1,0 +1,105 @@
+"""What a live session is spoken with: one voice, seed and way of sampling for all its turns."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from engine import Prompt, SpeechStream
+from qtts_openai.http.callers import Caller
+from qtts_openai.http.turns import Turn
+from qtts_openai.live.feed import TextFeed
+from qtts_openai.schemas import SpeechRequest
+from qtts_openai.speech.planner import LivePlan
+from qtts_openai.state import AppState
+
+
+class LiveVoice:
+    """`who` is the source that counts for limits and turns."""
+
+    def __init__(self, service: AppState, request: SpeechRequest, plan: LivePlan, who: str) -> None:
+        self.service, self.request, self.plan, self.who = service, request, plan, who
+        seed = plan.params.seed
+        seed = secrets.randbits(62) if seed is None else seed
+        self.params = msgspec.structs.replace(plan.params, seed=seed)
+        model = next((m for m in service.settings.models if m.id == plan.model.id), None)
+        self.segment_chars = model.segment_chars if model is not None else None
+
+    @classmethod
+    async def of(
+        cls, service: AppState, request: SpeechRequest, caller: Caller, who: str
+    ) -> "LiveVoice":
+        """Raises a 400 or 404 for what the request asks and cannot have."""
+        return cls(service, request, await service.planner.plan_live(request, caller), who)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether text may come while it is spoken; a clone with transcript needs it before."""
+        return self.plan.is_live
+
+    def feed(self) -> TextFeed:
+        text = self.service.settings.text
+        use_tags = text.pause_tags if self.request.pause_tags is None else self.request.pause_tags
+        said = {**text.pronunciations, **self.request.pronunciations}
+        bounds = (text.max_pause_s, text.max_total_pause_s) if use_tags else None
+        return TextFeed(partial(self.plan.prepare, said), said, bounds)
+
+    def ids(self, segment: str) -> tuple[int, ...]:
+        return self.plan.builder.text_ids(segment)
+
+    def speak(
+        self,
+        text: str,
+        ids: Callable[[], tuple[tuple[int, ...], bool]],
+        has_begun: Callable[[SpeechStream], None],
+    ) -> Turn:
+        """Wait for a place and begin. `ids` says then what there is to speak so far, and whether
+        more may come; `has_begun` is told where to append it. QueueFullError where too many wait.
+        """
+
+        def begin() -> SpeechStream:
+            known, is_open = ids()
+            prompt: Prompt = self.plan.build(text)
+            if self.is_live:
+                prompt = msgspec.structs.replace(prompt, text=known, text_open=is_open)
+            plan = self.plan
+            stream = self.service.engine.submit(
+                plan.model.id, prompt, self.params, plan.reference, 0.0
+            )
+            has_begun(stream)
+            return stream
+
+        return Turn(self.service.queue, self.who, begin, is_firm=False).enter()
+
+
+class OpenTexts:
+    """Rows that are held by text which is still to come: half of all at most, so that whole texts
+    find a place, too.
+    """
+
+    def __init__(self, num_rows: Callable[[], int]) -> None:
+        self._num_rows = num_rows
+        self._num_open = 0
+        self._freed = asyncio.Event()
+
+    async def take(self, is_whole: Callable[[], bool], news: asyncio.Event) -> bool:
+        """Wait for a place; False where the text was whole before, and needs none."""
+        while not is_whole():
+            if self._num_open < max(1, self._num_rows() // 2):
+                self._num_open += 1
+                return True
+            self._freed.clear()
+            news.clear()
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._freed, news)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        return False
+
+    def give_back(self) -> None:
+        self._num_open -= 1
+        self._freed.set()

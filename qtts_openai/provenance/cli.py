@@ -1,0 +1,51 @@
+"""`qtts keys create`, `qtts verify` and `qtts audit verify`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from qtts_openai.provenance.audit import BrokenChainError, verify
+from qtts_openai.provenance.policy import EXTRA
+from qtts_openai.settings import SettingsError
+
+
+def run_keys(arguments: argparse.Namespace) -> None:
+    try:
+        from qtts_openai.provenance.keys import create_keys
+    except ImportError as error:
+        raise SettingsError(f"qtts keys {EXTRA}") from error
+    for path in create_keys(Path(arguments.directory), arguments.organisation):
+        print(path)
+
+
+def run_verify(arguments: argparse.Namespace) -> None:
+    """Exits with 0, or as `exit_status` says."""
+    try:
+        from qtts_openai.provenance import verifying
+    except ImportError as error:
+        raise SettingsError(f"qtts verify {EXTRA}") from error
+    data = Path(arguments.file).read_bytes()
+    statement, root = map(verifying.read_optional, (arguments.manifest, arguments.root))
+    findings = verifying.examine(data, statement, root)
+    if arguments.json:
+        print(msgspec.json.encode({"findings": findings}).decode())
+    for finding in () if arguments.json else findings:
+        print(f"{finding.what:10} {finding.verdict:10} {finding.detail}".rstrip())
+    status = verifying.exit_status(findings)
+    if status:
+        sys.exit(status)
+
+
+def run_audit(arguments: argparse.Namespace) -> None:
+    """Exits with 4 where something was changed."""
+    path = Path(arguments.file)
+    try:
+        first, head = verify(path)
+    except BrokenChainError as error:
+        print(f"broken: {error}")
+        sys.exit(4)
+    if not head.number:
+        raise SettingsError(f"{path}: there is no audit log")
+    print(f"whole: lines {first} to {head.number}, the last with hash {head.hash}")

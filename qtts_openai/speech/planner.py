@@ -1,0 +1,211 @@
+"""A SpeechRequest -> a SpeechPlan: all that the engine needs to know, or the 400 that says why not.
+
+In: the request as it was read, and who sends it. Out: the model, prompts (token ids) with the
+seconds of silence between them, sampling parameters, and the reference recording of a clone. The
+resolver chooses model and voice; text.script cleans and cuts the text; nothing is spoken yet.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import msgspec
+
+from engine import ModelInfo, Prompt, ReferenceAudio, SamplingParams
+from qtts_openai.decoding.turns import current_caller
+from qtts_openai.errors import invalid
+from qtts_openai.http.callers import ANONYMOUS, Caller
+from qtts_openai.schemas import SpeechRequest
+from qtts_openai.settings import Settings
+from qtts_openai.speech.encoders import check_rate
+from qtts_openai.text.prompt_builder import PromptBuilder, find_language
+from qtts_openai.text.script import Preparer, Script, ScriptWriter
+from qtts_openai.text.script import check_length as check_length  # for the routes
+from qtts_openai.voices.resolver import ResolvedVoice, VoiceResolver
+
+logger = logging.getLogger(__name__)
+
+# Longer texts are prepared in a thread: shorter ones take the event loop less than 10 ms.
+INLINE_CHARS = 2000
+MAX_THREADS = 2
+
+
+class SpeechPlan(msgspec.Struct, frozen=True):
+    """Ready for the engine. `parts` are prompts and seconds of silence, at least one prompt.
+    `ignored` names fields of the request that this model has no use for, `unspoken` scripts of the
+    text that it has no sound for. `num_chars` is what it costs of the limit per minute.
+    """
+
+    model: ModelInfo
+    parts: tuple[Prompt | float, ...]
+    params: SamplingParams
+    reference: ReferenceAudio | None
+    ignored: tuple[str, ...]
+    num_chars: int
+    gain_db: float = 0.0  # for the PCM that the engine makes
+    unspoken: tuple[str, ...] = ()
+    # Whose voice it is, where it is not a preset, and what allows it.
+    voice_id: str | None = None
+    consent: str | None = None
+
+
+class LivePlan(msgspec.Struct, frozen=True):
+    """All but the text. `build` makes a prompt of a whole text, `prepare` makes a segment
+    speakable; `is_live`: text may come while it is spoken.
+    """
+
+    model: ModelInfo
+    build: Callable[[str], Prompt]
+    prepare: Preparer
+    builder: PromptBuilder
+    params: SamplingParams
+    reference: ReferenceAudio | None
+    gain_db: float
+    is_live: bool
+
+
+class Planner:
+    def __init__(self, settings: Settings, resolver: VoiceResolver) -> None:
+        self.resolver = resolver
+        self.writer = ScriptWriter(settings)
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "planning")
+
+    async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> SpeechPlan:
+        """Raises a 400 or 404 for everything that can be known before the engine starts."""
+        self.writer.check(request)
+        check_rate(request.response_format, request.sample_rate)
+        resolved = await self.resolver.resolve(request, caller)
+        _note_use(resolved, caller)
+        if len(request.input) <= INLINE_CHARS:
+            return self._utterance(request, resolved)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._utterance, request, resolved)
+
+    async def plan_live(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> LivePlan:
+        """As `plan`, for text that is still to come."""
+        check_length(
+            request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
+        )
+        check_rate(request.response_format, request.sample_rate)
+        resolved = await self.resolver.resolve(request, caller)
+        language = _language(request, resolved.model)
+        is_live = not resolved.reference_text and request.non_streaming_mode is not True
+        if is_live:
+            request = msgspec.structs.replace(request, non_streaming_mode=False)
+        return LivePlan(
+            model=resolved.model,
+            build=self._build(request, resolved, language, _instruct(request, resolved)),
+            prepare=self.writer.preparer(request, resolved.model, language),
+            builder=self.resolver.catalog.builders[resolved.model.id],
+            params=_sampling(request, resolved),
+            reference=resolved.reference,
+            gain_db=self._gain_db(resolved),
+            is_live=is_live,
+        )
+
+    def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
+        language = _language(request, resolved.model)
+        instruct = _instruct(request, resolved)
+        script = self.writer.write(request, resolved.model, language)
+        parts = self._prompts(request, resolved, language, instruct, script)
+        params = _sampling(request, resolved)
+        return SpeechPlan(
+            resolved.model,
+            parts,
+            params,
+            resolved.reference,
+            _unused(request, resolved, instruct),
+            script.num_chars + len(instruct or ""),
+            self._gain_db(resolved),
+            script.unspoken,
+            resolved.voice.id if resolved.voice and resolved.voice.is_stored else None,
+            resolved.voice.consent if resolved.voice else request.consent,
+        )
+
+    def _gain_db(self, resolved: ResolvedVoice) -> float:
+        if resolved.voice is None or resolved.model.model_type != "custom_voice":
+            return 0.0
+        return self.resolver.table.gain_db(resolved.voice, resolved.model)
+
+    def _prompts(
+        self,
+        request: SpeechRequest,
+        resolved: ResolvedVoice,
+        language: str,
+        instruct: str | None,
+        script: Script,
+    ) -> tuple[Prompt | float, ...]:
+        build = self._build(request, resolved, language, instruct)
+        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
+
+    def _build(
+        self, request: SpeechRequest, resolved: ResolvedVoice, language: str, instruct: str | None
+    ) -> Callable[[str], Prompt]:
+        model, voice = resolved.model, resolved.voice
+        builder = self.resolver.catalog.builders[model.id]
+        has_speaker = voice is not None and model.model_type == "custom_voice"
+        whole = request.non_streaming_mode
+        return partial(
+            builder.build,
+            language=language,
+            instruct=instruct,
+            speakers=self.resolver.table.rows(voice, model) if voice and has_speaker else (),
+            reference=resolved.reference.key if resolved.reference else None,
+            reference_text=resolved.reference_text,
+            streaming_text=model.model_type == "base" if whole is None else not whole,
+        )
+
+
+def _note_use(resolved: ResolvedVoice, caller: Caller) -> None:
+    """Who speaks with a person's voice stands in the log."""
+    if resolved.voice is not None and resolved.voice.is_stored:
+        who = current_caller.get() if caller is ANONYMOUS else caller.name
+        logger.info("voice %s is spoken by %s on %s", resolved.voice.id, who, resolved.model.id)
+
+
+def _language(request: SpeechRequest, model: ModelInfo) -> str:
+    if request.language is not None:
+        return find_language(request.language, model)
+    return find_language(request.lang_code or "auto", model, lenient=True)
+
+
+def _instruct(request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
+    """The instruct block: a style for CustomVoice, the description of the voice for VoiceDesign."""
+    if resolved.model.model_type == "base":
+        return None
+    if resolved.model.model_type == "custom_voice":
+        return request.instructions if resolved.model.supports_instruct else None
+    described = resolved.voice.prompt if resolved.voice else None
+    parts = [part for part in (described, request.instructions) if part]
+    if not parts:
+        message = "instructions: describe the voice, since the request names none."
+        raise invalid(message, "instructions", "missing_required_parameter")
+    return ". ".join(parts)
+
+
+def _unused(
+    request: SpeechRequest, resolved: ResolvedVoice, instruct: str | None
+) -> tuple[str, ...]:
+    unused = {
+        "instructions": request.instructions is not None and instruct is None,
+        "consent": request.consent is not None and resolved.reference is None,
+        "ref_text": request.ref_text is not None and request.ref_audio is None,
+        "voice": request.voice is not None and resolved.voice is None,
+    }
+    return tuple(name for name, is_unused in unused.items() if is_unused)
+
+
+def _sampling(request: SpeechRequest, resolved: ResolvedVoice) -> SamplingParams:
+    seed = None if request.seed == -1 else request.seed
+    if seed is None and resolved.voice is not None and resolved.model.model_type == "voice_design":
+        seed = resolved.voice.seed
+    return SamplingParams(
+        temperature=request.temperature,
+        top_k=None if request.top_k is None else max(0, request.top_k),
+        top_p=request.top_p,
+        repetition_penalty=request.repetition_penalty,
+        seed=seed,
+        max_new_tokens=request.max_new_tokens,
+    )

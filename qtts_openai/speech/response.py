@@ -1,0 +1,357 @@
+"""A stream of PCM -> the body of the answer: raw audio, server-sent events, or one whole file.
+
+In: PCM from the engine (16-bit mono at 24 kHz). Out: bytes of the format that was asked for. All
+three forms read the same stream.
+
+The first PCM is awaited before the headers are sent, so a failure until then is a clean 4xx or 5xx.
+After that a failure breaks a raw body off and is an `error` event among server-sent events; audio
+never ends early as if it were complete. The engine stops when the listener leaves: the generator's
+`finally` and the response's background task both abort the stream, which may be done twice.
+
+Why the speech ended stands in headers of a whole body, in the last server-sent event, in trailers
+of a streamed body (if client and HTTP server support them), in the log and in a metric.
+"""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Response
+from litestar.background_tasks import BackgroundTask
+from litestar.response import Stream
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
+from qtts_openai.answers import UsageAnswer
+from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.http.asgi import Request
+from qtts_openai.http.metrics import Metrics
+from qtts_openai.http.rate_limit import Lease
+from qtts_openai.provenance.policy import Provenance
+from qtts_openai.schemas import SpeechRequest
+from qtts_openai.settings import Defaults
+from qtts_openai.speech.cache import Recording, Replay
+from qtts_openai.speech.encoders import AudioEncoder
+from qtts_openai.speech.segmented_stream import PcmStream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class SpeechResponse:
+    """One utterance on its way out: PCM from the engine, bytes of the format to the listener."""
+
+    def __init__(
+        self,
+        request: SpeechRequest,
+        stream: PcmStream,
+        metrics: Metrics,
+        lease: Lease | None = None,
+        started: float | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        """`started`: when the request had been read, by time.perf_counter."""
+        self.request = request
+        self.stream = stream
+        self.metrics = metrics
+        self.lease = lease
+        self.provenance = provenance or Provenance()
+        try:
+            self.encoder = AudioEncoder(
+                request.response_format,
+                sample_rate=request.sample_rate,
+                speed=request.speed,
+                mark=self.provenance.mark,
+            )
+        except BaseException:
+            stream.abort()
+            raise
+        self.first = b""
+        self.audio_s = 0.0  # of speech, so far
+        self.started = time.perf_counter() if started is None else started
+
+    async def start(self) -> None:
+        """Wait for the first PCM; the engine's error comes from here."""
+        try:
+            self.first = await anext(self.stream)
+        except StopAsyncIteration:
+            raise GenerationFailedError("The model made no audio for this input.") from None
+        except EngineError:
+            if self.lease is not None:
+                self.lease.refund()
+            raise
+        self.metrics.ttfa.observe(time.perf_counter() - self.started)
+        self.metrics.characters.inc(len(self.request.input))
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The encoded file, piece by piece; raises where the engine fails."""
+        self.metrics.streams.inc()
+        try:
+            yield await self._encode(self.first)
+            async for pcm in self.stream:
+                yield await self._encode(pcm)
+            self._check_end()
+            yield self.encoder.flush()
+        finally:
+            self.metrics.streams.dec()
+            self.close()
+
+    def close(self) -> None:
+        """Stop the engine and free the listener's place; idempotent."""
+        self.stream.abort()
+        if self.lease is not None:
+            self.lease.release()
+
+    async def _encode(self, pcm: bytes) -> bytes:
+        seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
+        self.audio_s += seconds
+        self.metrics.audio.inc(seconds)
+        if self.encoder.is_cheap:
+            return self.encoder.encode(pcm)
+        return await asyncio.to_thread(self.encoder.encode, pcm)
+
+    def _check_end(self) -> None:
+        finished = self.stream.finished
+        reason = finished.reason if finished else FinishReason.ERROR
+        if reason not in (FinishReason.STOP, FinishReason.LENGTH):
+            raise GenerationFailedError(f"The utterance ended early ({reason.value}).")
+        self.metrics.finished.labels(reason.value).inc()
+        if self.audio_s:
+            took_s = time.perf_counter() - self.started
+            self.metrics.rtf.observe(took_s / self.audio_s)
+        level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
+        logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
+
+    def usage(self) -> UsageAnswer:
+        assert self.stream.finished is not None
+        usage = self.stream.finished.usage
+        return UsageAnswer(
+            input_tokens=usage.num_prompt_tokens,
+            output_tokens=usage.num_frames,
+            total_tokens=usage.num_prompt_tokens + usage.num_frames,
+        )
+
+    def ending(self) -> dict[str, str]:
+        """Headers that are known at the end; none where the speech did not end well."""
+        finished = self.stream.finished
+        if finished is None:
+            return {}
+        counts = msgspec.structs.asdict(self.usage())
+        usage = {f"x-usage-{name.replace('_', '-')}": str(count) for name, count in counts.items()}
+        return {"x-finish-reason": finished.reason.value, **usage}
+
+    async def _sealed(self) -> AsyncGenerator[bytes]:
+        """What goes out of a stream; its signature is there before its end is."""
+        seal, trail = self.provenance.seal, self.provenance.trail
+        try:
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    for hashing in (seal, trail):
+                        if hashing and chunk:
+                            hashing.add(chunk)
+                    if chunk:
+                        yield chunk
+            if seal:
+                seal.finish()
+        finally:
+            if trail:
+                # Also of what was cut off, where nothing may be awaited any more.
+                loop = asyncio.get_running_loop()
+                loop.run_in_executor(None, trail.end, self.audio_s, self._reason())
+
+    def _reason(self) -> str:
+        return self.stream.finished.reason.value if self.stream.finished else "cut off"
+
+    async def raw(self) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(self._sealed()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except Exception as error:
+            self._log_broken(error)
+            raise
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Server-sent events as OpenAI writes them; a failure is the last event and there is no
+        `done` then.
+        """
+        mark = self.marked()
+        try:
+            async with aclosing(self._sealed()) as chunks:
+                async for chunk in chunks:
+                    audio = base64.b64encode(chunk).decode()
+                    yield _event(type="speech.audio.delta", audio=audio, **mark)
+                    mark = {}
+        except Exception as error:
+            self._log_broken(error)
+            yield _event(type="error", error=as_api_error(error).detail)
+            return
+        assert self.stream.finished is not None
+        yield _event(
+            type="speech.audio.done",
+            usage=self.usage(),
+            finish_reason=self.stream.finished.reason.value,
+            **self.marked(),
+        )
+
+    def marked(self) -> dict[str, Any]:
+        """Fields for events and items of a batch."""
+        mark = self.provenance.mark
+        return mark.event() if mark else {}
+
+    async def whole(self) -> bytes:
+        return await self.finished_file(b"".join([chunk async for chunk in self.chunks()]))
+
+    async def finished_file(self, body: bytes) -> bytes:
+        """All chunks -> a file with exact sizes, signed where the settings say so."""
+        body = self.encoder.with_exact_sizes(body)
+        seal = self.provenance.seal
+        body = await asyncio.to_thread(seal.whole, body) if seal else body
+        if trail := self.provenance.trail:
+            trail.add(body)
+            await asyncio.to_thread(trail.end, self.audio_s, self._reason())
+        return body
+
+    async def collect(self) -> bytes:
+        """Start to end, for callers that hold nothing open to a listener meanwhile."""
+        try:
+            await self.start()
+            return await self.whole()
+        finally:
+            self.close()
+
+    def _log_broken(self, error: Exception) -> None:
+        self.metrics.finished.labels(FinishReason.ERROR.value).inc()
+        ours = None if isinstance(error, EngineError) else error
+        name = type(error).__name__
+        logger.error("speech broke off after its start: %s: %s", name, error, exc_info=ours)
+
+    def headers(self) -> dict[str, str]:
+        limits = self.lease.headers if self.lease else {}
+        cached = {Replay: {"x-cache": "hit"}, Recording: {"x-cache": "miss"}}
+        return (
+            limits
+            | cached.get(type(self.stream), {})
+            | (self.provenance.mark.headers() if self.provenance.mark else {})
+            | {
+                "x-sample-rate": str(self.encoder.sample_rate),
+                "x-channels": "1",
+                "x-bit-depth": str(self.encoder.bit_depth),
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",
+            }
+        )
+
+
+async def respond(
+    http: Request,
+    speech: SpeechResponse,
+    headers: dict[str, str],
+    defaults: Defaults,
+) -> Response[Any]:
+    wanted = speech.request
+    streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
+    try:
+        await while_connected(http, speech.start())
+        headers = {**speech.headers(), **headers}
+        if speech.request.stream_format == "sse":
+            return _stream(speech, speech.events(), "text/event-stream", headers)
+        if streams:
+            return _stream(speech, speech.raw(), speech.encoder.content_type, headers)
+        body = await while_connected(http, speech.whole())
+    except BaseException:
+        speech.close()
+        raise
+    headers |= speech.ending()
+    return Response(body, status_code=200, media_type=speech.encoder.content_type, headers=headers)
+
+
+def _stream(
+    speech: SpeechResponse, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
+) -> Stream:
+    async def close() -> None:
+        """On the event loop: a plain function would be run in a thread."""
+        speech.close()
+
+    return _Stream(
+        speech,
+        content,
+        status_code=200,
+        media_type=media_type,
+        headers=headers,
+        background=BackgroundTask(close),
+    )
+
+
+class _Stream(Stream):
+    """With how the speech ended in trailers, where the client reads them and the HTTP server can
+    send them (of uvicorn's, only that for HTTP/2 can).
+    """
+
+    def __init__(
+        self, speech: SpeechResponse, content: AsyncIterator[bytes], **options: Any
+    ) -> None:
+        super().__init__(content, **options)
+        self._speech = speech
+
+    def to_asgi_response(self, *args: Any, **options: Any) -> ASGIApp:  # type: ignore[override]
+        answer, ending = super().to_asgi_response(*args, **options), self._speech.ending
+
+        async def answer_with_trailers(scope: Scope, receive: Receive, send: Send) -> None:
+            sends_trailers = _reads_trailers(scope)
+            await answer(scope, receive, _with_trailers(send, ending) if sends_trailers else send)
+
+        return answer_with_trailers
+
+
+def _reads_trailers(scope: Scope) -> bool:
+    accepted = (value for name, value in scope["headers"] if name.lower() == b"te")
+    return "http.response.trailers" in (scope.get("extensions") or {}) and any(
+        b"trailers" in value.lower() for value in accepted
+    )
+
+
+def _with_trailers(send: Send, ending: Callable[[], dict[str, str]]) -> Send:
+    async def tell(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["trailers"] = True
+        await send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            headers = [(name.encode(), value.encode()) for name, value in ending().items()]
+            trailers: Any = {
+                "type": "http.response.trailers",
+                "headers": headers,
+                "more_trailers": False,
+            }
+            await send(trailers)
+
+    return tell
+
+
+async def while_connected(http: Request, work: Awaitable[T]) -> T:
+    """`work`, unless the client leaves first: then it is cancelled."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(499, "The client closed the connection.", code="client_closed")
+    finally:
+        for pending in (task, gone):
+            pending.cancel()
+
+
+async def _disconnected(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(**fields: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(fields) + b"\n\n"

@@ -1,0 +1,1 @@
+"""Text before it is tokenised: cleaned, said in words, cut where a speaker would breathe."""

@@ -1,0 +1,100 @@
+# ruff: noqa: RUF001
+"""Characters: emoji, what is invisible, forms of one letter, white space."""
+
+import unicodedata
+from functools import lru_cache
+
+import emoji
+import regex
+
+# Signs that are read out, and arrows, are no emoji unless a selector says so.
+_PICTURE = (
+    r"(?:\p{Emoji_Presentation}|[\p{Extended_Pictographic}--[©®™‼⁉ℹ↔-↪〰〽㊗㊙Ⓜ]]|[↔-↪]\uFE0F)"
+    r"[\uFE0E\uFE0F\p{Emoji_Modifier}\U000E0020-\U000E007F]*+"
+)
+_SEQUENCE = rf"(?:\p{{RI}}\p{{RI}}?|{_PICTURE}(?:\u200D{_PICTURE})*+|\p{{Emoji_Modifier}})"
+_EMOJI = regex.compile(rf"(?V1){_SEQUENCE}")
+# After something else only: of a run of spaces there is one match, at its start.
+_EMOJI_AND_SPACE = regex.compile(
+    rf"(?V1)(?:(?<![ \t])[ \t]++)?(?:{_SEQUENCE})(?:[ \t]*+{_SEQUENCE})*+[ \t]*+"
+)
+# Most text has none: one quick look saves the slow ones.
+_PERHAPS_EMOJI = regex.compile(r"[\u200D\u203C-\u2BFF\u3030-\u3299\U0001F000-\U0001FBFF]")
+_KEYCAP = regex.compile(r"([0-9#*])\uFE0F?\u20E3")
+_LINE_END = regex.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_INVISIBLE = regex.compile(r"(?V1)[[\p{Cf}\p{Cc}\p{Co}\p{Cs}\p{DI}\uFFFC\uFFFD\u2800]--[\n\t]]")
+# Ligatures, full-width letters and figures, half-width kana, letters of mathematics.
+_COMPATIBLE = regex.compile(
+    r"[\uFB00-\uFB06\uFB13-\uFB17\uFF10-\uFF19\uFF21-\uFF3A\uFF41-\uFF5A\uFF66-\uFF9F"
+    r"\U0001D400-\U0001D7FF]+"
+)
+_SPACES = regex.compile(r"[^\S\n]++")
+_BLANK_LINES = regex.compile(r" ?\n(?:[ ]?\n)*+ ?")
+
+
+def line_ends(text: str) -> str:
+    return _LINE_END.sub("\n", text)
+
+
+def drop_emoji(text: str) -> str:
+    """Left out, with the space beside them; a key cap is its figure."""
+    if _PERHAPS_EMOJI.search(text) is None:
+        return text
+    return _EMOJI_AND_SPACE.sub(_gap, _KEYCAP.sub(r"\1", text))
+
+
+def name_emoji(text: str, language: str) -> str:
+    """In words, as far as the text does not grow to more than four times its length."""
+    room = 3 * len(text) + 100
+
+    def say(match: "regex.Match[str]") -> str:
+        nonlocal room
+        said = f" {_name(match[0], language)} "
+        room -= len(said)
+        return said if room >= 0 else " "
+
+    return _EMOJI.sub(say, _KEYCAP.sub(r"\1", text))
+
+
+@lru_cache(maxsize=4096)
+def _name(picture: str, language: str) -> str:
+    emoji.config.load_language(language)
+    named = emoji.demojize(picture, language=language, delimiters=("\0", "\0"))
+    return named.strip("\0").replace("_", " ") if "\0" in named else ""
+
+
+def _gap(match: "regex.Match[str]") -> str:
+    """A space where there was one and two words or sentences would touch without it."""
+    text, start, end = match.string, match.start(), match.end()
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if not before.strip() or not after.strip() or after in ".,;:!?)…":
+        return ""
+    had_space = match[0][0] in " \t" or match[0][-1] in " \t"
+    return " " if had_space or (before.isalnum() and after.isalnum()) else ""
+
+
+def drop_invisible(text: str) -> str:
+    return _INVISIBLE.sub("", text)
+
+
+def compose(text: str) -> str:
+    """One form of each letter: composed, and letters of other widths and styles as plain ones."""
+    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    return unicodedata.normalize("NFC", text)
+
+
+def spaces(text: str) -> str:
+    """One space between words, at most one blank line, nothing at the edges of a line."""
+    return _BLANK_LINES.sub(_line_gap, _SPACES.sub(" ", text)).strip()
+
+
+def _line_gap(match: "regex.Match[str]") -> str:
+    return "\n\n" if match[0].count("\n") > 1 else "\n"
+
+
+def has_text(text: str) -> bool:
+    return bool(drop_invisible(text).strip())
+
+
+def has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))

@@ -1,0 +1,406 @@
+"""Voices that users made, from a sample of audio or from a description, and people's consents.
+
+Each belongs to the caller that made it, or to everybody where the operator did. A name means the
+caller's own voice of that name, else everybody's; others' are as if they were not there. The caller
+that made a record, or an admin, may change or delete it.
+"""
+
+import functools
+import hashlib
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import msgspec
+
+from engine import ReferenceAudio
+from qtts_openai.answers import ConsentAnswer, VoiceAnswer
+from qtts_openai.errors import ApiError, invalid
+from qtts_openai.http.callers import ANONYMOUS, Caller
+from qtts_openai.settings import CloningSettings
+from qtts_openai.voices import names
+from qtts_openai.voices.object_store import Bucket, ObjectRecords
+from qtts_openai.voices.presets import Voice
+from qtts_openai.voices.record_store import (
+    ConflictError,
+    Database,
+    Record,
+    Records,
+    storage_busy,
+)
+from qtts_openai.voices.repository import Changes, Repository
+
+logger = logging.getLogger(__name__)
+
+CONSENT_CHARS = (10, 2000)
+# What a voice was made from, given back as it was sent.
+_SENT = (
+    "prompt",
+    "consent",
+    "ref_text",
+    "mime_type",
+    "file_size",
+    "duration",
+    "speaker_description",
+)
+_CONSENT_ID = re.compile(r"^cons_\w*$")
+
+
+class StoredVoice(Record, frozen=True, kw_only=True):
+    """`seed` makes a described voice sound the same in every request. The bytes beside the record
+    are the sample as float32 mono 24 kHz: the user's own, or the first utterance of a described
+    voice, whose words are then `ref_text`; `reference_key` is their SHA-256. `mime_type` and
+    `file_size` are those of the file that was sent. A voice is disabled when the consent that it
+    rests on is withdrawn.
+    """
+
+    type: Literal["audio_sample", "prompt"]
+    prompt: str | None = None
+    ref_text: str | None = None
+    consent: str | None = None
+    seed: int | None = None
+    reference_key: str | None = None
+    mime_type: str | None = None
+    file_size: int | None = None
+    duration: float | None = None
+    speaker_description: str | None = None
+    disabled: bool = False
+
+    def complete(self, shown: VoiceAnswer) -> VoiceAnswer:
+        """With everything that was sent; one that is disabled speaks with no model."""
+        sent = {name: getattr(self, name) for name in _SENT if getattr(self, name) is not None}
+        sent |= {"created_at": self.created_at, "shared": self.owner is None, "type": self.type}
+        if self.disabled:
+            sent |= {"disabled": True, "available": False, "models": []}
+        return msgspec.structs.replace(shown, **sent)
+
+    def voice(self) -> Voice:
+        return Voice(
+            id=self.id,
+            name=self.name,
+            description=self.speaker_description or self.prompt or "made from a sample",
+            prompt=self.prompt,
+            is_stored=True,
+            can_clone=self.reference_key is not None,
+            reference_text=self.ref_text,
+            seed=self.seed,
+            consent=self.consent,
+        )
+
+
+class Consent(Record, frozen=True, kw_only=True):
+    language: str
+
+    def answer(self) -> ConsentAnswer:
+        return ConsentAnswer(
+            id=self.id, created_at=self.created_at, name=self.name, language=self.language
+        )
+
+
+# With 20 servers that change at once, one of them is first in each round.
+MOST_ATTEMPTS = 25
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def again_on_conflict(change: Callable[P, T]) -> Callable[P, T]:
+    """Where another server was faster: the whole change again, on what is there now."""
+
+    @functools.wraps(change)
+    def changing(*args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(MOST_ATTEMPTS):
+            try:
+                return change(*args, **kwargs)
+            except ConflictError:
+                time.sleep(random.uniform(0, min(0.02 * 2**attempt, 0.5)))
+        raise storage_busy()
+
+    return changing
+
+
+class VoiceStore:
+    """`max_voices`: of one owner; consents likewise. `cloning` says what consents are asked for.
+    `object_store`: the URL of a bucket, which is used instead of the directory.
+    """
+
+    voices: Repository[StoredVoice]
+    consents: Repository[Consent]
+
+    def __init__(
+        self,
+        directory: Path,
+        max_voices: int,
+        *,
+        cloning: CloningSettings | None = None,
+        object_store: str | None = None,
+    ) -> None:
+        self.max_voices = max_voices
+        self.cloning = cloning or CloningSettings()
+        if object_store is None:
+            voices, consents = directory / "voices", directory / "consents"
+            database = Database(voices / "records.db")
+            self.database: Changes = database
+            self.voices = Records(database, StoredVoice, voices, "voice")
+            self.consents = Records(database, Consent, consents, "cons")
+        else:
+            self.database = bucket = Bucket(object_store)
+            self.voices = ObjectRecords(
+                bucket, StoredVoice, "voices", "voice", lambda voice: voice.reference_key
+            )
+            self.consents = ObjectRecords(bucket, Consent, "consents", "cons")
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """A store that cannot be used must not keep the presets from speaking."""
+        for records in (self.voices, self.consents):
+            try:
+                records.tidy()
+            except (ApiError, OSError) as error:
+                logger.error("the store in %s cannot be used: %s", records.folder, error)
+
+    # ---- voices ----
+
+    def find(self, name: str, caller: Caller) -> StoredVoice | None:
+        """By id, else by name."""
+        alike = self._known_as(name, caller)
+        return alike[-1] if alike else None
+
+    def _known_as(self, name: str, caller: Caller, db: Any = None) -> list[StoredVoice]:
+        """The voice of that id, or all that share the name where it leads the caller to."""
+        # Only what looks like an id: in a bucket a miss costs a question.
+        is_id = name.strip().startswith("voice_")
+        voice = self.voices.get(name.strip(), db) if is_id else None
+        if voice is not None and can_see(voice, caller):
+            return [voice]
+        alike = self.voices.named(name, db)
+        own = [voice for voice in alike if voice.owner == owner_of(caller)]
+        return own or [voice for voice in alike if voice.owner is None]
+
+    def visible(self, caller: Caller) -> list[StoredVoice]:
+        return [voice for voice in self.voices.all() if can_see(voice, caller)]
+
+    @again_on_conflict
+    def add(
+        self, voice: StoredVoice, sample: bytes | None = None, *, overwrite: bool = True
+    ) -> StoredVoice:
+        """One name, one voice: what its owner had under the name goes, unless `overwrite` is
+        false.
+        """
+        with self.voices.written(voice.id, sample) as keep, self.database.write() as db:
+            same_owner = [one for one in self.voices.all(db) if one.owner == voice.owner]
+            old = [one for one in same_owner if names.key(one.name) == names.key(voice.name)]
+            if old and not overwrite:
+                message = f"name: there is a voice {voice.name!r} already; delete it, or overwrite."
+                raise ApiError(409, message, param="name", code="name_taken")
+            self._check_room(len(same_owner) - len(old))
+            consent = voice.consent or ""
+            if is_consent_id(consent) and self.consents.get(consent, db) is None:
+                raise no_such_consent(consent, 400, "consent")
+            for one in old:
+                self.voices.remove(db, one)
+            keep()
+            self.voices.insert(db, voice)
+        self.voices.forget_data(old)
+        return voice
+
+    def new_voice(self, name: str, owner: str | None, **fields: Any) -> StoredVoice:
+        head = {"id": self.voices.new_id(), "created_at": int(time.time())}
+        return msgspec.convert(head | {"name": name, "owner": owner} | fields, StoredVoice)
+
+    def _check_room(self, count: int) -> None:
+        if count >= self.max_voices:
+            message = f"There are {self.max_voices} of these already; delete some first."
+            raise ApiError(400, message, code="quota_exceeded")
+
+    @again_on_conflict
+    def delete_voice(self, name: str, caller: Caller) -> StoredVoice:
+        """By id, or all that the name leads to; the newest of them."""
+        with self.database.write() as db:
+            gone = self._known_as(name, caller, db)
+            if not gone:
+                raise unknown_voice(name)
+            for voice in gone:
+                check_may_change(voice, caller)
+                self.voices.remove(db, voice)
+        self.voices.forget_data(gone)
+        return gone[-1]
+
+    @again_on_conflict
+    def keep_utterance(
+        self, voice: StoredVoice, spoken: ReferenceAudio, text: str
+    ) -> StoredVoice | None:
+        """The first utterance of a described voice: later requests are cloned from it. None where
+        the voice was deleted meanwhile; where another server was first, its utterance stays.
+        """
+        with self.voices.written(voice.id, spoken.samples) as keep, self.database.write() as db:
+            now = self.voices.get(voice.id, db)
+            if now is None or now.reference_key is not None:
+                return now
+            now = msgspec.structs.replace(now, reference_key=spoken.key, ref_text=text)
+            keep()
+            self.voices.update(db, now)
+        return now
+
+    def reference(self, voice: StoredVoice) -> ReferenceAudio | None:
+        """The sample, whole and unchanged; None where there is none yet."""
+        if voice.reference_key is None:
+            return None
+        samples = self.voices.data(voice)
+        if samples is None or hashlib.sha256(samples).hexdigest() != voice.reference_key:
+            if self.voices.get(voice.id) is None:
+                raise invalid(f"The voice {voice.name!r} was just deleted.", "voice")
+            what = "is missing" if samples is None else "is damaged"
+            logger.warning(
+                "the sample of voice %s %s: %s", voice.id, what, self.voices.where(voice)
+            )
+            message = f"The sample of voice {voice.name!r} {what}; upload it again."
+            raise ApiError(500, message, param="voice", code="voice_damaged")
+        return ReferenceAudio(voice.reference_key, samples)
+
+    # ---- consents ----
+
+    def consent(self, id_: str, caller: Caller, db: Any = None) -> Consent:
+        consent = self.consents.get(id_, db)
+        if consent is None or not can_see(consent, caller):
+            raise no_such_consent(id_)
+        return consent
+
+    def visible_consents(self, caller: Caller) -> list[Consent]:
+        return [consent for consent in self.consents.all() if can_see(consent, caller)]
+
+    def check_consent(self, consent: str, caller: Caller) -> None:
+        """What a sample comes with: a consent's id, or in words who allowed what."""
+        least, most = CONSENT_CHARS
+        if is_consent_id(consent):
+            found = self.consents.get(consent)
+            if found is None or not can_see(found, caller):
+                raise no_such_consent(consent, 400, "consent")
+            if self._is_expired(found):
+                raise invalid(f"The consent {consent!r} has expired.", "consent", "consent_expired")
+        elif self.cloning.require_consent != "off":
+            message = "consent: the id of a voice consent; make one at /v1/audio/voice_consents."
+            raise invalid(message, "consent", "consent_required")
+        elif not least <= len(consent) <= most:
+            message = (
+                f"consent: the id of a voice consent, or {least} to {most} characters that say who"
+                " allowed the voice to be used and for what."
+            )
+            raise invalid(message, "consent")
+
+    def check_reference(self, consent: str | None, caller: Caller) -> None:
+        """What reference audio in a request comes with."""
+        if consent is not None:
+            self.check_consent(consent, caller)
+        elif self.cloning.require_consent == "all":
+            message = "consent: this server clones only with the id of a voice consent."
+            raise invalid(message, "consent", "consent_required")
+
+    def check_may_speak(self, voice: StoredVoice) -> None:
+        """403 for a voice whose consent was withdrawn, has expired or was never there."""
+        if voice.disabled:
+            raise _disabled(voice, "was withdrawn")
+        consent = voice.consent or ""
+        found = self.consents.get(consent) if is_consent_id(consent) else None
+        if found is not None and self._is_expired(found):
+            raise _disabled(voice, "has expired")
+        needs_one = voice.type == "audio_sample" and self.cloning.require_consent != "off"
+        if found is None and needs_one:
+            raise _disabled(voice, "is not there")
+
+    def _is_expired(self, consent: Consent) -> bool:
+        days = self.cloning.consent_days
+        return days > 0 and time.time() > consent.created_at + days * 86_400
+
+    @again_on_conflict
+    def add_consent(self, name: str, language: str, recording: bytes, owner: str | None) -> Consent:
+        head = {"id": self.consents.new_id(), "created_at": int(time.time()), "owner": owner}
+        consent = msgspec.convert(head | {"name": name, "language": language}, Consent)
+        with self.consents.written(consent.id, recording) as keep, self.database.write() as db:
+            self._check_room(sum(one.owner == owner for one in self.consents.all(db)))
+            keep()
+            self.consents.insert(db, consent)
+        return consent
+
+    @again_on_conflict
+    def rename_consent(self, id_: str, name: str, caller: Caller) -> Consent:
+        with self.database.write() as db:
+            consent = self.consent(id_, caller, db)
+            check_may_change(consent, caller)
+            consent = msgspec.structs.replace(consent, name=name)
+            self.consents.update(db, consent)
+        return consent
+
+    @again_on_conflict
+    def delete_consent(self, id_: str, caller: Caller, *, cascade: bool) -> Sequence[StoredVoice]:
+        """The voices that rest on it: none, or with `cascade` those that are disabled now. Their
+        samples are gone, too: what is left of them is that they were there.
+        """
+        with self.database.write() as db:
+            consent = self.consent(id_, caller, db)
+            check_may_change(consent, caller)
+            resting = [one for one in self.voices.all(db) if one.consent == id_]
+            in_use = [voice for voice in resting if not voice.disabled]
+            if in_use and not cascade:
+                raise _consent_in_use(consent, in_use)
+            for voice in in_use:
+                self.voices.update(db, _without_sample(voice))
+            self.consents.remove(db, consent)
+        self.consents.forget_data([consent])
+        self.voices.forget_data(in_use)
+        return in_use
+
+
+def owner_of(caller: Caller) -> str | None:
+    """What is made on a server without keys is everybody's."""
+    return None if caller == ANONYMOUS else caller.id
+
+
+def can_see(record: Record, caller: Caller) -> bool:
+    return record.owner is None or _may_change(record, caller)
+
+
+def _may_change(record: Record, caller: Caller) -> bool:
+    return caller.is_admin or record.owner == owner_of(caller)
+
+
+def check_may_change(record: Record, caller: Caller) -> None:
+    if not _may_change(record, caller):
+        message = f"{record.name!r} belongs to the operator of this server; an admin key is needed."
+        raise ApiError(403, message, code="not_the_owner")
+
+
+def is_consent_id(consent: str) -> bool:
+    return _CONSENT_ID.match(consent) is not None
+
+
+def unknown_voice(name: str) -> ApiError:
+    message = f"There is no stored voice {name!r}."
+    return ApiError(404, message, param="voice_id", code="voice_not_found")
+
+
+def no_such_consent(id_: str, status: int = 404, param: str = "consent_id") -> ApiError:
+    message = f"There is no voice consent {id_!r}."
+    return ApiError(status, message, param=param, code="consent_not_found")
+
+
+def _without_sample(voice: StoredVoice) -> StoredVoice:
+    return msgspec.structs.replace(voice, disabled=True, reference_key=None, ref_text=None)
+
+
+def _disabled(voice: StoredVoice, why: str) -> ApiError:
+    message = f"The consent for voice {voice.name!r} {why}; it speaks no more."
+    return ApiError(403, message, param="voice", code="voice_disabled")
+
+
+def _consent_in_use(consent: Consent, voices: Sequence[StoredVoice]) -> ApiError:
+    named = ", ".join(repr(voice.name) for voice in voices[:5])
+    message = (
+        f"The consent {consent.id!r} is in use by {len(voices)} voices ({named}); delete them"
+        " first, or add ?cascade=true, which disables them."
+    )
+    return ApiError(409, message, param="consent_id", code="consent_in_use")

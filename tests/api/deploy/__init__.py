@@ -1,0 +1,1 @@
+"""The files in deploy/, held by the tools that read them."""

@@ -1,0 +1,161 @@
+"""deploy/proxy/nginx.conf in a real nginx in front of a server: nothing is held back."""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.api.speech.test_streaming import LONG, wait_until
+
+ROOT = Path(__file__).resolve().parents[3]
+PROXY = ROOT / "deploy" / "proxy"
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx; apt-get install nginx-light")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Nginx:
+    def __init__(self, directory: Path, upstreams: list[str]) -> None:
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        text = (PROXY / "nginx.conf").read_text()
+        servers = "".join(f"server {one} max_fails=0;" for one in upstreams)
+        line = "    server 127.0.0.1:8000 max_fails=2 fail_timeout=5s;"
+        assert line in text and "listen 8080;" in text
+        text = text.replace(line, servers).replace("listen 8080;", f"listen 127.0.0.1:{port};")
+        paths = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"{one}_temp_path {directory}/{one};" for one in paths)
+        whole = f"daemon off; master_process off; pid {directory}/pid; error_log {directory}/log;"
+        whole += f"events {{}} http {{ access_log off; {temporary}\n{text}\n}}"
+        (directory / "nginx.conf").write_text(whole)
+        command = [NGINX, "-c", str(directory / "nginx.conf"), "-e", str(directory / "log")]
+        self.process = subprocess.Popen([*command, "-p", str(directory)])
+        for _ in range(200):
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            assert self.process.poll() is None, (directory / "log").read_text()
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+def address(server) -> str:
+    return server.url.removeprefix("http://")
+
+
+@pytest.fixture
+def proxied(server, tmp_path) -> Iterator[httpx.Client]:
+    nginx = Nginx(tmp_path, [address(server)])
+    try:
+        with httpx.Client(base_url=nginx.url, timeout=20) as client:
+            yield client
+    finally:
+        nginx.stop()
+
+
+def body(**fields: object) -> dict[str, object]:
+    return {"model": "tts-1", "voice": "alloy", "input": LONG, "response_format": "pcm", **fields}
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream_format": "sse"}], ids=["audio", "sse"])
+def test_sound_passes_as_it_is_made(server, proxied, fields):
+    server.engine.chunk_delay_s = 0.1
+    with proxied.stream("POST", "/v1/audio/speech", json=body(**fields)) as answer:
+        assert answer.status_code == 200
+        times = [time.monotonic() for _ in answer.iter_raw()]
+    server.engine.behave()
+    assert len(times) >= 5, "in pieces"
+    assert times[-1] - times[0] > 0.3, "not all at the end"
+
+
+def test_the_engine_stops_when_the_listener_leaves(server, proxied):
+    server.engine.chunk_delay_s = 0.05
+    with proxied.stream("POST", "/v1/audio/speech", json=body()) as answer:
+        next(answer.iter_raw())
+        assert server.engine.live
+    wait_until(lambda: not server.engine.live, 3)
+
+
+def test_a_broken_answer_stays_broken(server, proxied):
+    server.engine.fail_after = 2
+    with pytest.raises(httpx.RemoteProtocolError):
+        proxied.post("/v1/audio/speech", json=body())
+
+
+def test_request_ids_are_taken_or_made(server, proxied):
+    given = proxied.get("/health", headers={"x-request-id": "mine-1"})
+    assert given.headers.get_list("x-request-id") == ["mine-1"]
+    assert len(proxied.get("/health").headers["x-request-id"]) == 32
+
+
+def test_large_uploads_reach_the_servers_own_limit(server, proxied):
+    answer = proxied.post("/v1/audio/speech", json=body(input="x" * 300_000))
+    assert answer.status_code in (400, 413) and "error" in answer.json()
+
+
+def test_a_server_that_drains_is_passed_over(start, tmp_path):
+    one, other = start(), start()
+    nginx = Nginx(tmp_path, [address(one), address(other)])
+    try:
+        one.uvicorn.app.state.draining = True
+        with httpx.Client(base_url=nginx.url, timeout=20) as client:
+            for _ in range(6):
+                assert client.post("/v1/audio/speech", json=body(input="Hi.")).status_code == 200
+        assert len(other.engine.submitted) == 6 and not one.engine.submitted
+    finally:
+        nginx.stop()
+
+
+def test_websockets_pass(tmp_path):
+    """A server of a few lines: what counts is that the upgrade and both directions pass."""
+
+    def echo(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            head = connection.recv(65536).lower()
+            assert b"upgrade: websocket" in head and b"connection: upgrade" in head
+            answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            connection.sendall(answer + b"Connection: Upgrade\r\n\r\n")
+            while data := connection.recv(1000):
+                connection.sendall(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=echo, args=(listener,))
+        thread.start()
+        nginx = Nginx(tmp_path, [f"127.0.0.1:{listener.getsockname()[1]}"])
+        host, _, port = nginx.url.removeprefix("http://").partition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=5) as client:
+                head = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+                client.sendall(f"{head}Upgrade: websocket\r\n\r\n".encode())
+                assert client.recv(1000).startswith(b"HTTP/1.1 101")
+                for text in (b"one", b"two"):
+                    client.sendall(text)
+                    assert client.recv(100) == text
+        finally:
+            nginx.stop()
+            thread.join(5)
+
+
+def test_envoys_file_names_what_there_is():
+    tree = yaml.safe_load((PROXY / "envoy.yaml").read_text())
+    text = json.dumps(tree)
+    (cluster,) = tree["static_resources"]["clusters"]
+    assert cluster["health_checks"][0]["http_health_check"]["path"] == "/ready"
+    assert '"timeout": "0s"' in text and "filters.http.buffer" not in text

@@ -1,0 +1,20 @@
+"""Names that nobody can see, or take for another."""
+
+import pytest
+
+from qtts_openai.errors import ApiError
+from qtts_openai.voices import names
+
+UNSEEN = ("\ufe0f", "\u3164", "\u2800", "\u115f", "vivian\ufe0f", "viv\u034fian", "a\U000e0100")
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_invisible_characters_make_no_name(name):
+    with pytest.raises(ApiError) as caught:
+        names.clean(name)
+    assert (caught.value.status, caught.value.param) == (400, "name")
+
+
+def test_an_emoji_may_be_red_and_is_the_same_as_in_black():
+    assert names.clean("I \u2764\ufe0f you") == "I \u2764\ufe0f you"
+    assert names.key("\u2764\ufe0f") == names.key("\u2764")
