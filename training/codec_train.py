@@ -1,12 +1,12 @@
 """Trains the codec decoder: codes -> teacher's sound.
 
-    python codec_train.py --minutes 60 [--device cuda --workers 10]      work/codec.pt -> the same
+    python -m training.codec_train --minutes 60 [--device cuda --workers 10]   work/codec.pt -> same
 
 Every sentence is heard in a random voice of its teacher (voice_space.py): played faster or slower,
-which moves formants and pitch, through a tilt, with breath. Two stages in one run. `shape`: up to the 50 Hz latents, against log-mel spectrum and pitch cycle
-through throw-away heads; cheap. `wave`: the convolutions on frozen latents, against the teacher's
-waveform, with log-magnitude and, where voiced, phase-sensitive spectral losses; the codes fix the
-phase, so the waveform is predictable.
+which moves formants and pitch, through a tilt, with breath. Two stages in one run. `shape`: up to
+the 50 Hz latents, against log-mel spectrum and pitch cycle through throw-away heads; cheap. `wave`:
+the convolutions on frozen latents, against the teacher's waveform, with log-magnitude and, where
+voiced, phase-sensitive spectral losses; the codes fix the phase, so the waveform is predictable.
 """
 
 import argparse
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codec_model import CodecDecoder
-from codes import encode, parse, played_faster, teacher_of
-from feeding import feed
 from torch import nn
-from voice_space import TRACT_HIGH, TRACT_LOW, TRACT_STEP, WHISPER, Voice
+
+from training.codec_model import CodecDecoder
+from training.codes import encode, parse, played_faster, teacher_of
+from training.feeding import feed
+from training.voice_space import TRACT_HIGH, TRACT_LOW, TRACT_STEP, WHISPER, Voice
 
 WORK = Path(__file__).parent / "work"
 GAIN = 1.6 / 32768

@@ -1,6 +1,6 @@
 """The meaning of the 16 codes of a frame (80 ms); teacher dumps -> labels -> codes in any voice.
 
-    python codes.py             -> work/labels/BUCKET-NNN-TEACHER.npz, for every finished dump
+    python -m training.codes      -> work/labels/BUCKET-NNN-TEACHER.npz, for every finished dump
 
 The codec of this checkpoint is not learnt: its codes say outright what the decoder has to render.
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from voice_space import PITCH_CEILING, PITCH_FLOOR, TEACHERS, WHISPER, Voice
+
+from training.voice_space import PITCH_CEILING, PITCH_FLOOR, TEACHERS, WHISPER, Voice
 
 WORK = Path(__file__).parent / "work"
 PHONES = re.findall(

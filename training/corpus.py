@@ -1,7 +1,7 @@
 # ruff: noqa: E501
 """Text for training: WordNet examples and definitions, templates, single words.
 
-    python corpus.py            -> work/text/{examples,closed,glosses,words,long,numbers,paragraphs,formats}.txt
+    python -m training.corpus            -> work/text/{examples,closed,glosses,words,long,numbers,paragraphs,formats}.txt
 
 Nothing that stands in eval_sentences.txt is written (compared without case and punctuation).
 Sources: Debian package wordnet-base (WordNet licence) and this file.

@@ -1,11 +1,11 @@
 """Trained weights -> a checkpoint directory in the official layout.
 
-    PYTHONPATH=.. python export.py [OUT]      default ../engine/data: voice, voice_design, voice_clone
+    python -m training.export [OUT]      default ../engine/data: voice, voice_design, voice_clone
 
 Three families from one talker: named voices, described voices, and cloning, which adds the speaker
-encoder. They share the codec's folder by a link. bfloat16 throughout to stay small. The codec encoder is a stand-in of the right
-names and shapes: the codes of this checkpoint are not learnt from sound, so there is nothing to
-encode with, and CustomVoice needs none.
+encoder. They share the codec's folder by a link. bfloat16 throughout to stay small. The codec
+encoder is a stand-in of the right names and shapes: the codes of this checkpoint are not learnt
+from sound, so there is nothing to encode with, and CustomVoice needs none.
 """
 
 import json
@@ -15,13 +15,14 @@ from pathlib import Path
 
 import msgspec
 import torch
-from codec_model import CONFIG as DECODER
-from codec_model import CodecDecoder
-from engine.models.speaker_encoder import SpeakerEncoder
 from safetensors.torch import save_file
-from speaker_train import CONFIG as SPEAKER_ENCODER
-from talker_model import CONTROL, ENGLISH, PREDICTOR, SPEAKER_ROWS, TALKER, Talker
-from tokenizer import Tokenizer
+
+from engine.models.speaker_encoder import SpeakerEncoder
+from training.codec_model import CONFIG as DECODER
+from training.codec_model import CodecDecoder
+from training.speaker_train import CONFIG as SPEAKER_ENCODER
+from training.talker_model import CONTROL, ENGLISH, PREDICTOR, SPEAKER_ROWS, TALKER, Talker
+from training.tokenizer import Tokenizer
 
 WORK = Path(__file__).parent / "work"
 ENCODER = {

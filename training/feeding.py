@@ -10,7 +10,7 @@ _CONTEXT = multiprocessing.get_context("fork")
 
 
 def feed(make: Callable[[np.random.Generator], Iterator[Any]], workers: int, seed: int) -> Iterator:
-    """What `make(rng)` yields, from `workers` processes (0: from this one). Start it before CUDA."""
+    """What `make(rng)` yields, from `workers` processes (0: this one). Start it before CUDA."""
     if not workers:
         return make(np.random.default_rng(seed))
     queue = _CONTEXT.Queue(4 * workers)

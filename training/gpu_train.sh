@@ -6,18 +6,18 @@
 set -uo pipefail
 cd "$(dirname "$0")"
 CARRY=$(realpath "$1") MINUTES=$2
-export PYTHONPATH=.:..:${PYTHONPATH:-} OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD/..:${PYTHONPATH:-} OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 mkdir -p work && cp -r "$CARRY"/. work/
 export LD_LIBRARY_PATH=$PWD/work/lib:${LD_LIBRARY_PATH:-}
-python3 restore.py & python3 teacher.py --share 0 --workers 16 | tail -1; wait
+python3 -m training.restore & python3 -m training.teacher --share 0 --workers 16 | tail -1; wait
 run() { # NAME COMMAND...: with bfloat16, or plainly where that fails
     local name=$1; shift
     "$@" --bf16 > "$OUT/$name.log" 2>&1 || "$@" >> "$OUT/$name.log" 2>&1
 }
 TO_GPU="--device cuda --minutes $MINUTES"
-run codec python3 codec_train.py $TO_GPU --batch 24 --workers 5 --rate 1.5e-3 &
-run talker python3 talker_train.py $TO_GPU --tokens 24000 --workers 6 --rate 1.2e-3 &
-python3 speaker_train.py $TO_GPU --batch 24 --workers 4 > "$OUT/speaker.log" 2>&1 &
+run codec python3 -m training.codec_train $TO_GPU --batch 24 --workers 5 --rate 1.5e-3 &
+run talker python3 -m training.talker_train $TO_GPU --tokens 24000 --workers 6 --rate 1.2e-3 &
+python3 -m training.speaker_train $TO_GPU --batch 24 --workers 4 > "$OUT/speaker.log" 2>&1 &
 wait
 python3 - <<'PYTHON'
 import os, torch

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from talker_model import CONTROL, ENGLISH
+
+from training.talker_model import CONTROL, ENGLISH
 
 C = CONTROL
 NEWLINE = "Ċ"
@@ -30,7 +31,7 @@ def instruction(tok, words):
 
 
 def build(tok, body, *, speaker=None, vector=False, instruct="", english, streaming, heard=None):
-    """`speaker`: a codec row. `heard`: text ids and codes [R, 16] of a reference (cloning in context)."""
+    """`speaker`: a codec row. `heard`: text ids and codes [R, 16] of a reference."""
     pad, bos, eos = (tok.added[t] for t in ("<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"))
     if english:
         head = [C["codec_think_id"], C["codec_think_bos_id"], ENGLISH, C["codec_think_eos_id"]]

@@ -21,10 +21,12 @@ from engine.protocol import (
 from engine.startup import build
 from qtts_openai.text.prompt_builder import PromptBuilder
 from qtts_openai.text.segments import Size, split_sentences
-from training.codes import PHONES, VOICES, encode
+from training.codes import PHONES, encode, parse
+from training.voice_space import SPEAKERS as VOICES
+from training.voice_space import TEACHERS
 
 TEACHER = Path(__file__).parent / "work" / "teacher_dump"
-SPEAKERS = ("ava", "max")  # in the order of the teacher's VOICES
+SPEAKERS = ("ava", "max")  # the teachers' own voices among voice_space.SPEAKERS
 MODEL = "voice"
 
 
@@ -122,18 +124,23 @@ def has_teacher() -> bool:
 
 def teach(texts: list[str], speaker: str) -> list[Reading | None]:
     """How the teacher reads; None where it has nothing to say."""
-    voice = VOICES[SPEAKERS.index(speaker)]
+    voice = VOICES[speaker]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "pcm"
         lines = "".join(f"{text}\n" for text in texts)
         dump = subprocess.run(
-            [TEACHER, voice, file], input=lines, text=True, capture_output=True, check=True
+            [TEACHER, TEACHERS[voice.teacher], file],
+            input=lines,
+            text=True,
+            capture_output=True,
+            check=True,
         ).stdout.splitlines()
         pcm, at = file.read_bytes(), 0
     readings: list[Reading | None] = []
     for line in dump:
         num_bytes = 2 * int(line.rsplit("\t", 1)[1])
-        coded = encode(line, voice)
+        parsed = parse(line)
+        coded = encode(parsed[0], voice) if parsed is not None else None
         samples = _floats(pcm[at : at + num_bytes])
         readings.append(Reading(coded[0].astype(np.int64), samples, 16_000) if coded else None)
         at += num_bytes

@@ -1,6 +1,6 @@
 """The shipped checkpoint -> work/*.pt, so that training goes on from it on another machine.
 
-    python restore.py [CHECKPOINT]      default ../engine/data/voice
+    python -m training.restore [CHECKPOINT]      default ../engine/data/voice
 
 The tokenizer comes along. The optimisers start anew; the schedules continue at the steps noted in
 state.json, which export.py writes.
@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
-from codec_model import CodecDecoder
-from codec_train import ShapeHeads
 from safetensors.torch import load_file
-from talker_model import Talker
+
+from training.codec_model import CodecDecoder
+from training.codec_train import ShapeHeads
+from training.talker_model import Talker
 
 HERE = Path(__file__).parent
 WORK = HERE / "work"

@@ -1,6 +1,6 @@
 """Trains the speaker encoder of the Base checkpoint: sound -> the embedding that means its voice.
 
-    PYTHONPATH=..  python speaker_train.py --minutes 30 [--device cuda --workers 4]   -> work/speaker.pt
+    python -m training.speaker_train --minutes 30 [--device cuda --workers 4]   -> work/speaker.pt
 
 The net is the engine's own, in small widths. What it learns to say is voice_space.embedding of the
 voice that it hears: teacher, tract, tilt and breath as the sound was made, pitch, spread and pace
@@ -13,15 +13,24 @@ import time
 from functools import partial
 from pathlib import Path
 
-import codec_train
 import numpy as np
 import torch
-from codes import PHONE, played_faster
+from torch import nn
+
 from engine.models.config import SpeakerEncoderConfig
 from engine.models.speaker_encoder import SpeakerEncoder, log_mel
-from feeding import feed
-from torch import nn
-from voice_space import DIRECTIONS, TRACT_HIGH, TRACT_LOW, TRACT_STEP, WHISPER, Voice, features
+from training import codec_train
+from training.codes import PHONE, played_faster
+from training.feeding import feed
+from training.voice_space import (
+    DIRECTIONS,
+    TRACT_HIGH,
+    TRACT_LOW,
+    TRACT_STEP,
+    WHISPER,
+    Voice,
+    features,
+)
 
 WORK = Path(__file__).parent / "work"
 CONFIG = SpeakerEncoderConfig(
@@ -102,7 +111,9 @@ def main():
     while done < 1.0:
         done = (time.monotonic() - start) / (60 * args.minutes)
         for group in optimiser.param_groups:
-            group["lr"] = args.rate * min(1, step / 100 + 0.05) * 0.5 * (1.02 + math.cos(math.pi * done))
+            group["lr"] = (
+                args.rate * min(1, step / 100 + 0.05) * 0.5 * (1.02 + math.cos(math.pi * done))
+            )
         sounds, wanted = (torch.from_numpy(a).to(args.device) for a in next(stream))
         with torch.no_grad():
             mel = torch.stack([log_mel(sound, CONFIG.mel_dim) for sound in sounds])
@@ -119,7 +130,9 @@ def main():
         average = error if average is None else 0.95 * average + 0.05 * error
         if time.monotonic() - told > 10:
             told = time.monotonic()
-            print(f"{step} {told - start:.0f} s {float(loss):.3f} {np.round(average, 2)}", flush=True)
+            print(
+                f"{step} {told - start:.0f} s {float(loss):.3f} {np.round(average, 2)}", flush=True
+            )
     torch.save({"model": model.state_dict(), "step": step}, WORK / "speaker.pt")
 
 

@@ -7,9 +7,10 @@ frames) codes 1..15.
 
 import torch
 import torch.nn.functional as F
-from codec_model import MLP, RMSNorm, rope, rotate
 from torch import nn
-from voice_space import SPEAKERS
+
+from training.codec_model import MLP, RMSNorm, rope, rotate
+from training.voice_space import SPEAKERS
 
 CODES = 64
 PREDICTOR = {

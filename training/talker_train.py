@@ -1,6 +1,6 @@
 """Trains talker and code predictor together on teacher codes.
 
-    python talker_train.py --minutes 60 [--device cuda --workers 10]      work/talker.pt -> the same
+    python -m training.talker_train --minutes 60 [--device cuda --workers 10]  work/talker.pt -> it
 
 Each example draws its voice and prompt anew: a named voice with or without a style, a description,
 or a speaker embedding; whole text or token by token; language named or not; now and then characters
@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import typography
-from codes import END, LEAD, SIZE, encode, spoken_by, teacher_of, unpack, with_longer_lead
-from feeding import feed
-from prompt import build
-from talker_model import CONTROL, SPEAKER_ROWS, Talker
-from tokenizer import Tokenizer
 from torch import nn
-from voice_space import (
+
+from training import typography
+from training.codes import END, LEAD, SIZE, encode, spoken_by, teacher_of, unpack, with_longer_lead
+from training.feeding import feed
+from training.prompt import build
+from training.talker_model import CONTROL, SPEAKER_ROWS, Talker
+from training.tokenizer import Tokenizer
+from training.voice_space import (
     DIRECTIONS,
     SPEAKERS,
     WIDTH,

@@ -1,6 +1,6 @@
 """Teacher speech: runs teacher_dump (flite) over the text in shards.
 
-    python teacher.py [--share 1.0]     -> work/dump/BUCKET-NNN-VOICE.{lines,tsv[,pcm]}
+    python -m training.teacher [--share 1.0]     -> work/dump/BUCKET-NNN-VOICE.{lines,tsv[,pcm]}
 
 Audio (16 kHz) is kept only for the `audio` bucket, which trains the codec: all teachers, each
 sentence with another pitch, spread of pitch and pace. Everything else needs only segments and F0,
@@ -10,8 +10,8 @@ from one teacher per shard in turn; voice_space.py varies those. Finished shards
 import argparse
 import random
 import subprocess
-import zlib
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,12 +76,13 @@ def run_shard(tool, lines, stem, voice, audio):
     if audio:
         pcm, vary = str(stem.with_suffix(".pcm")), ["vary"]
         rng = np.random.default_rng(zlib.crc32(stem.name.encode()))
-        spoken = [f"{some_pitch(rng):.3f} {some_spread(rng):.3f} {some_stretch(rng):.3f} {x}" for x in lines]
+        spoken = [
+            f"{some_pitch(rng):.3f} {some_spread(rng):.3f} {some_stretch(rng):.3f} {x}"
+            for x in lines
+        ]
     with open(part, "w") as sink:
         source = "\n".join(spoken) + "\n"
-        subprocess.run(
-            [tool, voice, pcm, *vary], input=source, text=True, stdout=sink, check=True
-        )
+        subprocess.run([tool, voice, pcm, *vary], input=source, text=True, stdout=sink, check=True)
     part.rename(done)
 
 

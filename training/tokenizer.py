@@ -1,6 +1,6 @@
 """Byte-level BPE in the Qwen2 file format, small enough that most tokens are two or three letters.
 
-    python tokenizer.py [--merges 400]
+    python -m training.tokenizer [--merges 400]
     -> work/tokenizer/{vocab.json,merges.txt,tokenizer_config.json}
 
 Streaming text feeds one token per 80 ms frame, so tokens must run ahead of the speech: about

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The space of voices: what a voice is, the codes that say it, and the words that describe it.
 
 A voice is one of three teachers, heard through a longer or shorter vocal tract, darker or brighter,
