@@ -243,7 +243,8 @@ def test_an_encoder_error_fails_the_utterance(
         patch.setattr(core.voices[BASE], "encode", broken)
         heard = hear(core, reference, clone(1, reference.key))
     assert heard.failed is not None and heard.failed.kind == "generation"
-    assert "out of memory" in heard.failed.message
+    assert "sequence 1 in the server's log" in heard.failed.message
+    assert "out of memory" not in heard.failed.message
     assert_idle(core)
     assert len(say(core, clone(1, reference.key)).codes) == 3, "the next one tries again"
 
