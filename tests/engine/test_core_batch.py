@@ -278,7 +278,7 @@ def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> No
 
 
 def test_beginnings_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix_cache, "MOST_TOKENS", 30)
+    monkeypatch.setattr(prefix_cache, "MAX_PREFIX_TOKENS", 30)
     cache = prefix_cache.PrefixCache(torch.randn(2, 2, 5, 16, 1, 4))
     slots = torch.arange  # position n in slot n
     a, b, c = (prompt(speakers=((i, 1.0),)) for i in range(3))  # 8 tokens each before the text
