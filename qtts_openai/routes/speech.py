@@ -117,7 +117,7 @@ def _parsed(service: AppState, body: bytes) -> dict[str, Any]:
     return s.parse_json(body, service.settings.text.max_long_chars)
 
 
-_STATEMENT = {"application/jose+json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))}
+_STATEMENT = {"application/jose+json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))}
 
 
 @get(
