@@ -99,7 +99,7 @@ def plan(args: argparse.Namespace, paths: dict[str, Path]) -> list:
 
     return [
         engine(first, plain),
-        lambda budget: http_parts(args, paths[first], budget),
+        lambda budget: http_parts(args, paths[first], QUICK_LOADS if args.quick else LOADS, budget),
         lambda budget: [rival_part(args, name, first, paths[first], budget) for name in RIVALS],
         *(engine(shape, plain) for shape in others),
         *(engine(shape, weights) for weights in quantised for shape in args.shapes),
@@ -117,11 +117,13 @@ def engine_part(
     return run_part(f"engine {shape} {weights}", command, budget, least_s=args.least_s, most_s=300)
 
 
-def http_parts(args: argparse.Namespace, path: Path, budget: Budget) -> list[Part]:
+def http_parts(
+    args: argparse.Namespace, path: Path, loads: list[Load], budget: Budget
+) -> list[Part]:
     trial = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True)
     if trial.returncode:
         return [Part("http", "skipped", f"the server cannot run here: {last_line(trial.stderr)}")]
-    return serve_and_load(path, args.device, QUICK_LOADS if args.quick else LOADS, budget)
+    return serve_and_load(path, args.device, loads, budget)
 
 
 def rival_part(args: argparse.Namespace, name: str, shape: str, path: Path, budget: Budget) -> Part:

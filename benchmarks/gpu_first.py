@@ -34,11 +34,12 @@ import torch
 
 from benchmarks import gpu_bench, logbook, machine
 from benchmarks.gpu_serve import Load
-from benchmarks.parts import Budget
+from benchmarks.parts import Budget, end
 
 PYTHON = sys.executable
 # Seconds a step may take on a GPU. A dry run on a CPU has four times as many.
 LIMITS = {"frames": 40, "goldens": 80, "engine": 100, "http": 75, "rivals": 90}
+RATES = [Load(1, 6), Load(20, 8), Load(60, 8)]
 WAYS = {
     "torch": {"kernels": "torch"},
     "triton": {"kernels": "triton", "cuda_graphs": False},
@@ -96,12 +97,17 @@ def run(name: str, command: list[str], args: argparse.Namespace) -> Result:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TRITON_PRINT_AUTOTUNING": "1"}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, cwd=logbook.ROOT, env=environment
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            cwd=logbook.ROOT,
+            env=environment,
+            start_new_session=True,
         )
         try:
             status = "done" if process.wait(limit) == 0 else f"failed ({process.returncode})"
         except subprocess.TimeoutExpired:
-            process.kill()
+            end(process)
             status = f"timed out after {limit} s"
     lines = log.read_text("utf-8", "replace").strip().splitlines()
     result = Result(name, status, time.monotonic() - started, last_json(lines))
@@ -193,12 +199,11 @@ def parts(args: argparse.Namespace) -> list[dict[str, Any]]:
     options = gpu_bench.parse(
         ["--device", args.device, "--shapes", args.shape, "--frames", str(args.frames)]
     )
-    gpu_bench.LOADS[:] = [Load(1, 6), Load(20, 8), Load(60, 8)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / args.shape
         gpu_bench.write_checkpoints({args.shape: path})
         if args.step == "http":
-            done = gpu_bench.http_parts(options, path, budget)
+            done = gpu_bench.http_parts(options, path, RATES, budget)
         else:
             done = [
                 gpu_bench.rival_part(options, name, args.shape, path, budget)

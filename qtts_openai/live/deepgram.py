@@ -16,13 +16,9 @@ from typing import Any
 import msgspec
 
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.http.callers import Caller
-from qtts_openai.http.rate_limit import Lease
 from qtts_openai.live import session as s
-from qtts_openai.live.dialect import Dialect
-from qtts_openai.live.socket import NORMAL, TOO_BIG, Closing, LiveSocket
-from qtts_openai.live.voice import OpenTexts
-from qtts_openai.state import AppState
+from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.socket import NORMAL, TOO_BIG, Closing
 
 # Clients give up after 10 s without a message.
 HEART_BEAT_S = 4.0
@@ -34,18 +30,8 @@ class DeepgramSession(Dialect):
 
     name = "deepgram"
 
-    def __init__(
-        self,
-        socket: LiveSocket,
-        service: AppState,
-        open_texts: OpenTexts,
-        caller: Caller,
-        who: str,
-        lease: Lease,
-        query: Mapping[str, str],
-        version: int,
-    ) -> None:
-        super().__init__(socket, service, open_texts, caller, who, lease)
+    def __init__(self, visit: Visit, query: Mapping[str, str], version: int) -> None:
+        super().__init__(visit)
         self.query, self.version = query, version
         self.id = secrets.token_hex(16)
         self._speeches: dict[int, str] = {}  # v2: ids of turns

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.callers import Caller
@@ -17,24 +17,28 @@ from qtts_openai.state import AppState
 MAX_SILENT = 10
 
 
+class Visit(NamedTuple):
+    """A connection as it was let in: `who` is the source that limits count, and `lease` its place,
+    which the route gives back.
+    """
+
+    socket: LiveSocket
+    service: AppState
+    open_texts: OpenTexts
+    caller: Caller
+    who: str
+    lease: Lease
+
+
 class Dialect:
-    """One connection; `lease` is its caller's place, which whoever made it gives back."""
+    """One connection, as one kind of client speaks."""
 
     name: ClassVar[str]
 
-    def __init__(
-        self,
-        socket: LiveSocket,
-        service: AppState,
-        open_texts: OpenTexts,
-        caller: Caller,
-        who: str,
-        lease: Lease,
-    ) -> None:
-        self.socket, self.service, self.open_texts = socket, service, open_texts
-        self.caller, self.who = caller, who
-        self.settings = service.settings.live
-        self.lease = lease
+    def __init__(self, visit: Visit) -> None:
+        self.socket, self.service, self.open_texts = visit[:3]
+        self.caller, self.who, self.lease = visit[3:]
+        self.settings = self.service.settings.live
         self.session: s.LiveSession | None = None
         self._num_chars = 0
 

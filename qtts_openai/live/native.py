@@ -19,15 +19,11 @@ from typing import Any, Literal
 import msgspec
 
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.http.callers import Caller
-from qtts_openai.http.rate_limit import Lease
 from qtts_openai.live import session as s
-from qtts_openai.live.dialect import Dialect
-from qtts_openai.live.socket import NORMAL, POLICY, TOO_BIG, Closing, LiveSocket
-from qtts_openai.live.voice import OpenTexts
+from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.socket import NORMAL, POLICY, TOO_BIG, Closing
 from qtts_openai.live.words import Word
 from qtts_openai.schemas import SpeechRequest, to_struct
-from qtts_openai.state import AppState
 
 _CLOSERS = "[\"'”’»」』)\\]]*"
 _ENDS = {
@@ -80,16 +76,8 @@ def split(text: str, config: Config) -> tuple[list[str], str]:
 class NativeSession(Dialect):
     name = "native"
 
-    def __init__(
-        self,
-        socket: LiveSocket,
-        service: AppState,
-        open_texts: OpenTexts,
-        caller: Caller,
-        who: str,
-        lease: Lease,
-    ) -> None:
-        super().__init__(socket, service, open_texts, caller, who, lease)
+    def __init__(self, visit: Visit) -> None:
+        super().__init__(visit)
         self.id = f"sess_{secrets.token_hex(8)}"
         self.config = Config()
         self.wanted: SpeechRequest | None = None

@@ -9,16 +9,15 @@ from litestar.exceptions import WebSocketDisconnect
 
 from qtts_openai.errors import ApiError, retry_headers
 from qtts_openai.http.auth import OPEN
-from qtts_openai.http.callers import Caller, caller_of, source_of
-from qtts_openai.http.rate_limit import Lease
+from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.live.deepgram import DeepgramSession
-from qtts_openai.live.dialect import Dialect
+from qtts_openai.live.dialect import Dialect, Visit
 from qtts_openai.live.native import NativeSession
 from qtts_openai.live.socket import LiveSocket, accept, check_key, refuse
 from qtts_openai.live.voice import OpenTexts
 from qtts_openai.state import AppState
 
-Make = Callable[[LiveSocket, AppState, OpenTexts, Caller, str, Lease], Dialect]
+Make = Callable[[Visit], Dialect]
 Socket = WebSocket[Any, Any, Any]
 
 
@@ -74,7 +73,7 @@ async def _dialect(socket: Socket, service: AppState, make: Make) -> Dialect:
         open_texts = socket.app.state.open_texts = OpenTexts(lambda: service.engine.num_rows)
     who = source_of(socket)
     lease = await service.limiter.acquire(who, 0)
-    return make(bounded, service, open_texts, caller_of(socket), who, lease)
+    return make(Visit(bounded, service, open_texts, caller_of(socket), who, lease))
 
 
 def _service(socket: Socket) -> AppState:

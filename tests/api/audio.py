@@ -1,7 +1,6 @@
 """Looks into audio bytes: what they are and how long they play."""
 
 import io
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -32,28 +31,6 @@ def decode(audio_format: str, data: bytes, rate: int = 24000) -> tuple[np.ndarra
 def seconds(audio_format: str, data: bytes, rate: int = 24000) -> float:
     samples, rate = decode(audio_format, data, rate)
     return len(samples) / rate
-
-
-def lufs(samples: np.ndarray, rate: int = 24000) -> float:
-    """Integrated loudness after EBU R 128 of int16 mono."""
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(
-        format="s16", sample_rate=rate, layout="mono", time_base=Fraction(1, rate)
-    )
-    meter, sink = graph.add("ebur128", "metadata=1:framelog=quiet"), graph.add("abuffersink")
-    source.link_to(meter)
-    meter.link_to(sink)
-    graph.configure()
-    frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-    frame.sample_rate, frame.pts = rate, 0
-    source.push(frame)
-    source.push(None)
-    found = float("nan")
-    while True:
-        try:
-            found = float(sink.pull().metadata.get("lavfi.r128.I", found))
-        except (av.EOFError, BlockingIOError):
-            return found
 
 
 def without_serials(data: bytes) -> bytes:

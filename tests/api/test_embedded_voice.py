@@ -20,8 +20,8 @@ from engine.startup import build
 from qtts_openai.speech.loudness import amplify
 from qtts_openai.text.prompt_builder import PromptBuilder
 from qtts_openai.voices.presets import VoiceTable
-from tests.api.audio import lufs
 from tests.engine.speaking import Speaker, Utterance, say, speak
+from training.loudness import integrated_lufs
 
 pytestmark = pytest.mark.skipif(
     not (TRAINED_VOICE / "config.json").exists(), reason="no trained voice"
@@ -145,7 +145,7 @@ def test_both_speakers_are_equally_loud(voice: Voice):
         pcm = b"".join(one.samples.astype("<i2").tobytes() for one in said.values())
         louder = np.frombuffer(amplify(pcm, 10 ** (gain_db / 20)), "<i2")
         assert np.abs(louder).max() < 32767, "clipped"
-        levels.append(lufs(louder))
+        levels.append(integrated_lufs(louder))
     assert abs(levels[0] - levels[1]) <= 1 and all(abs(level + 18) <= 1 for level in levels)
 
 

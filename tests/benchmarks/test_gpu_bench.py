@@ -169,7 +169,7 @@ def dry_run(tmp_path: Path, *more: str) -> list[str]:
 def test_a_missing_server_and_missing_rivals_are_one_line_each(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_bench, "SERVER", "import json, no_such_module")
     args = gpu_bench.parse(dry_run(tmp_path, "--rivals", str(tmp_path)))
-    [part] = gpu_bench.http_parts(args, tmp_path, Budget(60))
+    [part] = gpu_bench.http_parts(args, tmp_path, gpu_bench.LOADS, Budget(60))
     note = "the server cannot run here: ModuleNotFoundError: No module named 'no_such_module'"
     assert (part.status, part.note) == ("skipped", note)
     monkeypatch.setattr(gpu_bench, "RIVALS", {"official": "no_such_module"})

@@ -22,7 +22,14 @@ from qtts_openai.settings import SettingsError
 from qtts_openai.voices import object_store as module
 from qtts_openai.voices.object_store import Bucket
 from qtts_openai.voices.store import VoiceStore
-from tests.api.voices.test_store_on_disk import SAMPLE, add, assert_whole, describe, listed
+from tests.api.voices.test_store_on_disk import (
+    SAMPLE,
+    add,
+    assert_whole,
+    describe,
+    listed,
+    race_for_a_name_and_the_last_place,
+)
 from tests.api.voices.test_voice_store import CLIP, CONSENT
 
 ROOT = Path(__file__).parents[3]
@@ -104,19 +111,7 @@ def test_lists_are_fresh_after_a_moment_and_kept_until_then(bucket, monkeypatch)
 
 
 def test_of_many_at_once_one_gets_the_name_and_the_last_place(bucket):
-    stores = [store_in(bucket, 1) for _ in range(6)]
-
-    def try_to(store: VoiceStore, name: str) -> int:
-        try:
-            add(store, name, overwrite=False)
-        except ApiError as error:
-            return error.status
-        return 200
-
-    with ThreadPoolExecutor(6) as pool:
-        assert sorted(pool.map(try_to, stores, ["same"] * 6)) == [200, *[409] * 5]
-        stores[0].delete_voice("same", ANONYMOUS)
-        assert sorted(pool.map(try_to, stores, "abcdef")) == [200, *[400] * 5]
+    race_for_a_name_and_the_last_place([store_in(bucket, 1) for _ in range(6)])
 
 
 def test_no_change_of_many_at_once_is_lost(bucket):

@@ -153,8 +153,8 @@ def test_the_first_utterance_stays_where_two_servers_make_one(tmp_path):
     assert second.reference(kept) == SAMPLE
 
 
-def test_of_many_at_once_one_gets_the_name_and_the_last_place(tmp_path):
-    stores = [VoiceStore(tmp_path, 1) for _ in range(6)]
+def race_for_a_name_and_the_last_place(stores: list[VoiceStore]) -> None:
+    """Six stores of one place each: one wins either time."""
 
     def try_to(store: VoiceStore, name: str) -> int:
         try:
@@ -167,6 +167,10 @@ def test_of_many_at_once_one_gets_the_name_and_the_last_place(tmp_path):
         assert sorted(pool.map(try_to, stores, ["same"] * 6)) == [200, *[409] * 5]
         stores[0].delete_voice("same", ANONYMOUS)
         assert sorted(pool.map(try_to, stores, "abcdef")) == [200, *[400] * 5]
+
+
+def test_of_many_at_once_one_gets_the_name_and_the_last_place(tmp_path):
+    race_for_a_name_and_the_last_place([VoiceStore(tmp_path, 1) for _ in range(6)])
 
 
 def test_a_consent_withdrawn_while_a_sample_is_read_makes_no_voice(tmp_path):
