@@ -211,7 +211,7 @@ class Finding(Answer, frozen=True, kw_only=True):
     `unchecked`: the server lacks what reads it.
     """
 
-    what: Literal["mark", "c2pa", "statement"]
+    what: Literal["mark", "c2pa", "statement", "watermark"]
     verdict: Literal["present", "absent", "valid", "untrusted", "invalid", "unchecked"]
     detail: Annotated[str, Meta(max_length=600, description="for people")] = ""
 

@@ -28,6 +28,7 @@ ENGINE = {
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
     "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
+    "watermark": {"protocol"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}

@@ -237,7 +237,10 @@ class LiveSession:
         voice, reason = self.voice, "stop"
         request = voice.request
         encoder = AudioEncoder(
-            request.response_format, sample_rate=request.sample_rate, speed=request.speed
+            request.response_format,
+            sample_rate=request.sample_rate,
+            speed=request.speed,
+            watermark=voice.service.watermark,
         )
         utterance.offset_s = self._offset_s
         while piece := await _next_piece(utterance):
