@@ -140,6 +140,7 @@ class ConsentAnswer(Answer, frozen=True, kw_only=True):
     created_at: UnixTime
     name: str
     language: Annotated[str, Meta(examples=["en-US"])]
+    expires_at: UnixTime | UnsetType = UNSET
 
 
 class ConsentList(Answer, frozen=True, kw_only=True):
