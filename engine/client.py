@@ -38,6 +38,8 @@ from engine.protocol import (
     Abort,
     Append,
     AudioChunk,
+    Embed,
+    Embedding,
     Failed,
     Fatal,
     Finished,
@@ -213,17 +215,32 @@ class EngineClient:
         `buffered_s` it follows another one, of which that much is still to be heard, and need not
         hurry.
         """
-        ready = [worker for worker in self._workers if worker.status == "ready"]
-        if self._draining or not ready:
-            raise EngineDeadError(
-                f"the engine is {self.status}", retry_after_s=self._retry_after_s()
-            )
-        worker = min(ready, key=lambda w: len(w.streams))
+        worker = self._least_loaded()
         limit = worker.num_rows + self.config.max_queued
         if len(worker.streams) >= limit:
             raise QueueFullError(f"{limit} utterances are already running or waiting")
         submit = Submit(next(self._ids), model, prompt, params, buffered_s)
         return worker.submit(submit, reference)
+
+    def _least_loaded(self) -> "_Worker":
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        if self._draining or not ready:
+            raise EngineDeadError(
+                f"the engine is {self.status}", retry_after_s=self._retry_after_s()
+            )
+        return min(ready, key=lambda w: len(w.streams))
+
+    async def embed(self, model: str, samples: bytes) -> bytes:
+        """What a Base model's speaker encoder hears in a recording: float32 numbers. Errors as of a
+        stream.
+        """
+        worker = self._least_loaded()
+        id_ = next(self._ids)
+        try:
+            async with asyncio.timeout(self.config.request_timeout_s):
+                return await worker.embed(Embed(id_, model, samples))
+        except TimeoutError:
+            raise EngineDeadError("the engine did not hear a recording in time") from None
 
     def forget_voice(self, key: str) -> None:
         """Of a ReferenceAudio: no worker keeps it, or what was made of it, for later."""
@@ -257,6 +274,7 @@ class _Worker:
         self.status = "starting"
         self.num_rows = 0  # utterances it speaks at once, as it says itself
         self.streams: dict[int, SpeechStream] = {}
+        self._heard: dict[int, asyncio.Future[bytes]] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
         self._heartbeat: Heartbeat | None = None
@@ -396,13 +414,19 @@ class _Worker:
                         if stream := self.streams.pop(id_, None):
                             stream.finish(fact)
                     case Failed(id_, kind, message, param):
+                        bad_prompt = kind == "invalid_prompt"
+                        error: EngineError = (
+                            InvalidPromptError(message, param)
+                            if bad_prompt
+                            else GenerationFailedError(message)
+                        )
                         if stream := self.streams.pop(id_, None):
-                            bad_prompt = kind == "invalid_prompt"
-                            stream.fail(
-                                InvalidPromptError(message, param)
-                                if bad_prompt
-                                else GenerationFailedError(message)
-                            )
+                            stream.fail(error)
+                        elif (heard := self._heard.get(id_)) and not heard.done():
+                            heard.set_exception(error)
+                    case Embedding(id_, numbers):
+                        if (heard := self._heard.get(id_)) and not heard.done():
+                            heard.set_result(numbers)
                     case Stats():
                         self.stats = fact
                     case Heartbeat():
@@ -422,6 +446,15 @@ class _Worker:
         stream = SpeechStream(submit.id, self, submit.prompt)
         self.streams[submit.id] = stream
         return stream
+
+    async def embed(self, embed: Embed) -> bytes:
+        heard = self._heard[embed.id] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(embed)
+            numbers: bytes = await heard
+            return numbers
+        finally:
+            del self._heard[embed.id]
 
     def _register(self, model: str, reference: ReferenceAudio) -> None:
         """Send a recording unless this worker still has it; both sides forget the least recently
@@ -450,6 +483,9 @@ class _Worker:
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.fail(EngineDeadError(message))
+        for heard in self._heard.values():
+            if not heard.done():
+                heard.set_exception(EngineDeadError(message))
 
     async def _reap(self) -> None:
         """Close the socket, which ends a healthy worker, and make sure that the process is gone."""
