@@ -16,7 +16,7 @@ ENGINE = {
     "kernels": SEAM | {"layers", "models"},
     "loader": SEAM | {"layers", "models"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
-    "dummy": SEAM,
+    "dummy": SEAM | {"models"},
     "benchmark": SEAM
     | {"core", "scheduler", "startup", "loader", "runner", "models", "layers", "dummy"},
     "config": set(),
