@@ -4,7 +4,7 @@ text.
 Everything a caller may use is here.
 """
 
-from engine.client import EngineClient, SpeechStream
+from engine.client import EngineClient
 from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
@@ -27,6 +27,7 @@ from engine.protocol import (
     Stats,
     Usage,
 )
+from engine.speech_stream import SpeechStream
 
 __all__ = [
     "FRAME_S",
