@@ -18,14 +18,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-import msgspec
-
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, SpeechStream
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.http.turns import Turn
+from qtts_openai.live.events import Audio, Cancelled, Event, Failed, Finished, Started, Words
 from qtts_openai.live.utterance import Piece, Utterance
 from qtts_openai.live.voice import LiveVoice, OpenTexts
-from qtts_openai.live.words import Word, split_at
+from qtts_openai.live.words import split_at
 from qtts_openai.speech.encoders import AudioEncoder
 from qtts_openai.speech.loudness import amplify
 
@@ -35,61 +34,20 @@ BYTES_PER_S = SAMPLE_RATE_HZ * 2
 SILENCE_S = 0.25  # at once
 
 
-class Started(msgspec.Struct, frozen=True):
-    index: int
-    text: str  # so far
-
-
-class Audio(msgspec.Struct, frozen=True):
-    """Encoded; `start_s` and `duration_s` are of the speech in it, within the utterance."""
-
-    index: int
-    data: bytes
-    start_s: float
-    duration_s: float
-
-
-class Words(msgspec.Struct, frozen=True):
-    index: int
-    words: list[Word]
-    estimated: bool = True
-
-
-class Finished(msgspec.Struct, frozen=True):
-    """`text` is empty where there was nothing to say."""
-
-    index: int
-    text: str
-    audio_s: float
-    reason: str = "stop"
-
-
-class Cancelled(msgspec.Struct, frozen=True):
-    """`index` is of the utterance that was heard, None where nothing was under way."""
-
-    index: int | None
-    played_s: float
-    text_spoken: str
-    text_remaining: str
-
-
-class Failed(msgspec.Struct, frozen=True):
-    index: int
-    error: ApiError
-    has_audio: bool
-
-
-Event = Started | Audio | Words | Finished | Cancelled | Failed
-
-
 class LiveSession:
     """`by_sentence`: whole sentences, for formats and clients that need files; so does a voice
     that cannot take text while it speaks.
     """
 
-    def __init__(self, voice: LiveVoice, open_texts: OpenTexts, by_sentence: bool = False) -> None:
-        self.voice, self._open_texts = voice, open_texts
-        self.settings = voice.service.settings.live
+    def __init__(
+        self,
+        voice: LiveVoice,
+        open_texts: OpenTexts,
+        by_sentence: bool = False,
+        dialect: str = "",
+    ) -> None:
+        self.voice, self._open_texts, self._dialect = voice, open_texts, dialect
+        self.settings, self._metrics = voice.service.settings.live, voice.service.metrics
         self.by_sentence = by_sentence or not voice.is_live
         self._utterances: deque[Utterance] = deque()  # not spoken to the end
         self._playing: deque[Utterance] = deque()  # made, and perhaps not heard to the end
@@ -97,7 +55,7 @@ class LiveSession:
         self._news, self._room, self._text_news = (asyncio.Event() for _ in range(3))
         self._unsent_s = self._offset_s = self._plays_until = 0.0
         self._num_utterances = 0
-        self._closed = False
+        self._closed = self._is_in_engine = False
         self._task = asyncio.create_task(self._run())
 
     # ---- verbs ----
@@ -120,6 +78,12 @@ class LiveSession:
     def is_idle(self) -> bool:
         """Nothing is spoken and nothing is left to send."""
         return not self._utterances and not self._events
+
+    @property
+    def is_speaking(self) -> bool:
+        """Something is on its way that needs no more text."""
+        whole = any(utterance.is_flushed for utterance in self._utterances)
+        return whole or self._is_in_engine or bool(self._events)
 
     @property
     def waits_for_text(self) -> bool:
@@ -245,7 +209,7 @@ class LiveSession:
                 await self._be_silent(utterance, encoder, piece)
             elif await self._speak_piece(utterance, encoder, piece) is FinishReason.LENGTH:
                 reason = "length"
-            utterance.spoken.append(utterance.pieces.popleft())
+            utterance.end_first_piece()
         if utterance.audio_s:
             await self._send(utterance, await asyncio.to_thread(encoder.flush), 0.0)
             self._tell(Words(utterance.index, utterance.words()))
@@ -269,6 +233,7 @@ class LiveSession:
         while True:
             reason = await self._speak_sequence(utterance, encoder, piece)
             if not piece.ids and not piece.is_whole:
+                self._metrics.live_stalls.labels(self._dialect).inc()
                 await self._until(utterance, lambda: bool(piece.ids) or piece.is_whole)
             if not piece.ids:
                 return reason
@@ -288,6 +253,7 @@ class LiveSession:
 
         turn: Turn | None = None
         feeding: asyncio.Task[None] | None = None
+        self._is_in_engine = True
         try:
             turn = self.voice.speak(piece.text, ids, begun.set_result)
             feeding = asyncio.create_task(self._feed(utterance, piece, begun))
@@ -299,6 +265,7 @@ class LiveSession:
             assert stream.finished is not None
             return stream.finished.reason
         finally:
+            self._is_in_engine = False
             if turn is not None:
                 turn.abort()
             if feeding is not None:
@@ -355,7 +322,7 @@ class LiveSession:
     def _count_first(self, utterance: Utterance) -> None:
         if utterance.first_text_at is not None:
             waited_s = time.monotonic() - utterance.first_text_at
-            self.voice.service.metrics.live_first_audio.observe(waited_s)
+            self._metrics.live_first_audio.labels(self._dialect).observe(waited_s)
 
     async def _send(self, utterance: Utterance, data: bytes, duration_s: float) -> None:
         """Wait until the client is no more than `ahead_s` behind, in what it has got and in what
@@ -367,9 +334,11 @@ class LiveSession:
         ahead_s = self._plays_until + self._unsent_s - time.monotonic() - self.settings.ahead_s
         if self._plays_until and ahead_s > 0:
             await asyncio.sleep(ahead_s)
-        if data or duration_s:
+        until_s = utterance.audio_s + duration_s if duration_s else float("inf")
+        words = utterance.next_words(until_s)
+        if data or duration_s or words:
             self._unsent_s += duration_s
-            self._tell(Audio(utterance.index, data, utterance.audio_s, duration_s))
+            self._tell(Audio(utterance.index, data, utterance.audio_s, duration_s, words))
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)

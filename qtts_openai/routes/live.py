@@ -50,7 +50,7 @@ async def _serve(socket: Socket, make: Make) -> None:
         await refuse(socket, error)
         return
     open_now = service.metrics.live_sessions.labels(dialect.name)
-    service.num_live += 1
+    service.live.add(dialect)
     open_now.inc()
     try:
         await accept(socket)
@@ -59,21 +59,25 @@ async def _serve(socket: Socket, make: Make) -> None:
         return
     finally:
         dialect.lease.release()
-        service.num_live -= 1
+        service.live.discard(dialect)
         open_now.dec()
 
 
 async def _dialect(socket: Socket, service: AppState, make: Make) -> Dialect:
-    if service.num_live >= service.settings.live.max_sessions:
-        message = f"{service.num_live} live sessions are open, and no more may be."
+    if len(service.live) >= service.settings.live.max_sessions:
+        message = f"{len(service.live)} live sessions are open, and no more may be."
         raise ApiError(503, message, code="too_many_sessions", headers=retry_headers(5))
     bounded = LiveSocket(socket, service.settings.live)
     open_texts: OpenTexts | None = socket.app.state.get("open_texts")
     if open_texts is None:
         open_texts = socket.app.state.open_texts = OpenTexts(lambda: service.engine.num_rows)
     who = source_of(socket)
+
+    def drains() -> bool:
+        return bool(socket.app.state.draining)
+
     lease = await service.limiter.acquire(who, 0)
-    return make(Visit(bounded, service, open_texts, caller_of(socket), who, lease))
+    return make(Visit(bounded, service, open_texts, caller_of(socket), who, lease, drains))
 
 
 def _service(socket: Socket) -> AppState:
