@@ -22,9 +22,9 @@ from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, SpeechStream
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.http.turns import Turn
 from qtts_openai.live.events import Audio, Cancelled, Event, Failed, Finished, Started, Words
+from qtts_openai.live.playback import Playback
 from qtts_openai.live.utterance import Piece, Utterance
 from qtts_openai.live.voice import LiveVoice, OpenTexts
-from qtts_openai.live.words import split_at
 from qtts_openai.speech.encoders import AudioEncoder
 from qtts_openai.speech.loudness import amplify
 
@@ -50,10 +50,10 @@ class LiveSession:
         self.settings, self._metrics = voice.service.settings.live, voice.service.metrics
         self.by_sentence = by_sentence or not voice.is_live
         self._utterances: deque[Utterance] = deque()  # not spoken to the end
-        self._playing: deque[Utterance] = deque()  # made, and perhaps not heard to the end
+        self._playback = Playback()
         self._events: deque[Event] = deque()
         self._news, self._room, self._text_news = (asyncio.Event() for _ in range(3))
-        self._unsent_s = self._offset_s = self._plays_until = 0.0
+        self._unsent_s = self._offset_s = 0.0
         self._num_utterances = 0
         self._closed = self._is_in_engine = False
         self._task = asyncio.create_task(self._run())
@@ -100,24 +100,20 @@ class LiveSession:
         """Drop everything that is not heard yet. `played_s`: how much of the utterance that is
         heard now its listener says to have heard. Idempotent; always answered by Cancelled.
         """
-        told = self._heard(played_s)
+        told = self._playback.cut(self._utterances, played_s)
         self._task.cancel()
         self._utterances.clear()
-        self._playing.clear()
+        self._playback.clear()
         # An answer that was given stays: each cancel has its own.
         kept = [event for event in self._events if isinstance(event, Cancelled)]
         self._events = deque([*kept, told])
-        self._unsent_s = self._plays_until = 0.0
+        self._unsent_s = 0.0
         self._task = asyncio.create_task(self._run())
         self._news.set()
 
     def within_heard(self, offset_s: float) -> float:
         """An offset in the audio of the session, in the utterance that is heard."""
-        now = time.monotonic()
-        every = (*self._playing, *self._utterances)
-        over = [u for u in self._playing if u.heard_s(now) >= u.audio_s]
-        heard = next((u for u in every if u not in over), None)
-        return max(0.0, offset_s - heard.offset_s) if heard is not None else 0.0
+        return self._playback.within_heard(self._utterances, offset_s)
 
     def reconfigure(self, voice: LiveVoice, by_sentence: bool) -> None:
         """For utterances from here on."""
@@ -137,6 +133,8 @@ class LiveSession:
             while self._events:
                 event = self._events.popleft()
                 if isinstance(event, Audio):
+                    self._unsent_s -= event.duration_s
+                    self._room.set()
                     self._note_sent(event)
                 yield event
             if self._closed:
@@ -144,33 +142,11 @@ class LiveSession:
             self._news.clear()
             await self._news.wait()
 
-    # ---- what is heard ----
-
     def _note_sent(self, audio: Audio) -> None:
-        self._unsent_s -= audio.duration_s
-        self._room.set()
-        every = (*self._playing, *self._utterances)
-        utterance = next((u for u in every if u.index == audio.index), None)
-        if utterance is None:
-            return
-        now = time.monotonic()
-        if utterance.starts_at is None:
-            utterance.starts_at = max(now, self._plays_until)
-        utterance.sent_s += audio.duration_s
-        self._plays_until = max(now, self._plays_until) + audio.duration_s
-
-    def _heard(self, played_s: float | None) -> Cancelled:
-        now = time.monotonic()
-        every = [u for u in (*self._playing, *self._utterances) if u.text]
-        over = [u for u in every if u in self._playing and u.heard_s(now) >= u.audio_s]
-        left = [u for u in every if u not in over]
-        if not left:
-            return Cancelled(None, 0.0, "", "")
-        first = left[0]
-        played_s = first.heard_s(now) if played_s is None else min(played_s, first.sent_s)
-        spoken, remaining = split_at(first.words(), played_s)
-        rest = " ".join([remaining, *(u.text for u in left[1:])]).strip()
-        return Cancelled(first.index, played_s, spoken, rest)
+        every = (*self._playback.made, *self._utterances)
+        utterance = next((one for one in every if one.index == audio.index), None)
+        if utterance is not None:
+            self._playback.note_sent(utterance, audio.duration_s)
 
     # ---- speaking ----
 
@@ -213,9 +189,7 @@ class LiveSession:
         if utterance.audio_s:
             await self._send(utterance, await asyncio.to_thread(encoder.flush), 0.0)
             self._tell(Words(utterance.index, utterance.words()))
-        self._playing.append(utterance)
-        while len(self._playing) > 8:
-            self._playing.popleft()
+        self._playback.made.append(utterance)
         self._offset_s += utterance.audio_s
         self._tell(Finished(utterance.index, utterance.text, utterance.audio_s, reason))
 
@@ -331,8 +305,9 @@ class LiveSession:
         while self._unsent_s > self.settings.ahead_s:
             self._room.clear()
             await self._room.wait()
-        ahead_s = self._plays_until + self._unsent_s - time.monotonic() - self.settings.ahead_s
-        if self._plays_until and ahead_s > 0:
+        until = self._playback.until
+        ahead_s = until + self._unsent_s - time.monotonic() - self.settings.ahead_s
+        if until and ahead_s > 0:
             await asyncio.sleep(ahead_s)
         until_s = utterance.audio_s + duration_s if duration_s else float("inf")
         words = utterance.next_words(until_s)
