@@ -6,12 +6,14 @@ from typing import Any
 
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
+from litestar.params import FromPath
 
 from qtts_openai.errors import ApiError, retry_headers
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.live.deepgram import DeepgramSession
 from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.elevenlabs import ElevenLabsSession
 from qtts_openai.live.native import NativeSession
 from qtts_openai.live.socket import LiveSocket, accept, check_key, refuse
 from qtts_openai.live.voice import OpenTexts
@@ -35,6 +37,20 @@ async def deepgram_v1(socket: Socket) -> None:
 @websocket("/v2/speak", opt=OPEN)
 async def deepgram_v2(socket: Socket) -> None:
     await _serve(socket, partial(DeepgramSession, query=_query(socket), version=2))
+
+
+@websocket("/v1/text-to-speech/{voice_id:str}/multi-stream-input", opt=OPEN)
+async def elevenlabs_multi(socket: Socket, voice_id: FromPath[str]) -> None:
+    await _serve(socket, _elevenlabs(socket, voice_id, multi=True))
+
+
+@websocket("/v1/text-to-speech/{voice_id:str}/stream-input", opt=OPEN)
+async def elevenlabs_single(socket: Socket, voice_id: FromPath[str]) -> None:
+    await _serve(socket, _elevenlabs(socket, voice_id, multi=False))
+
+
+def _elevenlabs(socket: Socket, voice_id: str, multi: bool) -> Make:
+    return partial(ElevenLabsSession, voice_id=voice_id, query=_query(socket), multi=multi)
 
 
 def _query(socket: Socket) -> dict[str, str]:
@@ -90,4 +106,4 @@ def _service(socket: Socket) -> AppState:
     return service
 
 
-handlers = [stream_speech, deepgram_v1, deepgram_v2]
+handlers = [stream_speech, deepgram_v1, deepgram_v2, elevenlabs_multi, elevenlabs_single]
