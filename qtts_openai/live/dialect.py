@@ -45,6 +45,7 @@ class Dialect:
         self.caller, self.who, self.lease, self.is_draining = visit[3:]
         self.settings = self.service.settings.live
         self.idle_s = self.settings.idle_timeout_s
+        self.max_message_bytes = self.service.settings.server.max_message_bytes
         self.session: LiveSession | None = None
         self._num_chars = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,8 +136,7 @@ class Dialect:
         num_silent = 0
         while True:
             try:
-                most = self.service.settings.server.max_message_bytes
-                message = await self.socket.receive(self.idle_s, most)
+                message = await self.socket.receive(self.idle_s, self.max_message_bytes)
                 num_silent = 0
                 await self.take(message)
             except TimeoutError:

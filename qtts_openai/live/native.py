@@ -72,7 +72,7 @@ class NativeSession(Dialect):
     async def begin(self) -> None:
         try:
             message = await self.socket.receive(
-                self.settings.config_timeout_s, self.service.settings.server.max_message_bytes
+                self.settings.config_timeout_s, self.max_message_bytes
             )
         except TimeoutError:
             raise Closing(POLICY, "no session.config came in time") from None

@@ -9,13 +9,16 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.params import FromPath
 
 from qtts_openai.errors import ApiError, retry_headers
-from qtts_openai.http.auth import OPEN
+from qtts_openai.http.auth import OPEN, offered_protocols
 from qtts_openai.http.callers import caller_of, source_of
+from qtts_openai.live.dashscope import DashScopeSession
 from qtts_openai.live.deepgram import DeepgramSession
 from qtts_openai.live.dialect import Dialect, Visit
 from qtts_openai.live.elevenlabs import ElevenLabsSession
+from qtts_openai.live.nari import PROTOCOL_NAME, NariSession
 from qtts_openai.live.native import NativeSession
 from qtts_openai.live.socket import LiveSocket, accept, check_key, refuse
+from qtts_openai.live.together import TogetherSession
 from qtts_openai.live.voice import OpenTexts
 from qtts_openai.state import AppState
 
@@ -51,6 +54,22 @@ async def elevenlabs_single(socket: Socket, voice_id: FromPath[str]) -> None:
 
 def _elevenlabs(socket: Socket, voice_id: str, multi: bool) -> Make:
     return partial(ElevenLabsSession, voice_id=voice_id, query=_query(socket), multi=multi)
+
+
+@websocket("/api-ws/v1/realtime", opt=OPEN)
+async def dashscope(socket: Socket) -> None:
+    await _serve(socket, partial(DashScopeSession, query=_query(socket)))
+
+
+@websocket("/v1/audio/speech/websocket", opt=OPEN)
+async def together(socket: Socket) -> None:
+    await _serve(socket, partial(TogetherSession, query=_query(socket)))
+
+
+@websocket("/v1/audio/speech/ws", opt=OPEN)
+async def nari(socket: Socket) -> None:
+    is_offered = PROTOCOL_NAME in offered_protocols(socket)
+    await _serve(socket, partial(NariSession, is_offered=is_offered))
 
 
 def _query(socket: Socket) -> dict[str, str]:
@@ -106,4 +125,13 @@ def _service(socket: Socket) -> AppState:
     return service
 
 
-handlers = [stream_speech, deepgram_v1, deepgram_v2, elevenlabs_multi, elevenlabs_single]
+handlers = [
+    stream_speech,
+    deepgram_v1,
+    deepgram_v2,
+    elevenlabs_multi,
+    elevenlabs_single,
+    dashscope,
+    together,
+    nari,
+]
