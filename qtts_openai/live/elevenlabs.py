@@ -18,8 +18,8 @@ from qtts_openai.live import events as s
 from qtts_openai.live.dialect import Dialect, Visit
 from qtts_openai.live.session import LiveSession
 from qtts_openai.live.socket import NORMAL, Closing
-from qtts_openai.live.words import Word
 from qtts_openai.schemas import SpeechRequest
+from qtts_openai.speech.words import Word
 
 _FORMAT = re.compile(r"(?P<name>mp3|pcm|opus|ulaw|alaw|wav)_(?P<rate>\d{4,5})(_\d{1,3})?")
 _LEVELS = {"on": "full", "off": "clean"}

@@ -2,8 +2,10 @@
 
 import msgspec
 
+from engine import FRAME_S
+from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError
-from qtts_openai.live.words import Word
+from qtts_openai.speech.words import Word
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -36,6 +38,15 @@ class Finished(msgspec.Struct, frozen=True):
     text: str
     audio_s: float
     reason: str = "stop"
+    num_ids: int = 0  # of the text
+
+    def usage(self) -> UsageAnswer:
+        num_frames = round(self.audio_s / FRAME_S)
+        return UsageAnswer(
+            input_tokens=self.num_ids,
+            output_tokens=num_frames,
+            total_tokens=self.num_ids + num_frames,
+        )
 
 
 class Cancelled(msgspec.Struct, frozen=True):

@@ -21,8 +21,8 @@ from qtts_openai.live import events as s
 from qtts_openai.live.dialect import Dialect, Visit
 from qtts_openai.live.socket import NORMAL, POLICY, Closing
 from qtts_openai.live.units import Granularity, split
-from qtts_openai.live.words import Word, alignment, times_ms
 from qtts_openai.schemas import SpeechRequest, to_struct
+from qtts_openai.speech.words import Word, alignment, times_ms
 
 
 class Config(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qtts_openai.live.events import Cancelled
 from qtts_openai.live.utterance import Utterance
-from qtts_openai.live.words import split_at
+from qtts_openai.speech.words import split_at
 
 
 class Playback:

@@ -25,6 +25,7 @@ from qtts_openai.live.events import Audio, Cancelled, Event, Failed, Finished, S
 from qtts_openai.live.playback import Playback
 from qtts_openai.live.utterance import Piece, Utterance
 from qtts_openai.live.voice import LiveVoice, OpenTexts
+from qtts_openai.provenance.marks import Mark
 from qtts_openai.speech.encoders import AudioEncoder
 from qtts_openai.speech.loudness import amplify
 
@@ -45,7 +46,10 @@ class LiveSession:
         open_texts: OpenTexts,
         by_sentence: bool = False,
         dialect: str = "",
+        mark: Mark | None = None,
     ) -> None:
+        """`mark`: in what is encoded, where its format has a place for it."""
+        self._mark = mark
         self.voice, self._open_texts, self._dialect = voice, open_texts, dialect
         self.settings, self._metrics = voice.service.settings.live, voice.service.metrics
         self.by_sentence = by_sentence or not voice.is_live
@@ -177,7 +181,10 @@ class LiveSession:
         voice, reason = self.voice, "stop"
         request = voice.request
         encoder = AudioEncoder(
-            request.response_format, sample_rate=request.sample_rate, speed=request.speed
+            request.response_format,
+            sample_rate=request.sample_rate,
+            speed=request.speed,
+            mark=self._mark,
         )
         utterance.offset_s = self._offset_s
         while piece := await _next_piece(utterance):
@@ -191,7 +198,8 @@ class LiveSession:
             self._tell(Words(utterance.index, utterance.words()))
         self._playback.made.append(utterance)
         self._offset_s += utterance.audio_s
-        self._tell(Finished(utterance.index, utterance.text, utterance.audio_s, reason))
+        finished = utterance.index, utterance.text, utterance.audio_s, reason
+        self._tell(Finished(*finished, utterance.num_ids))
 
     async def _be_silent(self, utterance: Utterance, encoder: AudioEncoder, piece: Piece) -> None:
         while (left_s := piece.silence_s - piece.audio_s) > 0:

@@ -6,8 +6,8 @@ import time
 from collections import deque
 
 from qtts_openai.live.voice import LiveVoice
-from qtts_openai.live.words import Word, expected_s, timed
 from qtts_openai.settings import LiveSettings
+from qtts_openai.speech.words import Word, expected_s, timed
 from qtts_openai.text.pauses import Part
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\Z")
@@ -46,6 +46,7 @@ class Utterance:
         self.index = index
         self.text = ""
         self.pieces: deque[Piece] = deque()
+        self.num_ids = 0
         self.is_flushed = False
         self.audio_s = 0.0  # made so far
         self.sent_s = 0.0  # handed to the client
@@ -99,6 +100,7 @@ class Utterance:
         piece.text += part
         piece.ids += ids
         piece.num_ids += len(ids)
+        self.num_ids += len(ids)
         piece.num_words += len(part.split())
         piece.began_at = piece.began_at or time.monotonic()
         if self._is_full(piece):

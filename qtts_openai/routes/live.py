@@ -9,8 +9,10 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.params import FromPath
 
 from qtts_openai.errors import ApiError, retry_headers
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.auth import OPEN, offered_protocols
 from qtts_openai.http.callers import caller_of, source_of
+from qtts_openai.live.body import BodyResponse, BodySpeech
 from qtts_openai.live.dashscope import DashScopeSession
 from qtts_openai.live.deepgram import DeepgramSession
 from qtts_openai.live.dialect import Dialect, Visit
@@ -76,6 +78,28 @@ def _query(socket: Socket) -> dict[str, str]:
     return {name: str(value) for name, value in socket.query_params.items()}
 
 
+async def speak_body(http: Request, service: AppState) -> BodyResponse:
+    """Of POST /v1/audio/speech, whose text comes line by line."""
+    open_texts = open_texts_of(http.app.state, service)
+    who = source_of(http)
+    speech = BodySpeech(service, http.receive, await service.limiter.acquire(who, 0))
+    open_now = service.metrics.live_sessions.labels(speech.name)
+    service.live.add(speech)
+    open_now.inc()
+
+    def release() -> None:
+        service.live.discard(speech)
+        open_now.dec()
+
+    try:
+        await speech.begin(http, open_texts)
+    except BaseException:
+        await speech.close()
+        release()
+        raise
+    return BodyResponse(speech, release)
+
+
 async def _serve(socket: Socket, make: Make) -> None:
     try:
         service = _service(socket)
@@ -99,13 +123,8 @@ async def _serve(socket: Socket, make: Make) -> None:
 
 
 async def _dialect(socket: Socket, service: AppState, make: Make) -> Dialect:
-    if len(service.live) >= service.settings.live.max_sessions:
-        message = f"{len(service.live)} live sessions are open, and no more may be."
-        raise ApiError(503, message, code="too_many_sessions", headers=retry_headers(5))
+    open_texts = open_texts_of(socket.app.state, service)
     bounded = LiveSocket(socket, service.settings.live)
-    open_texts: OpenTexts | None = socket.app.state.get("open_texts")
-    if open_texts is None:
-        open_texts = socket.app.state.open_texts = OpenTexts(lambda: service.engine.num_rows)
     who = source_of(socket)
 
     def drains() -> bool:
@@ -113,6 +132,17 @@ async def _dialect(socket: Socket, service: AppState, make: Make) -> Dialect:
 
     lease = await service.limiter.acquire(who, 0)
     return make(Visit(bounded, service, open_texts, caller_of(socket), who, lease, drains))
+
+
+def open_texts_of(state: Any, service: AppState) -> OpenTexts:
+    """One for all sessions. A 503 where there are as many as may be."""
+    if len(service.live) >= service.settings.live.max_sessions:
+        message = f"{len(service.live)} live sessions are open, and no more may be."
+        raise ApiError(503, message, code="too_many_sessions", headers=retry_headers(5))
+    known: OpenTexts | None = state.get("open_texts")
+    if known is None:
+        known = state.open_texts = OpenTexts(lambda: service.engine.num_rows)
+    return known
 
 
 def _service(socket: Socket) -> AppState:

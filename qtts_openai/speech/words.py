@@ -48,3 +48,12 @@ def alignment(words: list[Word]) -> dict[str, Any]:
         "word_start_times_seconds": [round(word.start_s, 3) for word in words],
         "word_end_times_seconds": [round(word.end_s, 3) for word in words],
     }
+
+
+def words_event(words: list[Word]) -> dict[str, Any]:
+    """Among server-sent events, beside the deltas."""
+    told = [
+        {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+        for word in words
+    ]
+    return {"type": "speech.audio.words", "words": told, "estimated": True}
