@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -45,6 +45,11 @@ from qtts_openai.voices.resolver import VoiceResolver
 from qtts_openai.voices.store import StoredVoice, VoiceStore
 
 logger = logging.getLogger(__name__)
+
+
+class Speaking(Protocol):
+    @property
+    def is_speaking(self) -> bool: ...
 
 
 class AppState:
@@ -81,7 +86,7 @@ class AppState:
         self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
-        self.num_live = 0  # sessions of live text
+        self.live: set[Speaking] = set()  # open sessions of live text
         self.signing = Signing(settings.provenance)
         self.audit = AuditLog(settings.audit)
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)

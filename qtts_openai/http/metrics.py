@@ -65,7 +65,14 @@ class Metrics:
         self.live_first_audio = Histogram(
             "qtts_live_first_audio_seconds",
             "First text of a live utterance to its first audio",
+            ["dialect"],
             buckets=_TTFA_BUCKETS,
+            registry=self.registry,
+        )
+        self.live_stalls = Counter(
+            "qtts_live_text_stalls",
+            "Live utterances whose text paused for so long that they gave up their row",
+            ["dialect"],
             registry=self.registry,
         )
         self.live_cancels = Counter(
