@@ -65,7 +65,7 @@ class _Panel:
             f'<g transform="translate({LEFT},{number * (HEIGHT + GAP) + 25})">'
             f'<text class="title" y="-8">{html.escape(self._title)}</text>'
             f'<rect class="frame" width="{WIDTH}" height="{HEIGHT}"/>'
-            f'<text x="-8" y="10" text-anchor="end">{top:.4g}</text>'
+            f'<text x="-8" y="10" text-anchor="end">{_number(top)}</text>'
             f'<text x="-8" y="{HEIGHT}" text-anchor="end">0</text>'
             f'<text y="{HEIGHT + 15}">0 s</text>'
             f'<text x="{WIDTH}" y="{HEIGHT + 15}" text-anchor="end">{self._end_s:.1f} s</text>'
@@ -105,3 +105,7 @@ def _steps(points: Iterable[tuple[float, float]]) -> Points:
     for x, y in points:
         drawn += [(x, drawn[-1][1]), (x, y)]
     return drawn
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
