@@ -63,10 +63,11 @@ HTTP_SIDE = {
     "routes": BASE
     | {"state", "live", "http", "decoding", "text", "voices", "speech", "provenance"},
     "app": BASE | {"state", "http", "routes"},
+    "load": BASE,
     "check": BASE | {"settings_file", "http", "voices"},
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
-    "__main__": BASE | {"cli", "settings_file", "provenance"},
+    "__main__": BASE | {"cli", "load", "settings_file", "provenance"},
     "__init__": set(),
 }
 
