@@ -1,5 +1,5 @@
 # Everything lives in .venv; a stage runs again only when the files that decide it change.
-# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD (install); MINUTES (fuzz, soak); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD (install); MINUTES (fuzz, soak); JOBS (test); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,9 +25,12 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 	@exec $(BIN)/python -m qtts_openai serve \
 		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)")
 
-test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
+# Files are shared out among as many processes as there are cores. Coverage is of a whole run only.
+JOBS ?= auto
+SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile
+test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
-		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term --cov-fail-under=95)
 
 attack: $(VENV)/.test ## attack a server of its own in every known way
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
