@@ -45,6 +45,7 @@ from engine.protocol import (
     Heartbeat,
     Hold,
     Inbound,
+    Measured,
     ModelInfo,
     Outbound,
     Prompt,
@@ -188,6 +189,12 @@ class EngineClient:
         """How many utterances the workers that are ready can speak at once."""
         return sum(worker.num_rows for worker in self._workers if worker.status == "ready")
 
+    @property
+    def num_places(self) -> int:
+        """How many of them they should be given, so that each is spoken fast enough."""
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        return sum(worker.measured.num_places for worker in ready if worker.measured is not None)
+
     async def start(self) -> None:
         """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when
         they cannot be.
@@ -256,6 +263,7 @@ class _Worker:
         self.config, self.specs, self.index = config, models, index
         self.status = "starting"
         self.num_rows = 0  # utterances it speaks at once, as it says itself
+        self.measured: Measured | None = None
         self.streams: dict[int, SpeechStream] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
@@ -281,13 +289,13 @@ class _Worker:
     async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
         reader, self._writer = await self._connect()
         self._voices.clear()
-        self.send(Start(self.config, self.specs, self.index))
+        self.send(Start(self.config, self.specs, self.index, self.measured))
         try:
             fact = await self._read(reader)
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             fact = None
         if isinstance(fact, Ready):
-            self.status, self.num_rows = "ready", fact.num_rows
+            self.status, self.num_rows, self.measured = "ready", fact.num_rows, fact.measured
             return fact, reader
         await self._reap()
         if isinstance(fact, Fatal):

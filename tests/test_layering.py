@@ -27,7 +27,8 @@ ENGINE = {
     "talker_engine": SEAM | {"runner", "scheduler"},
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
-    "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
+    "warm_up": SEAM | {"core"},
+    "startup": SEAM | {"core", "warm_up", "loader", "runner", "models", "layers", "kernels"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}

@@ -70,7 +70,7 @@ async def _dialect(socket: Socket, service: AppState, make: Make) -> Dialect:
     bounded = LiveSocket(socket, service.settings.live)
     open_texts: OpenTexts | None = socket.app.state.get("open_texts")
     if open_texts is None:
-        open_texts = socket.app.state.open_texts = OpenTexts(lambda: service.engine.num_rows)
+        open_texts = socket.app.state.open_texts = OpenTexts(lambda: service.engine.num_places)
     who = source_of(socket)
     lease = await service.limiter.acquire(who, 0)
     return make(Visit(bounded, service, open_texts, caller_of(socket), who, lease))
