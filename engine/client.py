@@ -53,6 +53,12 @@ class EngineClient:
         """How many utterances the workers that are ready can speak at once."""
         return sum(worker.num_rows for worker in self._workers if worker.status == "ready")
 
+    @property
+    def num_places(self) -> int:
+        """How many of them they should be given, so that each is spoken fast enough."""
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        return sum(worker.measured.num_places for worker in ready if worker.measured is not None)
+
     async def start(self) -> None:
         """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when
         they cannot be.

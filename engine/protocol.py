@@ -112,6 +112,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_frames: int = 8192  # of one utterance, whatever a request asks
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """What a worker measured at its start, and the next one need not measure again."""
+
+    threads: int  # torch's
+    num_places: int  # utterances that it should be given at once; at most its rows
+
+
 class Usage(msgspec.Struct, frozen=True):
     num_prompt_tokens: int
     num_frames: int
@@ -124,6 +131,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     config: EngineConfig
     models: list[ModelSpec]
     replica: int = 0  # of config.data_parallel_size: on GPUs, each has the device of its number
+    measured: Measured | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -176,6 +184,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     device: str
     dtype: str
     num_rows: int
+    measured: Measured
     num_blocks: int
     kv_cache_bytes: int
     load_s: float

@@ -29,6 +29,7 @@ from engine.protocol import (
     ForgetVoice,
     Heartbeat,
     Inbound,
+    Measured,
     ModelInfo,
     Outbound,
     Ready,
@@ -58,6 +59,7 @@ class WorkerProcess:
         self.config, self.specs, self.index = config, models, index
         self.status = "starting"
         self.num_rows = 0  # utterances it speaks at once, as it says itself
+        self.measured: Measured | None = None
         self.streams: dict[int, SpeechStream] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
@@ -83,13 +85,13 @@ class WorkerProcess:
     async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
         reader, self._writer = await self._connect()
         self._voices.clear()
-        self.send(Start(self.config, self.specs, self.index))
+        self.send(Start(self.config, self.specs, self.index, self.measured))
         try:
             fact = await self._read(reader)
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             fact = None
         if isinstance(fact, Ready):
-            self.status, self.num_rows = "ready", fact.num_rows
+            self.status, self.num_rows, self.measured = "ready", fact.num_rows, fact.measured
             return fact, reader
         await self._reap()
         if isinstance(fact, Fatal):

@@ -92,7 +92,7 @@ class AppState:
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
         self.limiter = Limiter(settings.limits, store)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
-        self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
+        self.queue = FairQueue(lambda: _num_places(engine.num_places, max_queued), max_queued)
 
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "AppState":
@@ -257,9 +257,9 @@ def spoken_language(voice: Voice, models: list[ModelInfo]) -> str:
     return spoken.pop().title() if len(spoken) == 1 else "Auto"
 
 
-def _num_places(num_rows: int, max_queued: int) -> int:
-    """A few more than are spoken at once, so that no row waits for its next utterance."""
-    return num_rows + min(num_rows // 8, max_queued)
+def _num_places(num_places: int, max_queued: int) -> int:
+    """A few more than are to be spoken at once, so that the engine need not wait for the next."""
+    return num_places + min(num_places // 8, max_queued)
 
 
 def _kind(voice: Voice) -> Literal["speaker", "prompt", "audio_sample"]:

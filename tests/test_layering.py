@@ -40,7 +40,9 @@ ENGINE = {
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
     "engine_plan": SEAM | {"loader", "layers"},
-    "startup": SEAM | {"core", "engine_plan", "loader", "runner", "models", "layers", "kernels"},
+    "warm_up": SEAM | {"core"},
+    "startup": SEAM
+    | {"core", "engine_plan", "warm_up", "loader", "runner", "models", "layers", "kernels"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}

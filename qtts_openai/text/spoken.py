@@ -335,7 +335,9 @@ def _figures(words: Vocabulary) -> list[Rule]:
         Rule(re.compile(r"(?<![\w)\].,])[-−](?=\d)"), lambda m: f"{words.minus} ", "-−"),
         Rule(re.compile(r"(?<=\d) ?\*\*? ?(?=\d)"), lambda m: f" {words.signs['×']} ", "*"),
         Rule(re.compile(r"~ ?(?=\d)"), lambda m: f"{words.about} ", "~"),
-        Rule(re.compile(rf"(?:\b{words.number} )?#(?=\d)", re.I), lambda m: f"{words.number} ", "#"),
+        Rule(
+            re.compile(rf"(?:\b{words.number} )?#(?=\d)", re.I), lambda m: f"{words.number} ", "#"
+        ),
     ]
     if words.code == "en":
         rules += _english_figures(words)

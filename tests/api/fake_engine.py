@@ -89,6 +89,10 @@ class FakeEngine:
         numbers = dict.fromkeys(Stats.__struct_fields__, 0)
         return [Stats(**{**numbers, "num_running": len(self.live)})]
 
+    @property
+    def num_places(self) -> int:
+        return self.num_rows
+
     async def start(self) -> None:
         if self.start_error is not None:
             raise self.start_error
