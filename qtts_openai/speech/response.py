@@ -38,6 +38,7 @@ from qtts_openai.settings import Defaults
 from qtts_openai.speech.cache import Recording, Replay
 from qtts_openai.speech.encoders import AudioEncoder
 from qtts_openai.speech.segmented_stream import PcmStream
+from qtts_openai.speech.words import WordClock, words_event
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,9 @@ class SpeechResponse:
         lease: Lease | None = None,
         started: float | None = None,
         provenance: Provenance | None = None,
+        texts: tuple[str, ...] = (),
     ) -> None:
-        """`started`: when the request had been read, by time.perf_counter."""
+        """`started`: when the request had been read, by time.perf_counter. `texts`: as spoken."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
@@ -72,6 +74,9 @@ class SpeechResponse:
         except BaseException:
             stream.abort()
             raise
+        self.clock = WordClock(request.speed) if request.timestamps else None
+        if self.clock:
+            self.clock.say(" ".join(texts))
         self.first = b""
         self.audio_s = 0.0  # of speech, so far
         self.started = time.perf_counter() if started is None else started
@@ -112,6 +117,8 @@ class SpeechResponse:
         seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
         self.audio_s += seconds
         self.metrics.audio.inc(seconds)
+        if self.clock:
+            self.clock.hear(pcm)
         if self.encoder.is_cheap:
             return self.encoder.encode(pcm)
         return await asyncio.to_thread(self.encoder.encode, pcm)
@@ -188,11 +195,17 @@ class SpeechResponse:
                     audio = base64.b64encode(chunk).decode()
                     yield _event(type="speech.audio.delta", audio=audio, **mark)
                     mark = {}
+                    if self.clock and (words := self.clock.new_words()):
+                        yield _event(**words_event(words))
         except Exception as error:
             self._log_broken(error)
             yield _event(type="error", error=as_api_error(error).detail)
             return
         assert self.stream.finished is not None
+        if self.clock:
+            self.clock.end()
+            if words := self.clock.new_words():
+                yield _event(**words_event(words))
         yield _event(
             type="speech.audio.done",
             usage=self.usage(),
