@@ -4,7 +4,7 @@ text.
 Everything a caller may use is here.
 """
 
-from engine.client import EngineClient, SpeechStream
+from engine.client import EngineClient, SpeechStream, WorkerState
 from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
@@ -25,6 +25,7 @@ from engine.protocol import (
     ReferenceAudio,
     SamplingParams,
     Stats,
+    Timing,
     Usage,
 )
 
@@ -50,5 +51,7 @@ __all__ = [
     "SamplingParams",
     "SpeechStream",
     "Stats",
+    "Timing",
     "Usage",
+    "WorkerState",
 ]

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
+from typing import NamedTuple
 
 import msgspec
 
@@ -56,6 +57,7 @@ from engine.protocol import (
     Start,
     Stats,
     Submit,
+    Timing,
 )
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class SpeechStream:
         self._text = list(prompt.text) if prompt.text_open else []
         self.heard_at = time.monotonic()  # its last audio; before that, its submission or last text
         self.finished: Finished | None = None
+        self.timing: Timing | None = None  # with the first audio
         self.ended = asyncio.Event()  # finished or failed; PCM may still be unread
         self._worker = worker
         self._pcm = bytearray()
@@ -156,6 +159,12 @@ class SpeechStream:
         self._news.set()
 
 
+class WorkerState(NamedTuple):
+    status: str  # starting, ready, restarting, dead
+    num_restarts: int
+    stats: Stats | None  # the latest, if it has sent any since it started
+
+
 class EngineClient:
     """One engine as the HTTP side sees it: `config.data_parallel_size` workers, each with all
     models, least loaded first.
@@ -182,6 +191,10 @@ class EngineClient:
     def stats(self) -> list[Stats]:
         """The latest Stats of each worker that has sent one."""
         return [worker.stats for worker in self._workers if worker.stats is not None]
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        return [WorkerState(w.status, w.num_restarts, w.stats) for w in self._workers]
 
     @property
     def num_rows(self) -> int:
@@ -255,6 +268,7 @@ class _Worker:
     def __init__(self, config: EngineConfig, models: list[ModelSpec], index: int) -> None:
         self.config, self.specs, self.index = config, models, index
         self.status = "starting"
+        self.num_restarts = 0
         self.num_rows = 0  # utterances it speaks at once, as it says itself
         self.streams: dict[int, SpeechStream] = {}
         self.stats: Stats | None = None
@@ -347,6 +361,7 @@ class _Worker:
                 await asyncio.sleep(self.restart_in_s)
                 try:
                     _, reader = await self._spawn()
+                    self.num_restarts += 1
                     log.info("engine worker %d is back", self.index)
                 except (EngineError, OSError) as error:
                     log.error("engine worker %d did not restart: %s", self.index, error)
@@ -389,8 +404,9 @@ class _Worker:
             while True:
                 fact = await self._read(reader)
                 match fact:
-                    case AudioChunk(id_, pcm):
+                    case AudioChunk(id_, pcm, timing):
                         if stream := self.streams.get(id_):
+                            stream.timing = stream.timing or timing
                             stream.feed(pcm)
                     case Finished(id_):
                         if stream := self.streams.pop(id_, None):

@@ -96,6 +96,7 @@ class EngineCore:
             seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
+        seq.timing.received = self.clock()
         if prompt.reference is not None:
             self.encoding[seq.id] = future
         else:
@@ -238,6 +239,7 @@ class EngineCore:
             self.finishing[seq.id] = FinishReason.STOP
             return
         seq.codes.append(codes)
+        seq.timing.framed = seq.timing.framed or self.clock()
         seq.num_frames += 1
         self.num_frames += 1
         if seq.num_frames >= seq.max_frames:

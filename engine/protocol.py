@@ -181,9 +181,21 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     load_s: float
 
 
+class Timing(msgspec.Struct):
+    """When the stages of an utterance began, by time.monotonic, which all processes of a machine
+    share; 0 where that is not known.
+    """
+
+    received: float = 0.0
+    started: float = 0.0  # its prefill; from here on it has a row
+    prefilled: float = 0.0
+    framed: float = 0.0  # its first frame is there
+
+
 class AudioChunk(msgspec.Struct, frozen=True, tag=True):
     id: int
     pcm: bytes  # int16 little-endian mono 24 kHz
+    timing: Timing | None = None  # with the first one
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
