@@ -4,7 +4,7 @@ text.
 Everything a caller may use is here.
 """
 
-from engine.client import EngineClient, SpeechStream, WorkerState
+from engine.client import EngineClient, WorkerState
 from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
@@ -28,6 +28,7 @@ from engine.protocol import (
     Timing,
     Usage,
 )
+from engine.speech_stream import SpeechStream
 
 __all__ = [
     "FRAME_S",

@@ -16,9 +16,10 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
-from engine.input_processor import FRAMES_PER_TOKEN, build_sequence, check_text
+from engine.input_processor import build_sequence, check_text
 from engine.loader.checkpoint import Checkpoint
 from engine.protocol import (
+    FRAMES_PER_TOKEN,
     Failed,
     Finished,
     FinishReason,

@@ -23,6 +23,8 @@ HEADER = struct.Struct("<I")
 SAMPLE_RATE_HZ = 24_000
 SAMPLES_PER_FRAME = 1_920
 FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+# Speech per text token at an ordinary pace, where nobody says how long a text takes.
+FRAMES_PER_TOKEN = 4
 # Reference recordings a worker keeps per model; the client forgets in the same order, so both agree
 # on what is there.
 MAX_VOICES = 64

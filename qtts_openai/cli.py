@@ -279,7 +279,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     command += [f"--{name}={value}" for name, value in options.items()]
     if arguments.json:
         command.append("--json")
-    # As the engine's workers run (engine/client.py).
+    # As the engine's workers run (engine/worker_process.py).
     environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
     status = subprocess.run(command, env=environment).returncode
     if status:

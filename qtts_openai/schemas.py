@@ -67,6 +67,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     response_format: AudioFormat = "mp3"
     speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
+    # Among server-sent events: when each word is heard.
+    timestamps: Literal["word"] | None = None
     # null: as the settings say.
     stream: bool | None = None
     # null: 24000, or what the format has.

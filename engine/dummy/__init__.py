@@ -1,4 +1,4 @@
 """Checkpoints with random weights in the official layout, for tests and benchmarks.
 
-Imports only `models.config` and errors; nothing that serves imports it.
+Imports `models` and errors; nothing that serves imports it.
 """

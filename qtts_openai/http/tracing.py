@@ -1,11 +1,12 @@
 """When what happened to a request and, where `server.traces` names a collector, spans that say so.
 
-A span for each request to /v1 goes on with the caller's trace (`traceparent`); below it one for each
-stage: prepare, queue, prefill, first frame, first chunk, encode, send. Moments are noted while the
-request runs and made into spans at its end, so that tracing costs listeners nothing.
+A span for each request to /v1 goes on with the caller's trace (`traceparent`); below it one for
+each stage: prepare, queue, prefill, first frame, first chunk, encode, send. Moments are noted while
+the request runs and made into spans at its end, so that tracing costs listeners nothing.
 """
 
-import logging
+import itertools
+import os
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -47,7 +48,7 @@ class Timeline:
         if timing is not None:
             moments |= {name: getattr(timing, name) for name in ("started", "prefilled", "framed")}
         known = [(name, moments[at]) for name, at in STAGES if moments.get(at)]
-        pairs = zip(known, known[1:], strict=False)
+        pairs = itertools.pairwise(known)
         return [(name, begin, max(begin, end)) for (name, begin), (_, end) in pairs]
 
     def exemplar(self) -> dict[str, str] | None:
@@ -58,43 +59,42 @@ class Timeline:
         return {"trace_id": f"{context.trace_id:032x}"}
 
 
-current: ContextVar[Timeline] = ContextVar("timeline")
+NOWHERE = Timeline()  # outside of requests; nobody reads it
+current: ContextVar[Timeline] = ContextVar("timeline", default=NOWHERE)
 
 
 class Tracer:
-    """`exporter` is for tests; else spans go to the collector's OTLP port over HTTP. What OTEL_*
-    variables say of sampling, headers and names counts.
+    """Spans go to the collector's OTLP port over HTTP. What OTEL_* variables say of sampling,
+    headers and names counts.
     """
 
-    def __init__(self, collector: str | None, exporter: Any = None) -> None:
+    def __init__(self, collector: str | None) -> None:
         self._provider: Any = None
-        if collector is None and exporter is None:
+        if collector is None:
             return
-        # The exporter says each failure with a traceback; one line is enough.
-        logging.getLogger("opentelemetry").addFilter(_without_traceback)
         try:
             from opentelemetry import propagate, trace
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+            from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             message = f"needs what `pip install 'qtts-openai[otel]'` brings ({error})"
             raise SettingsError(message, "server.traces") from error
         self._trace, self._propagate = trace, propagate
-        named = Resource({SERVICE_NAME: "qtts"}).merge(Resource.create())
-        if named.attributes[SERVICE_NAME] == "unknown_service":
-            named = named.merge(Resource({SERVICE_NAME: "qtts"}))
-        self._provider = TracerProvider(resource=named)
-        sends = exporter or OTLPSpanExporter(endpoint=f"{(collector or '').rstrip('/')}/v1/traces")
-        self._provider.add_span_processor(BatchSpanProcessor(sends))
+        os.environ.setdefault("OTEL_SERVICE_NAME", "qtts")
+        self._provider = TracerProvider(resource=Resource.create())
+        exporter = OTLPSpanExporter(endpoint=f"{collector.rstrip('/')}/v1/traces")
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("qtts_openai")
 
     def begin(self, path: str, method: str, headers: Mapping[bytes, bytes]) -> Timeline:
         if self._provider is None or not path.startswith("/v1"):
             return Timeline()
         names = (b"traceparent", b"tracestate", b"baggage")
-        carrier = {name.decode(): headers[name].decode("latin-1") for name in names if name in headers}
+        carrier = {
+            name.decode(): headers[name].decode("latin-1") for name in names if name in headers
+        }
         context = self._propagate.extract(carrier)
         kind = self._trace.SpanKind.SERVER
         return Timeline(self._tracer.start_span(method, context, kind))
@@ -123,8 +123,3 @@ class Tracer:
 
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
-    record.exc_info = None
-    return True

@@ -6,8 +6,8 @@ import time
 from collections import deque
 
 from qtts_openai.live.voice import LiveVoice
-from qtts_openai.live.words import Word, expected_s, timed
 from qtts_openai.settings import LiveSettings
+from qtts_openai.speech.words import Word, expected_s, timed
 from qtts_openai.text.pauses import Part
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\Z")
@@ -46,7 +46,7 @@ class Utterance:
         self.index = index
         self.text = ""
         self.pieces: deque[Piece] = deque()
-        self.spoken: list[Piece] = []
+        self.num_ids = 0
         self.is_flushed = False
         self.audio_s = 0.0  # made so far
         self.sent_s = 0.0  # handed to the client
@@ -55,6 +55,9 @@ class Utterance:
         self.first_text_at: float | None = None
         self.news = asyncio.Event()
         self._voice, self._by_sentence = voice, by_sentence
+        self._spoken_words: list[Word] = []
+        self._spoken_s = 0.0
+        self._num_told = 0
         self._feed = voice.feed()
         chars = voice.segment_chars or float("inf")
         self._limits = [
@@ -97,6 +100,7 @@ class Utterance:
         piece.text += part
         piece.ids += ids
         piece.num_ids += len(ids)
+        self.num_ids += len(ids)
         piece.num_words += len(part.split())
         piece.began_at = piece.began_at or time.monotonic()
         if self._is_full(piece):
@@ -124,15 +128,28 @@ class Utterance:
             or piece.num_ids >= self._max_ids
         )
 
+    def end_first_piece(self) -> None:
+        """It is spoken, and how long that took is known."""
+        piece = self.pieces.popleft()
+        self._spoken_words += timed(piece.words, self._spoken_s, piece.audio_s)
+        self._spoken_s += piece.audio_s
+
     def words(self) -> list[Word]:
         """So far: by the real duration of what was made, else as expected."""
-        out: list[Word] = []
-        at = 0.0
-        for piece in (*self.spoken, *self.pieces):
-            is_made = piece in self.spoken
-            words = timed(piece.words, at, piece.audio_s if is_made else None)
-            at = at + piece.audio_s if is_made else (words[-1].end_s if words else at)
-            out += words
+        out, at = [*self._spoken_words], self._spoken_s
+        for piece in self.pieces:
+            out += timed(piece.words, at, None)
+            at = out[-1].end_s if out else at
+        return out
+
+    def next_words(self, end_s: float) -> list[Word]:
+        """Those that begin before `end_s` and were not told before."""
+        known = self._spoken_words[self._num_told :]
+        if self.pieces:
+            num_told = max(0, self._num_told - len(self._spoken_words))
+            known = known + timed(self.pieces[0].words, self._spoken_s, None)[num_told:]
+        out = [word for word in known if word.start_s < end_s]
+        self._num_told += len(out)
         return out
 
     def heard_s(self, now: float) -> float:

@@ -2,6 +2,8 @@
 long each word takes at an ordinary pace, the pause at a mark to the word in front of it.
 """
 
+from typing import Any
+
 import msgspec
 
 from qtts_openai.text.duration_estimate import seconds_of
@@ -32,3 +34,26 @@ def split_at(words: list[Word], heard_s: float) -> tuple[str, str]:
     """What was heard by then, and the rest; a word counts once half of it was."""
     heard = [w.text for w in words if (w.start_s + w.end_s) / 2 <= heard_s]
     return " ".join(heard), " ".join(w.text for w in words[len(heard) :])
+
+
+def times_ms(word: Word) -> dict[str, Any]:
+    times = {"start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
+    return {"word": word.text, **times}
+
+
+def alignment(words: list[Word]) -> dict[str, Any]:
+    """As LiveKit's Baseten plugin reads it."""
+    return {
+        "words": [word.text for word in words],
+        "word_start_times_seconds": [round(word.start_s, 3) for word in words],
+        "word_end_times_seconds": [round(word.end_s, 3) for word in words],
+    }
+
+
+def words_event(words: list[Word]) -> dict[str, Any]:
+    """Among server-sent events, beside the deltas."""
+    told = [
+        {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+        for word in words
+    ]
+    return {"type": "speech.audio.words", "words": told, "estimated": True}
