@@ -45,7 +45,7 @@ from engine.speech_stream import SpeechStream
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STABLE_AFTER_S = 60.0  # a worker that lived this long starts the back-off anew
+STABLE_AFTER_S = 10.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0
 WATCH_EVERY_S = 0.5
 # What the worker, which reads no keys, must not be able to tell anybody.
@@ -58,6 +58,7 @@ class WorkerProcess:
     def __init__(self, config: EngineConfig, models: list[ModelSpec], index: int) -> None:
         self.config, self.specs, self.index = config, models, index
         self.status = "starting"
+        self.num_restarts = 0
         self.num_rows = 0  # utterances it speaks at once, as it says itself
         self.measured: Measured | None = None
         self.streams: dict[int, SpeechStream] = {}
@@ -71,6 +72,11 @@ class WorkerProcess:
         self._standby: tuple[asyncio.subprocess.Process, socket.socket] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def frames_left(self) -> float:
+        """Work that lies before it, by estimate."""
+        return sum(stream.frames_left for stream in self.streams.values())
 
     async def start(self) -> dict[str, ModelInfo]:
         """Spawn and wait for Ready. The first start must succeed; later ones are the supervisor's
@@ -151,6 +157,7 @@ class WorkerProcess:
                 await asyncio.sleep(self.restart_in_s)
                 try:
                     _, reader = await self._spawn()
+                    self.num_restarts += 1
                     log.info("engine worker %d is back", self.index)
                 except (EngineError, OSError) as error:
                     log.error("engine worker %d did not restart: %s", self.index, error)
@@ -193,8 +200,9 @@ class WorkerProcess:
             while True:
                 fact = await self._read(reader)
                 match fact:
-                    case AudioChunk(id_, pcm):
+                    case AudioChunk(id_, pcm, timing):
                         if stream := self.streams.get(id_):
+                            stream.timing = stream.timing or timing
                             stream.feed(pcm)
                     case Finished(id_):
                         if stream := self.streams.pop(id_, None):
@@ -224,6 +232,8 @@ class WorkerProcess:
             self._register(submit.model, reference)
         self.send(submit)
         stream = SpeechStream(submit.id, self, submit.prompt)
+        if submit.params.max_new_tokens is not None:
+            stream.frames_left = min(stream.frames_left, submit.params.max_new_tokens)
         self.streams[submit.id] = stream
         return stream
 

@@ -21,10 +21,12 @@ from engine import EngineClient, ModelInfo, Prompt, SamplingParams, SpeechStream
 from qtts_openai.answers import ModelVoice, VoiceAnswer
 from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.decoding.turns import current_caller
+from qtts_openai.http import tracing
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Limiter, rate_store
+from qtts_openai.http.tracing import Timeline
 from qtts_openai.http.turns import Turn
 from qtts_openai.provenance.audit import AuditLog, Trail
 from qtts_openai.provenance.marks import Mark
@@ -136,11 +138,12 @@ class AppState:
         if utterance.params.seed is None and len(utterance.parts) > 1:
             params = msgspec.structs.replace(utterance.params, seed=secrets.randbits(62))
             utterance = msgspec.structs.replace(utterance, params=params)
-        has_begun = False
+        has_begun, timeline = False, tracing.current.get()
 
         def submit(prompt: Prompt, buffered_s: float) -> Turn:
             nonlocal has_begun
-            begin = partial(self._begin, utterance, prompt, buffered_s)
+            timeline.mark("queued")
+            begin = partial(self._begin, utterance, prompt, buffered_s, time.monotonic(), timeline)
             turn = Turn(self.queue, who, begin, is_firm or has_begun)
             # Somebody listens to what has begun, so it goes before the caller's other utterances.
             turn.enter(ahead=has_begun)
@@ -155,10 +158,19 @@ class AppState:
             stream = SegmentedStream(submit, utterance.parts)
         return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
 
-    def _begin(self, utterance: SpeechPlan, prompt: Prompt, buffered_s: float) -> SpeechStream:
+    def _begin(
+        self,
+        utterance: SpeechPlan,
+        prompt: Prompt,
+        buffered_s: float,
+        queued_at: float,
+        timeline: Timeline,
+    ) -> SpeechStream:
         stream = self.engine.submit(
             utterance.model.id, prompt, utterance.params, utterance.reference, buffered_s
         )
+        self.metrics.queue.observe(time.monotonic() - queued_at, timeline.exemplar())
+        timeline.stream = timeline.stream or stream
         logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
 

@@ -27,13 +27,13 @@ from engine.dummy.checkpoint import write_random_checkpoint
 from tests.attack.conftest import Victim, serving
 from tests.soak.callers import Callers
 from tests.soak.chaos import Chaos, children, shifted_clock, small_disk
-from tests.soak.ledger import HUNG_S, Ledger
+from tests.soak.ledger import HUNG_S, Ledger, Refused
 
 PHASES, TROUBLES = 10, 20
 IDLE_S = 30.0
 # Few rows and a short queue, so that some are refused.
 ENGINE = {
-    "threads": 1, "max_num_seqs": 8, "max_queued": 4, "standby": True, "heartbeat_timeout_s": 3,
+    "threads": 1, "max_num_seqs": 8, "max_queued": 8, "standby": True, "heartbeat_timeout_s": 3,
     "max_unread_s": 2,
 }  # fmt: skip
 
@@ -67,6 +67,8 @@ class Soak:
             except Exception as error:
                 outcome = error
             self.ledger.note(act.__name__, outcome, began)
+            if isinstance(outcome, Refused) and outcome.status in (429, 503):
+                await asyncio.sleep(1)  # what Retry-After says at least
 
     async def _troubles(self, phase: int) -> None:
         """The first tenth is calm."""

@@ -228,6 +228,8 @@ class Callers:
         for path in ("/v1/models", "/v1/audio/voices", "/metrics", "/health"):
             async with seen_to_break():
                 answer = await self.http.get(path)
+            if answer.status_code == 503 and path == "/health":
+                raise Refused(503, "unready")
             if answer.status_code != 200:
                 raise refusal(answer.status_code, answer.content)
         return "whole"
@@ -271,4 +273,7 @@ async def until(client: Any, type_: str) -> int:
             return num_bytes
         if message["type"].lower() == "error":
             detail = message.get("error") or message
-            raise Broken(f"{detail.get('code')}: {detail.get('message') or detail}")
+            told = f"{detail.get('code')}: {detail.get('message') or detail.get('description')}"
+            if "already running or waiting" in told or "open text" in told:
+                raise Refused(429, "queue_full, over a socket")
+            raise Broken(told)

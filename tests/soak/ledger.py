@@ -114,7 +114,8 @@ class Ledger:
         rss = " ".join(f"{one:.0f}" for one in self.rss_mb)
         lines += ["", f"leaked: {leaks}", f"RSS of the server, idle, MB: {rss}"]
         lines.append(f"RSS drift since three tenths: {self.rss_drift:+.1%}")
-        return "\n".join([*lines, *(f"lost: {one}" for one in self.lost[:20])])
+        lost = Counter(self.lost).most_common(20)
+        return "\n".join([*lines, *(f"lost: {number} x {what}" for what, number in lost)])
 
 
 def _counted(counts: Counter[str]) -> str:
