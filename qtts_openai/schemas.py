@@ -139,6 +139,19 @@ class ConsentUpdate(msgspec.Struct, frozen=True):
     name: Name
 
 
+class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What POST /v1/audio/verify holds beside `file`; as text or as files.
+
+    `manifest` is what GET /v1/audio/speech/{request_id}/manifest gave for the file. `root` is a
+    certificate in PEM.
+    """
+
+    manifest: Annotated[str, Meta(max_length=64_000)] | None = None
+    root: Annotated[str, Meta(max_length=16_000, pattern="-----BEGIN CERTIFICATE-----")] | None = (
+        None
+    )
+
+
 class BatchRequest(msgspec.Struct, frozen=True):
     """Other fields of a speech request beside `items` are defaults for each item."""
 

@@ -52,7 +52,7 @@ HTTP_SIDE = {
     "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
-    "decoding": set(),
+    "decoding": {"provenance"},
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
     "provenance": BASE,
