@@ -1,5 +1,5 @@
 # Everything lives in .venv; a stage runs again only when the files that decide it change.
-# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD (install); MINUTES (fuzz); JOBS (test); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD (install); MINUTES (fuzz, soak); JOBS (test); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ TEST_MARKS := not gpu and not clients and not listen and not attack and not page
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast test-deploy attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast test-deploy attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -61,6 +61,11 @@ listen: $(VENV)/.test $(VENV)/.listen ## let an offline recogniser hear the embe
 fuzz: MINUTES ?= 10
 fuzz: $(VENV)/.test ## send hostile input to a server of its own (MINUTES=, ARGS="--target http_sample --seed 3")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
+soak: $(VENV)/.test ## callers of every kind while everything goes wrong: what is lost? (MINUTES= or REQUESTS=)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.soak \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(REQUESTS),--requests $(REQUESTS)) \
+		$(if $(MINUTES)$(REQUESTS),,--requests 10000) $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types
 	@$(BIN)/ruff check

@@ -4,7 +4,7 @@ text.
 Everything a caller may use is here.
 """
 
-from engine.client import EngineClient
+from engine.client import EngineClient, WorkerState
 from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
@@ -25,6 +25,7 @@ from engine.protocol import (
     ReferenceAudio,
     SamplingParams,
     Stats,
+    Timing,
     Usage,
 )
 from engine.speech_stream import SpeechStream
@@ -51,5 +52,7 @@ __all__ = [
     "SamplingParams",
     "SpeechStream",
     "Stats",
+    "Timing",
     "Usage",
+    "WorkerState",
 ]

@@ -13,6 +13,7 @@ If one hangs (a watchdog sees that its heart-beats stop), it is killed and treat
 import asyncio
 import contextlib
 import itertools
+from typing import NamedTuple
 
 from engine.config import EngineConfig, ModelSpec
 from engine.errors import EngineDeadError, QueueFullError
@@ -21,9 +22,15 @@ from engine.speech_stream import SpeechStream
 from engine.worker_process import WorkerProcess
 
 
+class WorkerState(NamedTuple):
+    status: str  # starting, ready, restarting, dead
+    num_restarts: int
+    stats: Stats | None  # the latest, if it has sent any since it started
+
+
 class EngineClient:
     """One engine as the HTTP side sees it: `config.data_parallel_size` workers, each with all
-    models, least loaded first.
+    models, the one with the least work before it first.
     """
 
     def __init__(self, config: EngineConfig, models: list[ModelSpec]) -> None:
@@ -49,9 +56,19 @@ class EngineClient:
         return [worker.stats for worker in self._workers if worker.stats is not None]
 
     @property
+    def workers(self) -> list[WorkerState]:
+        return [WorkerState(w.status, w.num_restarts, w.stats) for w in self._workers]
+
+    @property
     def num_rows(self) -> int:
         """How many utterances the workers that are ready can speak at once."""
         return sum(worker.num_rows for worker in self._workers if worker.status == "ready")
+
+    @property
+    def num_places(self) -> int:
+        """How many of them they should be given, so that each is spoken fast enough."""
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        return sum(worker.measured.num_places for worker in ready if worker.measured is not None)
 
     async def start(self) -> None:
         """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when
@@ -83,10 +100,12 @@ class EngineClient:
             raise EngineDeadError(
                 f"the engine is {self.status}", retry_after_s=self._retry_after_s()
             )
-        worker = min(ready, key=lambda w: len(w.streams))
-        limit = worker.num_rows + self.config.max_queued
-        if len(worker.streams) >= limit:
+        queued = self.config.max_queued
+        with_room = [w for w in ready if len(w.streams) < w.num_rows + queued]
+        if not with_room:
+            limit = sum(worker.num_rows + queued for worker in ready)
             raise QueueFullError(f"{limit} utterances are already running or waiting")
+        worker = min(with_room, key=lambda w: (len(w.streams) >= w.num_rows, w.frames_left))
         submit = Submit(next(self._ids), model, prompt, params, buffered_s)
         return worker.submit(submit, reference)
 

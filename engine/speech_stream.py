@@ -6,7 +6,18 @@ from typing import Protocol
 
 from engine.config import EngineConfig
 from engine.errors import EngineError, GenerationFailedError
-from engine.protocol import SAMPLE_RATE_HZ, Abort, Append, Finished, Hold, Inbound, Prompt
+from engine.protocol import (
+    FRAMES_PER_TOKEN,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    Abort,
+    Append,
+    Finished,
+    Hold,
+    Inbound,
+    Prompt,
+    Timing,
+)
 
 
 class Worker(Protocol):
@@ -35,6 +46,9 @@ class SpeechStream:
         self._text = list(prompt.text) if prompt.text_open else []
         self.heard_at = time.monotonic()  # its last audio; before that, its submission or last text
         self.finished: Finished | None = None
+        self.timing: Timing | None = None  # with the first audio
+        # An estimate of what it still has to be spoken.
+        self.frames_left = prompt.expected_frames or FRAMES_PER_TOKEN * len(prompt.text)
         self.ended = asyncio.Event()  # finished or failed; PCM may still be unread
         self._worker = worker
         self._pcm = bytearray()
@@ -88,6 +102,8 @@ class SpeechStream:
 
     def feed(self, pcm: bytes) -> None:
         self._pcm += pcm
+        # One more at least, as long as it has not ended.
+        self.frames_left = max(1.0, self.frames_left - len(pcm) / (2 * SAMPLES_PER_FRAME))
         self.heard_at = time.monotonic()
         self._hold(len(self._pcm) >= self._max_unread)
         self._news.set()

@@ -29,6 +29,7 @@ from engine.protocol import (
     ForgetVoice,
     Heartbeat,
     Inbound,
+    Measured,
     ModelInfo,
     Outbound,
     Ready,
@@ -44,7 +45,7 @@ from engine.speech_stream import SpeechStream
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STABLE_AFTER_S = 60.0  # a worker that lived this long starts the back-off anew
+STABLE_AFTER_S = 10.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0
 WATCH_EVERY_S = 0.5
 # What the worker, which reads no keys, must not be able to tell anybody.
@@ -57,7 +58,9 @@ class WorkerProcess:
     def __init__(self, config: EngineConfig, models: list[ModelSpec], index: int) -> None:
         self.config, self.specs, self.index = config, models, index
         self.status = "starting"
+        self.num_restarts = 0
         self.num_rows = 0  # utterances it speaks at once, as it says itself
+        self.measured: Measured | None = None
         self.streams: dict[int, SpeechStream] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
@@ -69,6 +72,11 @@ class WorkerProcess:
         self._standby: tuple[asyncio.subprocess.Process, socket.socket] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def frames_left(self) -> float:
+        """Work that lies before it, by estimate."""
+        return sum(stream.frames_left for stream in self.streams.values())
 
     async def start(self) -> dict[str, ModelInfo]:
         """Spawn and wait for Ready. The first start must succeed; later ones are the supervisor's
@@ -83,13 +91,13 @@ class WorkerProcess:
     async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
         reader, self._writer = await self._connect()
         self._voices.clear()
-        self.send(Start(self.config, self.specs, self.index))
+        self.send(Start(self.config, self.specs, self.index, self.measured))
         try:
             fact = await self._read(reader)
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             fact = None
         if isinstance(fact, Ready):
-            self.status, self.num_rows = "ready", fact.num_rows
+            self.status, self.num_rows, self.measured = "ready", fact.num_rows, fact.measured
             return fact, reader
         await self._reap()
         if isinstance(fact, Fatal):
@@ -149,6 +157,7 @@ class WorkerProcess:
                 await asyncio.sleep(self.restart_in_s)
                 try:
                     _, reader = await self._spawn()
+                    self.num_restarts += 1
                     log.info("engine worker %d is back", self.index)
                 except (EngineError, OSError) as error:
                     log.error("engine worker %d did not restart: %s", self.index, error)
@@ -191,8 +200,9 @@ class WorkerProcess:
             while True:
                 fact = await self._read(reader)
                 match fact:
-                    case AudioChunk(id_, pcm):
+                    case AudioChunk(id_, pcm, timing):
                         if stream := self.streams.get(id_):
+                            stream.timing = stream.timing or timing
                             stream.feed(pcm)
                     case Finished(id_):
                         if stream := self.streams.pop(id_, None):
@@ -222,6 +232,8 @@ class WorkerProcess:
             self._register(submit.model, reference)
         self.send(submit)
         stream = SpeechStream(submit.id, self, submit.prompt)
+        if submit.params.max_new_tokens is not None:
+            stream.frames_left = min(stream.frames_left, submit.params.max_new_tokens)
         self.streams[submit.id] = stream
         return stream
 

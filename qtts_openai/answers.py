@@ -203,6 +203,29 @@ class BatchAnswer(Answer, frozen=True, kw_only=True):
     ignored_fields: list[str]
 
 
+# ---- where a file is from ----
+
+
+class Finding(Answer, frozen=True, kw_only=True):
+    """`untrusted`: unchanged since it was signed, by somebody whom no given root vouches for.
+    `unchecked`: the server lacks what reads it.
+    """
+
+    what: Literal["mark", "c2pa", "statement"]
+    verdict: Literal["present", "absent", "valid", "untrusted", "invalid", "unchecked"]
+    detail: Annotated[str, Meta(max_length=600, description="for people")] = ""
+
+
+class VerifyAnswer(Answer, frozen=True, kw_only=True):
+    """`right`: something was found and nothing speaks against it; `nothing`: no mark and no
+    signature; `wrong`: a signature that does not fit.
+    """
+
+    object: Literal["audio.verification"] = "audio.verification"
+    verdict: Literal["right", "nothing", "wrong"]
+    findings: list[Finding]
+
+
 # ---- monitors ----
 
 EngineStatus = Literal["starting", "ready", "restarting", "draining", "dead"]

@@ -99,6 +99,8 @@ class ServerSettings(Section, frozen=True):
     admin_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     # One JSON object a line, for log collectors.
     json_logs: bool = False
+    # An OpenTelemetry collector that takes OTLP over HTTP; needs the extra `otel`.
+    traces: Annotated[str, Meta(pattern="^https?://")] | None = None
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
     # The page to try voices with, at / and /studio.

@@ -16,7 +16,8 @@ BYTES_PER_CHAR = 12
 # Files that a process needs beside its connections: worker restarts, records, uploads on disk.
 RESERVED_FILES = 32
 
-FORM_PATHS = frozenset({"/v1/audio/voices", "/v1/audio/voice_consents"})
+VERIFY_PATH = "/v1/audio/verify"
+FORM_PATHS = frozenset({"/v1/audio/voices", "/v1/audio/voice_consents", VERIFY_PATH})
 SPEECH_PATH = "/v1/audio/speech"
 
 
@@ -66,6 +67,8 @@ class BodyBounds:
         speech = self._texts + (self._base64 if clones else 0)
         if path == SPEECH_PATH:
             return min(speech, self._most)
+        if path == VERIFY_PATH and is_form:
+            return self._most
         if path == f"{SPEECH_PATH}/batch":
             return min(speech * self._items, self._most)
         return min(self._form if is_form and path in FORM_PATHS else SMALL_BODY, self._most)

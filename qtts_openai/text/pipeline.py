@@ -64,10 +64,8 @@ def normalize(text: str, options: TextOptions, language: str = "auto") -> str:
 
 def guess(text: str) -> str:
     """The language whose letters the text has; letters of the alphabet are taken as English."""
-    for language, letters in _SCRIPTS.items():
-        if regex.search(letters, text):
-            return language
-    return "english"
+    letters = "".join(set(text))
+    return next((name for name, own in _SCRIPTS.items() if regex.search(own, letters)), "english")
 
 
 def _until_stable(text: str, options: TextOptions, language: str) -> str:

@@ -3,6 +3,7 @@ alone.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from engine import (
     ReferenceAudio,
     SamplingParams,
     Stats,
+    Timing,
     Usage,
+    WorkerState,
 )
 
 LANGUAGES = {"chinese": 2055, "english": 2050, "german": 2053, "japanese": 2058}
@@ -89,6 +92,14 @@ class FakeEngine:
         numbers = dict.fromkeys(Stats.__struct_fields__, 0)
         return [Stats(**{**numbers, "num_running": len(self.live)})]
 
+    @property
+    def num_places(self) -> int:
+        return self.num_rows
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        return [WorkerState(self.status, 0, stats) for stats in self.stats]
+
     async def start(self) -> None:
         if self.start_error is not None:
             raise self.start_error
@@ -139,6 +150,8 @@ class FakeStream:
         self.num_live_frames = 0
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
+        self.timing: Timing | None = None
+        self.began = time.monotonic()
         self.ended = asyncio.Event()
         self.aborted = False
         self.text_open, self.unread_text = prompt.text_open, ()
@@ -186,6 +199,7 @@ class FakeStream:
             self.ended.set()
             raise self.engine.stream_error
         self._num_chunks += 1
+        self.timing = self.timing or Timing(*(self.began + i * 1e-5 for i in range(4)))
         for chunk in self._chunks:
             return chunk
         usage = Usage(num_prompt_tokens=len(self.prompt.text) + 8, num_frames=self.num_frames)

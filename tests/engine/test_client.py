@@ -93,6 +93,18 @@ async def test_streams_carry_what_a_core_says(engine: EngineClient, core: Engine
     await idle(engine)
 
 
+async def test_the_first_audio_tells_when_the_stages_began(engine: EngineClient) -> None:
+    before = time.monotonic()
+    stream = start(engine, submit(0, num_frames=4))
+    await anext(stream)
+    timing = stream.timing
+    assert timing is not None
+    moments = [timing.received, timing.started, timing.prefilled, timing.framed]
+    assert [before, *moments, time.monotonic()] == sorted([before, *moments, time.monotonic()])
+    await collect(stream)
+    assert stream.timing is timing
+
+
 async def test_a_slow_reader_gets_merged_chunks_and_holds_up_nobody(engine: EngineClient) -> None:
     slow = start(engine, submit(0, num_frames=40))
     first = await anext(slow)

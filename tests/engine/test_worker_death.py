@@ -76,10 +76,12 @@ async def test_kill_mid_stream(models: list[ModelSpec], record_property) -> None
             with pytest.raises(EngineDeadError, match="died"):
                 await collect(stream)
         assert engine.status == "restarting" and engine.stats == []
+        assert engine.workers == [("restarting", 0, None)]
         with pytest.raises(EngineDeadError) as caught:
             start(engine, submit(0))
         assert caught.value.retry_after_s >= 1
         await until(lambda: engine.status == "ready")
+        assert engine.workers[0].num_restarts == 1
         restart_s = time.monotonic() - killed
         print(f"restart after kill -9: {restart_s:.2f} s")
         record_property("restart_s", restart_s)

@@ -276,7 +276,9 @@ def hanging(tokenizer_dir):
     job = AudioDecoder._job
     settings = RefAudioSettings(decode_timeout_s=2)
     with pytest.MonkeyPatch.context() as patch, starter(tokenizer_dir) as start:
-        patch.setattr(AudioDecoder, "_job", lambda self, num_bytes: job(self, num_bytes + 1))
+        patch.setattr(
+            AudioDecoder, "_job", lambda self, parts, examine: job(self, [parts[0] + 1], examine)
+        )
         server = start(models=(CUSTOM, BASE), ref_audio=settings)
         add_voice(server, CLIP)  # waits until the zygote has begun
         yield server

@@ -1,5 +1,6 @@
 """The load generator against a server whose delays are known."""
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -8,16 +9,18 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import texts
-from benchmarks.bench_serve import command_line, make_requests, measure, parse_arguments
-from benchmarks.load import poisson
-from benchmarks.serve_report import summarise, table
-from tests.benchmarks.stub_server import AUDIO_S, stub_server
+from qtts_openai.load import texts
+from qtts_openai.load.command import add_options, check, command_line, make_requests, measure
+from qtts_openai.load.loops import poisson
+from qtts_openai.load.report import summarise, table
+from qtts_openai.settings import SettingsError
+from tests.api.load.stub_server import AUDIO_S, stub_server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INFINITE = float("inf")
 
 
@@ -25,6 +28,14 @@ INFINITE = float("inf")
 async def stub():
     async with stub_server() as running:
         yield running
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    check(options)
+    return options
 
 
 async def bench(stub, *arguments: str):
@@ -79,7 +90,7 @@ async def test_measures_the_delays_of_the_server(stub, fields):
 
 async def test_open_loop_sends_on_time_and_does_not_wait(stub):
     load, summary = await bench(stub, "--rate", "20", "--num-requests", "12", "--warmup", "0")
-    expected = list(poisson(20, 12, INFINITE, 0))
+    expected = list(poisson((20, 20), 12, INFINITE, 0))
     assert [r.sent_at_s for r in sorted(load.results, key=lambda r: r.sent_at_s)] == pytest.approx(
         expected, abs=0.05
     )
@@ -118,7 +129,7 @@ async def test_a_server_that_fails_all_warm_up_ends_the_run(stub):
 
 async def start_cli(stub, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.bench_serve", "--base-url", stub.base_url, *arguments,
+        sys.executable, "-m", "qtts_openai", "load", "--base-url", stub.base_url, *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
 
@@ -152,13 +163,15 @@ async def test_ctrl_c_reports_what_was_complete(stub):
 
 
 def test_poisson_is_seeded_and_bounded():
-    some = list(poisson(5, 2000, INFINITE, 1))
-    assert some == list(poisson(5, 2000, INFINITE, 1)) != list(poisson(5, 2000, INFINITE, 2))
+    some = list(poisson((5, 5), 2000, INFINITE, 1))
+    assert (
+        some == list(poisson((5, 5), 2000, INFINITE, 1)) != list(poisson((5, 5), 2000, INFINITE, 2))
+    )
     assert some == sorted(some) and len(some) == 2000
     gaps = [b - a for a, b in itertools.pairwise(some)]
     assert statistics.mean(gaps) == pytest.approx(0.2, rel=0.1)
     assert statistics.stdev(gaps) == pytest.approx(0.2, rel=0.1)  # as of an exponential law
-    assert all(at < 3 for at in poisson(50, INFINITE, 3.0, 0))
+    assert all(at < 3 for at in poisson((50, 50), INFINITE, 3.0, 0))
 
 
 def test_requests_take_turns_with_bodies_and_leave_out_null():
@@ -180,10 +193,43 @@ def test_a_bad_body_is_said(text, capsys):
     assert "--body" in capsys.readouterr().err
 
 
-def test_a_run_needs_an_end(capsys):
-    with pytest.raises(SystemExit):
-        parse_arguments(["--rate", "1"])
-    assert "--num-requests" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rate", "1"], "--num-requests"),
+        (["--rate", "1", "--num-requests", "5", "--ramp-to", "3"], "--duration"),
+        (["--concurrency", "1", "--duration", "5", "--ramp-to", "3"], "--rate"),
+    ],
+)
+def test_options_that_do_not_go_together_are_said(arguments, said):
+    with pytest.raises(SettingsError, match=said):
+        parse_arguments(arguments)
+
+
+def test_a_ramp_rises_evenly():
+    some = list(poisson((10, 90), INFINITE, 100.0, 3))
+    assert len(some) == pytest.approx(5000, rel=0.05)
+    by_quarter = [sum(25 * q <= at < 25 * (q + 1) for at in some) for q in range(4)]
+    assert by_quarter == pytest.approx([500, 1000, 1500, 2000], rel=0.15)
+    falling = list(poisson((10, 1), INFINITE, 10.0, 3))
+    assert max(falling) < 10 and len(falling) == pytest.approx(55, rel=0.4)
+
+
+async def test_a_ramp_is_told_by_parts_and_drawn(stub, tmp_path):
+    page = tmp_path / "load.html"
+    cli = await start_cli(
+        stub, "--rate", "2", "--ramp-to", "30", "--duration", "1", "--plot", str(page),
+        *body(), *body(voice="busy"),
+    )  # fmt: skip
+    out, err = await cli.communicate()
+    assert (cli.returncode, err) == (0, b"")
+    result = json.loads(out.splitlines()[-1])["result"]
+    parts = result["phases"]
+    assert sum(part["num_failed"] for part in parts) == result["errors"]["429"] > 0
+    assert parts[-1]["requests_per_s"] > parts[0]["requests_per_s"]
+    root = ElementTree.fromstring(page.read_text("utf-8"))
+    assert len(root.findall(".//circle[@class='failed']")) == result["errors"]["429"]
+    assert len(root.findall(".//circle[@class='heard']")) == result["num_good"]
 
 
 def test_the_command_does_not_tell_the_key():

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.audio_body import BodyError, open_body
-from benchmarks.audio_clock import Arrival, audible_onset, onset_times, play
+from qtts_openai.load.audio_body import BodyError, open_body
+from qtts_openai.load.audio_clock import Arrival, audible_onset, onset_times, play
 
 # uvicorn and others close a connection that was idle for 5 s; a request must not run into that.
 KEEPALIVE_S = 2.0

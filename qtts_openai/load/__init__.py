@@ -1,0 +1,1 @@
+"""Load on a speech server: `qtts load`."""
