@@ -85,6 +85,7 @@ class FakeEngine:
         self.stream_error: Exception = EngineDeadError("the worker is gone")
         self.hang_after: int | None = None  # chunks before silence for ever
         self.chunk_delay_s = 0.0
+        self.stall_after: int | None = None  # frames after which live text came too late
         self.end_reason = FinishReason.STOP
 
     @property
@@ -171,12 +172,18 @@ class FakeStream:
         return self
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
+        assert self.text_open
         self.prompt = msgspec.structs.replace(self.prompt, text=self.prompt.text + text)
-        self.text_open = self.text_open and not final
+        self.text_open = not final
         self._news.set()
 
     async def _spoken_live(self) -> bytes | None:
         """A frame for each id, as they come; None once there are no more."""
+        at = self.num_live_frames
+        if self.text_open and at == self.engine.stall_after:
+            self.text_open, self.engine.stall_after = False, None
+            read, self.unread_text = self.prompt.text[:at], self.prompt.text[at:]
+            self.prompt = msgspec.structs.replace(self.prompt, text=read)
         while len(self.prompt.text) == self.num_live_frames and self.text_open and not self.aborted:
             self._news.clear()
             await self._news.wait()
