@@ -12,7 +12,7 @@ from tests.attack import hostile
 
 A, B = "key-of-a-0123456789", "key-of-b-0123456789"
 
-TEXT = "The ferry leaves at noon, and the next one in the evening."
+TEXT = "The ferry leaves at noon."
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def keyed(victims, families, tmp_path_factory):
 
 def speak(victim, key: str, **fields: object) -> httpx.Response:
     body = {"model": "tts-1", "voice": "alloy", "input": TEXT, **fields}
-    return httpx.post(f"{victim.url}/v1/audio/speech", json=body, headers=bearer(key), timeout=120)
+    return httpx.post(f"{victim.url}/v1/audio/speech", json=body, headers=bearer(key), timeout=300)
 
 
 @pytest.mark.attack
@@ -59,6 +59,7 @@ def test_what_one_key_stores_is_not_there_for_another(keyed):
 
 
 @pytest.mark.attack
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["requests", "batches"])
 def test_a_flood_by_one_key(keyed, kind):
     """24 connections that never stop: another key's p95 stays below twice its idle one and an
@@ -86,13 +87,15 @@ def test_a_flood_by_one_key(keyed, kind):
         flood.start()
     time.sleep(2)
     with keyed.watched() as seen:
-        times = [_timed(keyed, B) for _ in range(12)]
+        times = [_timed(keyed, B) for _ in range(10)]
     stop.set()
     for flood in floods:
         flood.join()
     idle += [_timed(keyed, B) for _ in range(6)]
     places = httpx.get(f"{keyed.url}/metrics").text.split("\nqtts_engine_num_places ")[1].split()[0]
-    print(f"{kind}: {places} places; p50 and p95 idle {p50(idle):.2f} and {p95(idle):.2f} s, ", end="")
+    print(
+        f"{kind}: {places} places; p50 and p95 idle {p50(idle):.2f} and {p95(idle):.2f} s, ", end=""
+    )
     print(f"beside the flood {p50(times):.2f} and {p95(times):.2f} s; {statuses}; ", end="")
     print(f"the longest /live {seen.longest_wait_s:.3f} s; load {os.getloadavg()[0]:.0f}")
     assert set(statuses) <= {200, 429} and not seen.failures
