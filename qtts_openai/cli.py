@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, get_args
@@ -59,11 +61,18 @@ async def _serve(settings: Settings) -> None:
         url = f"{base_url(listener)}/v1"
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
-        server = Server(app, settings.server, lambda: logger.info("ready: base_url %s", url))
+        server = Server(app, settings.server, partial(_note_ready, url))
         async with administered(settings.server, app.state, server.num_answers):
             await server.serve(sockets=[listener])
     if not app.state.starting.cancelled():
         app.state.starting.result()
+
+
+def _note_ready(url: str) -> None:
+    """What is there now stays to the end: collecting garbage among it would hold the event loop."""
+    gc.collect()
+    gc.freeze()
+    logger.info("ready: base_url %s", url)
 
 
 def run_check(arguments: argparse.Namespace) -> None:

@@ -111,7 +111,8 @@ class AppState:
             raise
 
     def warm_up(self) -> None:
-        """Begin what the first request with reference audio would have to wait for."""
+        """Begin what the first requests would have to wait for."""
+        self.planner.warm_up()
         if self.catalog.of_family("base") is not None:
             self.decoder.warm_up()
 

@@ -22,6 +22,7 @@ from random import Random
 from qtts_openai.decoding.client import AudioDecoder
 from tests.fuzz import targets
 from tests.fuzz.server import Running, serving
+from tests.fuzz.values import Failure
 
 MAX_FAILURES = 20
 
@@ -64,7 +65,7 @@ class Fuzzer:
         started = time.monotonic()
         try:
             outcome = self.targets[name](Random(f"{name} {seed}"))
-        except targets.Failure as failure:
+        except Failure as failure:
             outcome = "FAILURE"
             self.failures.append(f"{name} --seed {seed}: {failure}")
         self.slowest[name] = max(self.slowest[name], time.monotonic() - started)
