@@ -45,7 +45,7 @@ CleanStep = Literal[
     "wrapped_lines",
     "line_marks",
 ]
-FullStep = Literal["figures", "last_mark"]
+FullStep = Literal["figures", "plain_marks", "last_mark", "one_line"]
 Step = CleanStep | FullStep
 
 Gender = Literal["female", "male", "neutral"]
