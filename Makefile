@@ -124,7 +124,7 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constr
 
 $(VENV)/.provenance: $(VENV)/.test
 	@echo "[provenance] what signs and verifies"
-	@$(INSTALL) -e '.[test,provenance]'
+	@$(INSTALL) -e '.[test,provenance,watermark]'
 	@touch $@
 
 $(VENV)/.listen: $(VENV)/.test tests/listen/requirements.txt

@@ -48,6 +48,8 @@ BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_AFTER_S = 10.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0
 WATCH_EVERY_S = 0.5
+# Of silence: from then on the next worker gets ready, though this one may yet speak again.
+SUSPECT_AFTER_S = 2.0
 # What the worker, which reads no keys, must not be able to tell anybody.
 SECRET_VARIABLES = ("QTTS_API_KEYS",)
 
@@ -119,11 +121,20 @@ class WorkerProcess:
 
     async def _stand_by(self) -> None:
         """Have another process import what it needs, so that a restart only loads and warms up."""
-        if self.config.standby and self._standby is None:
+        if self._standby is None:
             try:
                 self._standby = await _begin_process()
             except OSError as error:
                 log.warning("no process can stand by for worker %d: %s", self.index, error)
+
+    async def _dismiss_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            process, ours = standby
+            ours.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await self._await_killed(process)
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -137,7 +148,8 @@ class WorkerProcess:
         failures = 0
         while True:
             began = time.monotonic()
-            await self._stand_by()
+            if self.config.standby:
+                await self._stand_by()
             watchdog = asyncio.create_task(self._watch(), name=f"engine-watchdog-{self.index}")
             try:
                 reason = await self._route(reader)
@@ -150,6 +162,7 @@ class WorkerProcess:
                 *(self.index, reason, sorted(self.streams)),
             )
             self._fail_streams("the engine died while it spoke this; it is being restarted")
+            await self._stand_by()
             await self._reap()
             while self.status != "ready":
                 self.restart_in_s = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
@@ -177,6 +190,10 @@ class WorkerProcess:
                 self._kill(f"it gave no sign of life for {config.heartbeat_timeout_s:g} s")
             elif heartbeat is not None and heartbeat.step_s > config.step_timeout_s:
                 self._kill(f"a step took longer than {config.step_timeout_s:g} s")
+            elif silent_turns * WATCH_EVERY_S == SUSPECT_AFTER_S:
+                await self._stand_by()
+            elif heartbeat is not None and not config.standby:
+                await self._dismiss_standby()
             self._fail_overdue()
 
     def _kill(self, reason: str) -> None:
@@ -292,12 +309,7 @@ class WorkerProcess:
                 await self._supervisor
         self.send(Shutdown())
         await self._reap()
-        if self._standby is not None:
-            process, ours = self._standby
-            ours.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await self._await_killed(process)
+        await self._dismiss_standby()
         self.status = "dead"
         self._fail_streams("the engine was stopped")
 

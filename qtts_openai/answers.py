@@ -140,6 +140,7 @@ class ConsentAnswer(Answer, frozen=True, kw_only=True):
     created_at: UnixTime
     name: str
     language: Annotated[str, Meta(examples=["en-US"])]
+    expires_at: UnixTime | UnsetType = UNSET
 
 
 class ConsentList(Answer, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ class Finding(Answer, frozen=True, kw_only=True):
     `unchecked`: the server lacks what reads it.
     """
 
-    what: Literal["mark", "c2pa", "statement"]
+    what: Literal["mark", "c2pa", "statement", "watermark"]
     verdict: Literal["present", "absent", "valid", "untrusted", "invalid", "unchecked"]
     detail: Annotated[str, Meta(max_length=600, description="for people")] = ""
 

@@ -45,7 +45,7 @@ CleanStep = Literal[
     "wrapped_lines",
     "line_marks",
 ]
-FullStep = Literal["figures", "last_mark"]
+FullStep = Literal["figures", "plain_marks", "last_mark", "one_line"]
 Step = CleanStep | FullStep
 
 Gender = Literal["female", "male", "neutral"]
@@ -210,6 +210,9 @@ class ProvenanceSettings(Section, frozen=True):
     # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
     # of header.
     mark_wav_streams: bool = False
+    # In the sound itself, in every format; speech begins 0.3 s of audio later. Needs the extra
+    # "watermark".
+    watermark: bool = False
     # Sign answers: a C2PA manifest in whole mp3, wav and flac files, a statement by request id
     # beside every answer. Needs the extra "provenance", and what `qtts keys create` makes or an
     # authority gave: the signer's certificate and those above it, and its key, in PEM.

@@ -31,6 +31,7 @@ from qtts_openai.http.turns import Turn
 from qtts_openai.provenance.audit import AuditLog, Trail
 from qtts_openai.provenance.marks import Mark
 from qtts_openai.provenance.policy import Provenance, Signing
+from qtts_openai.provenance.watermark import Watermark
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
@@ -90,6 +91,7 @@ class AppState:
         self.planner = Planner(settings, self.resolver)
         self.live: set[Speaking] = set()  # open sessions of live text
         self.signing = Signing(settings.provenance)
+        self.watermark = Watermark() if settings.provenance.watermark else None
         self.audit = AuditLog(settings.audit)
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
         self.limiter = Limiter(settings.limits, store)
@@ -111,12 +113,17 @@ class AppState:
             raise
 
     def warm_up(self) -> None:
-        """Begin what the first request with reference audio would have to wait for."""
+        """Begin what the first requests would have to wait for."""
+        self.planner.warm_up()
+        if self.watermark is not None:
+            self.watermark.begin()
         if self.catalog.of_family("base") is not None:
             self.decoder.warm_up()
 
     async def close(self) -> None:
         self.decoder.close()
+        if self.watermark is not None:
+            self.watermark.close()
         await self.limiter.store.close()
 
     def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
@@ -193,7 +200,8 @@ class AppState:
         mark = Mark(model, settings.mark_wav_streams) if settings.mark else None
         kind = CONTENT_TYPES[request.response_format]
         seal = self.signing.seal(request, model, kind, caller.id, request_id)
-        return Provenance(mark, seal, await self._trail(request, utterance, caller))
+        trail = await self._trail(request, utterance, caller)
+        return Provenance(mark, self.watermark, seal, trail)
 
     async def _trail(
         self, request: SpeechRequest, utterance: SpeechPlan, caller: Caller

@@ -43,6 +43,7 @@ ENGINE = {
     "warm_up": SEAM | {"core"},
     "startup": SEAM
     | {"core", "engine_plan", "warm_up", "loader", "runner", "models", "layers", "kernels"},
+    "watermark": {"protocol"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}

@@ -72,6 +72,7 @@ class SpeechResponse:
                 sample_rate=request.sample_rate,
                 speed=request.speed,
                 mark=self.provenance.mark,
+                watermark=self.provenance.watermark,
             )
         except BaseException:
             stream.abort()

@@ -105,6 +105,12 @@ def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[
     return pattern.sub(one, text), room
 
 
+def warm_up() -> None:
+    """Make every language's rules, which takes longer than a request may hold the event loop."""
+    for language in vocabularies():
+        _rules(language)
+
+
 @cache
 def _rules(language: str) -> tuple[Rule, ...]:
     words = vocabularies().get(language)
@@ -318,7 +324,7 @@ def _measures(words: Vocabulary) -> list[Rule]:
 
 
 def _figures(words: Vocabulary) -> list[Rule]:
-    figure = _figure(words)
+    figure, number = _figure(words), words.number
 
     def say(match: re.Match[str]) -> str:
         text, start, end = match.string, match.start(), match.end()
@@ -335,9 +341,7 @@ def _figures(words: Vocabulary) -> list[Rule]:
         Rule(re.compile(r"(?<![\w)\].,])[-−](?=\d)"), lambda m: f"{words.minus} ", "-−"),
         Rule(re.compile(r"(?<=\d) ?\*\*? ?(?=\d)"), lambda m: f" {words.signs['×']} ", "*"),
         Rule(re.compile(r"~ ?(?=\d)"), lambda m: f"{words.about} ", "~"),
-        Rule(
-            re.compile(rf"(?:\b{words.number} )?#(?=\d)", re.I), lambda m: f"{words.number} ", "#"
-        ),
+        Rule(re.compile(rf"(?:\b{number} )?#(?=\d)", re.I), lambda m: f"{number} ", "#"),
     ]
     if words.code == "en":
         rules += _english_figures(words)

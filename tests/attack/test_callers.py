@@ -12,7 +12,7 @@ from tests.attack import hostile
 
 A, B = "key-of-a-0123456789", "key-of-b-0123456789"
 
-TEXT = "The ferry leaves at noon, and the next one in the evening."
+TEXT = "The ferry leaves at noon."
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def keyed(victims, families, tmp_path_factory):
 
 def speak(victim, key: str, **fields: object) -> httpx.Response:
     body = {"model": "tts-1", "voice": "alloy", "input": TEXT, **fields}
-    return httpx.post(f"{victim.url}/v1/audio/speech", json=body, headers=bearer(key), timeout=120)
+    return httpx.post(f"{victim.url}/v1/audio/speech", json=body, headers=bearer(key), timeout=300)
 
 
 @pytest.mark.attack
@@ -59,6 +59,7 @@ def test_what_one_key_stores_is_not_there_for_another(keyed):
 
 
 @pytest.mark.attack
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["requests", "batches"])
 def test_a_flood_by_one_key(keyed, kind):
     """24 connections that never stop: another key's p95 stays below twice its idle one and an
@@ -86,7 +87,7 @@ def test_a_flood_by_one_key(keyed, kind):
         flood.start()
     time.sleep(2)
     with keyed.watched() as seen:
-        times = [_timed(keyed, B) for _ in range(12)]
+        times = [_timed(keyed, B) for _ in range(10)]
     stop.set()
     for flood in floods:
         flood.join()

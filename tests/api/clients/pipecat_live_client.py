@@ -36,7 +36,12 @@ def make(kind: str, url: str) -> FrameProcessor:
         return DeepgramFluxTTSService(api_key="none", url=f"{base}/v2/speak", settings=settings)
     if kind == "deepgram":
         settings = DeepgramTTSService.Settings(voice="alloy")
-        return DeepgramTTSService(api_key="none", base_url=base, settings=settings)
+        return DeepgramTTSService(
+            api_key="none",
+            base_url=base,
+            settings=settings,
+            text_aggregation_mode=TextAggregationMode.TOKEN,
+        )
     return ElevenLabsTTSService(
         api_key="none",
         url=base,
@@ -75,6 +80,7 @@ async def turns(worker: PipelineWorker, ear: Ear) -> dict[str, Any]:
             await asyncio.sleep(0.05)
         if name == "cut":
             await asyncio.wait_for(ear.heard.wait(), 20)
+            await asyncio.sleep(0.5)
             await worker.queue_frame(InterruptionFrame())
             await asyncio.sleep(1.0)
             found[name] = {"seconds": ear.seconds, "words": ear.words}
