@@ -43,10 +43,6 @@ BODIES = {
             pronunciations={f"word{i}": f"said as {i}" for i in range(200)},
         ),
     ),
-    "a batch": (
-        f"{SPEECH}/batch",
-        speech(items=[{"input": (PROSE * 30)[:2000], "response_format": "pcm"}] * 8),
-    ),
     "a file": (
         VOICES,
         part("name", b"n") + part("audio_sample", b"\0" * 2_000_000, FILE) + b"--b--",
