@@ -23,6 +23,8 @@ HEADER = struct.Struct("<I")
 SAMPLE_RATE_HZ = 24_000
 SAMPLES_PER_FRAME = 1_920
 FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+# Speech per text token at an ordinary pace, where nobody says how long a text takes.
+FRAMES_PER_TOKEN = 4
 # Reference recordings a worker keeps per model; the client forgets in the same order, so both agree
 # on what is there.
 MAX_VOICES = 64
@@ -190,9 +192,21 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     load_s: float
 
 
+class Timing(msgspec.Struct):
+    """When the stages of an utterance began, by time.monotonic, which all processes of a machine
+    share; 0 where that is not known.
+    """
+
+    received: float = 0.0
+    started: float = 0.0  # its prefill; from here on it has a row
+    prefilled: float = 0.0
+    framed: float = 0.0  # its first frame is there
+
+
 class AudioChunk(msgspec.Struct, frozen=True, tag=True):
     id: int
     pcm: bytes  # int16 little-endian mono 24 kHz
+    timing: Timing | None = None  # with the first one
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):

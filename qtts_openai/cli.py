@@ -30,11 +30,14 @@ from qtts_openai.http.admin import administered
 from qtts_openai.http.auth import client_key
 from qtts_openai.http.request_id import set_up_logging
 from qtts_openai.http.server import Server, base_url, listen
+from qtts_openai.provenance.audit import AuditLog
 from qtts_openai.settings import Settings, SettingsError
 from qtts_openai.settings_file import in_file, load_settings
 from qtts_openai.speech.response import SpeechResponse
 from qtts_openai.state import AppState
+from qtts_openai.voices.archive import Index, read_archive, write_archive
 from qtts_openai.voices.presets import VoiceTable
+from qtts_openai.voices.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +266,31 @@ def _voice_line(name: str, language: str, description: str) -> str:
     return f"{name:16} {language:12} {description}".rstrip()
 
 
+def run_export(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    index = write_archive(_store(settings), Path(arguments.file), arguments.voice)
+    _log_archive(settings, "voice.exported", index)
+    print(f"{arguments.file}: {len(index.voices)} voices, {len(index.consents)} consents")
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    table = VoiceTable(settings.voices.aliases, settings.voices.extra, [])
+    index = read_archive(_store(settings), Path(arguments.file), table.voices)
+    _log_archive(settings, "voice.imported", index)
+    print(f"new here: {len(index.voices)} voices, {len(index.consents)} consents")
+
+
+def _store(settings: Settings) -> VoiceStore:
+    voices = settings.voices
+    return VoiceStore(Path(voices.directory), voices.max_voices, object_store=voices.object_store)
+
+
+def _log_archive(settings: Settings, event: str, index: Index) -> None:
+    voices, consents = ([one.record.id for one in kind] for kind in (index.voices, index.consents))
+    AuditLog(settings.audit).write(event, voices=voices, consents=consents)
+
+
 BENCH_OPTIONS = (
     "shape",
     "checkpoint",
@@ -288,7 +316,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     command += [f"--{name}={value}" for name, value in options.items()]
     if arguments.json:
         command.append("--json")
-    # As the engine's workers run (engine/client.py).
+    # As the engine's workers run (engine/worker_process.py).
     environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
     status = subprocess.run(command, env=environment).returncode
     if status:

@@ -67,6 +67,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     response_format: AudioFormat = "mp3"
     speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
+    # Among server-sent events: when each word is heard.
+    timestamps: Literal["word"] | None = None
     # null: as the settings say.
     stream: bool | None = None
     # null: 24000, or what the format has.
@@ -135,6 +137,19 @@ class ConsentRequest(msgspec.Struct, frozen=True):
 
 class ConsentUpdate(msgspec.Struct, frozen=True):
     name: Name
+
+
+class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What POST /v1/audio/verify holds beside `file`; as text or as files.
+
+    `manifest` is what GET /v1/audio/speech/{request_id}/manifest gave for the file. `root` is a
+    certificate in PEM.
+    """
+
+    manifest: Annotated[str, Meta(max_length=64_000)] | None = None
+    root: Annotated[str, Meta(max_length=16_000, pattern="-----BEGIN CERTIFICATE-----")] | None = (
+        None
+    )
 
 
 class BatchRequest(msgspec.Struct, frozen=True):

@@ -47,6 +47,7 @@ class SpeechPlan(msgspec.Struct, frozen=True):
     num_chars: int
     gain_db: float = 0.0  # for the PCM that the engine makes
     unspoken: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()  # of the prompts, as they are spoken
     # Whose voice it is, where it is not a preset, and what allows it.
     voice_id: str | None = None
     consent: str | None = None
@@ -79,6 +80,7 @@ class Planner:
     async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> SpeechPlan:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
         self.writer.check(request)
+        _check_times(request)
         check_rate(request.response_format, request.sample_rate)
         resolved = await self.resolver.resolve(request, caller)
         _note_use(resolved, caller)
@@ -92,6 +94,7 @@ class Planner:
         check_length(
             request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
         )
+        _check_times(request)
         check_rate(request.response_format, request.sample_rate)
         resolved = await self.resolver.resolve(request, caller)
         language = _language(request, resolved.model)
@@ -124,6 +127,7 @@ class Planner:
             script.num_chars + len(instruct or ""),
             self._gain_db(resolved),
             script.unspoken,
+            tuple(part for part in script.parts if isinstance(part, str)),
             resolved.voice.id if resolved.voice and resolved.voice.is_stored else None,
             resolved.voice.consent if resolved.voice else request.consent,
         )
@@ -160,6 +164,12 @@ class Planner:
             reference_text=resolved.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
+
+
+def _check_times(request: SpeechRequest) -> None:
+    if request.timestamps and request.stream_format != "sse":
+        message = "timestamps: they are server-sent events; set stream_format to 'sse'."
+        raise invalid(message, "timestamps")
 
 
 def _note_use(resolved: ResolvedVoice, caller: Caller) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import msgspec
@@ -130,21 +129,24 @@ def test_parts_inside_the_steps(core, batch):
 
 
 def test_parts_alone_as_on_a_gpu(core, monkeypatch):
-    """With the host's clock in place of the device's."""
-    runs = []
+    """With times given in place of a device's clock: what is run, and the arithmetic."""
+    runs, times = [], iter([0.009, 0.006, 0.008])
 
-    def host_seconds(run, stream):
-        started = time.perf_counter()
+    def device_seconds(run, stream):
         for _ in range(bench.ALONE + 1):
             run()
         runs.append(run)
-        return (time.perf_counter() - started) / (bench.ALONE + 1)
+        return next(times)
 
-    monkeypatch.setattr(bench, "device_seconds", host_seconds)
+    monkeypatch.setattr(bench, "device_seconds", device_seconds)
     monkeypatch.setattr(bench, "_on_cpu", bench._on_gpu)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    check_row(bench.measure(core, 3, 4), 3)
+    row = bench.measure(core, 3, 4)
+    check_row(row, 3)
     assert len(runs) == 3
+    assert row["split_s"]["talker"] == pytest.approx(0.003)
+    assert row["split_s"]["predictor"] == pytest.approx(0.006)
+    assert row["split_s"]["codec"] == pytest.approx(0.008 / core.config.chunk_ramp[-1])
 
 
 def test_recorded_frames_are_what_is_timed(core):

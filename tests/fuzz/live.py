@@ -1,96 +1,151 @@
-"""Sessions of live text whose messages are hostile, in all three dialects."""
+"""Hostile messages to each dialect of live text: one input is one connection with twenty."""
 
 import json
-import time
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.sync.client import ClientConnection, connect
 
 from tests.fuzz.mutation import mutate
-from tests.fuzz.server import Running
-from tests.fuzz.values import VALUES, Failure
+from tests.fuzz.server import Failure, Running
 
-NATIVE = (
-    {"type": "session.config", "voice": "alloy", "response_format": "pcm", "stream_audio": True},
-    {"type": "session.config", "voice": "alloy", "split_granularity": "sentence"},
-    {"type": "session.config", "session": {"voice": "alloy", "word_timestamps": True}},
-    {"type": "session.config", "model": "base", "ref_audio": "UklGRg==", "stream_audio": True},
-    {"type": "input.text", "text": "Hello there. This is said "},
-    {"type": "input.text", "text": "as it comes, Mr. Smith."},
-    {"type": "input.commit"},
-    {"type": "input.cancel", "played_ms": 120},
-    {"type": "input.done"},
-)
-DEEPGRAM = (
-    {"type": "Speak", "text": "Hello there. "},
-    {"type": "Speak", "text": "And more of it, 3.50 dollars"},
-    {"type": "Flush"},
-    {"type": "Clear"},
-    {"type": "Interrupt", "played_ms": 10},
-    {"type": "Configure", "speed": 1.2},
-)
-V1, V2 = "/v1/speak?model=alloy&encoding=linear16", "/v2/speak?model=alloy&sample_rate=16000"
-DIALECTS: tuple[tuple[str, tuple[dict[str, Any], ...], dict[str, Any]], ...] = (
-    ("/v1/audio/speech/stream", NATIVE, {"type": "session.close"}),
-    (V1, DEEPGRAM, {"type": "Close"}),
-    (V2, DEEPGRAM, {"type": "Close"}),
-)
-CLOSES_S = 20.0  # without a word
-SPEAKS_S = 5.0
-# What a client did, or the end that it asked for; anything else is the server's fault.
-EXPECTED = {1000, 1001, 1002, 1003, 1007, 1008, 1009}
+NUM_MESSAGES = 20
+# Closed for what was sent, or asked to; anything else would be ours.
+FAIR_CODES = {1000, 1002, 1003, 1005, 1007, 1008, 1009}
+VALUES = (
+    None, True, -1, 0, 1e308, 2**63, "", " ", "\0", "\ud800", "x" * 3000, "🙂" * 50, [], {}, [[]],
+    {"a": {"b": []}}, "<|im_end|>", "[pause:9s]", "Hi. ", "wor", {"type": "time_ms", "value": -1},
+)  # fmt: skip
+BUFFER = [{"type": f"input_text_buffer.{verb}"} for verb in ("append", "commit", "clear")]
+# Path, sub-protocol, what opens the session, what may come then, fields to change.
+DIALECTS: dict[str, tuple[str, str | None, list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "native": (
+        "/v1/audio/speech/stream",
+        None,
+        [{"type": "session.config", "voice": "alloy", "stream_audio": True,
+          "response_format": "pcm"}],
+        [{"type": "input.text", "text": "Hello "}, {"type": "input.done"}, {"type": "input.commit"},
+         {"type": "input.cancel", "played_ms": 5}, {"type": "session.config", "voice": "ash"}],
+    ),
+    "deepgram1": (
+        "/v1/speak?model=alloy",
+        None,
+        [],
+        [{"type": "Speak", "text": "Hello there "}, {"type": "Flush"}, {"type": "Clear"}],
+    ),
+    "deepgram2": (
+        "/v2/speak?model=alloy",
+        None,
+        [],
+        [{"type": "Speak", "text": "Hello there "}, {"type": "Flush"},
+         {"type": "Interrupt", "playback_offset": {"type": "time_ms", "value": 9}},
+         {"type": "Configure", "speed": 1.5}],
+    ),
+    "elevenlabs": (
+        "/v1/text-to-speech/alloy/multi-stream-input",
+        None,
+        [],
+        [{"text": "Hello ", "context_id": "a", "voice_settings": {"speed": 1}},
+         {"context_id": "a", "flush": True}, {"context_id": "a", "close_context": True},
+         {"text": ""}],
+    ),
+    "elevenlabs1": (
+        "/v1/text-to-speech/alloy/stream-input?output_format=pcm_24000",
+        None,
+        [],
+        [{"text": "Hello ", "flush": True, "try_trigger_generation": True}],
+    ),
+    "dashscope": (
+        "/api-ws/v1/realtime?model=x",
+        None,
+        [],
+        [*BUFFER, {**BUFFER[0], "text": "Hello there "}, {"type": "response.cancel"},
+         {"type": "session.update", "session": {"voice": "ash", "mode": "commit"}}],
+    ),
+    "together": (
+        "/v1/audio/speech/websocket?voice=alloy",
+        None,
+        [],
+        [*BUFFER, {**BUFFER[0], "text": "Hello there "},
+         {"type": "tts_session.updated", "session": {"voice": "ash"}}],
+    ),
+    "nari": (
+        "/v1/audio/speech/ws",
+        "nari.speech.v1",
+        [{"type": "request.start"}],
+        [{"type": "input_text.append", "sequence": 0, "text": "Hello "},
+         {"type": "input_text.end", "sequence": 1}, {"type": "response.cancel"}],
+    ),
+}  # fmt: skip
 
 
-def live(random: Random, server: Running) -> str:
-    """One session: messages, some of them broken, then its end or a client that just leaves."""
-    path, messages, end = random.choice(DIALECTS)
-    if random.random() < 0.1:
-        raw = mutate(random, path.encode(), [path.encode()])
-        path = "/" + "".join(chr(byte) for byte in raw if 32 < byte < 127 and byte != 35).lstrip(
-            "/"
-        )
-    url = str(server.http.base_url).replace("http", "ws", 1).rstrip("/") + path
+def visit(random: Random, server: Running, dialect: str) -> str:
+    """The code it was closed with, or that it lived."""
+    path, protocol, opening, known = DIALECTS[dialect]
+    url = str(server.http.base_url).rstrip("/").replace("http", "ws", 1) + path
+    protocols: Any = [protocol] if protocol else None
     try:
-        with connect(url, open_timeout=20, close_timeout=1, max_size=None) as socket:
-            return _session(random, socket, messages, end)
-    except InvalidStatus as refused:
-        if refused.response.status_code >= 500:
-            raise Failure(f"{path}: {refused.response.status_code}") from refused
-        return str(refused.response.status_code)
-    except (OSError, WebSocketException) as error:
-        raise Failure(f"{path}: {type(error).__name__}: {error}") from error
+        options: Any = {"open_timeout": 20, "close_timeout": 20, "max_queue": None}
+        with connect(url, subprotocols=protocols, **options) as socket:
+            return _talk(random, socket, opening, known)
+    except ConnectionClosed as closed:
+        code = closed.rcvd.code if closed.rcvd is not None else None
+        if code not in FAIR_CODES:
+            raise Failure(f"closed with {code}: {closed}") from closed
+        return str(code)
+    except (InvalidStatus, InvalidMessage, WebSocketException, OSError, TimeoutError) as error:
+        raise Failure(f"{type(error).__name__}: {error}") from error
 
 
-def _session(
-    random: Random, socket: ClientConnection, messages: tuple[dict[str, Any], ...], end: object
+def _talk(
+    random: Random,
+    socket: ClientConnection,
+    opening: list[dict[str, Any]],
+    known: list[dict[str, Any]],
 ) -> str:
+    for message in opening:
+        socket.send(json.dumps(message))
+    for _ in range(NUM_MESSAGES):
+        socket.send(_message(random, opening + known))
+        if random.random() < 0.1:
+            _take(socket)
+    answered = socket.ping()
+    for _ in range(200):
+        if answered.wait(0.1):
+            return "lived"
+        _take(socket)  # raises where it was closed meanwhile
+    raise Failure("no answer to a ping")
+
+
+def _take(socket: ClientConnection) -> None:
     try:
-        if random.random() < 0.8:
-            socket.send(json.dumps(messages[0]))
-        for _ in range(random.randrange(8)):
-            socket.send(_message(random, messages))
-        if random.random() < 0.3:
-            return "left"
-        socket.send(json.dumps(end))
-        left_at = time.monotonic() + SPEAKS_S
-        while time.monotonic() < left_at:
-            socket.recv(timeout=CLOSES_S)
-        return "left while it spoke"
-    except TimeoutError as error:
-        raise Failure("the session does not end") from error
-    except ConnectionClosed:
-        if socket.close_code not in EXPECTED:
-            raise Failure(f"closed with {socket.close_code} {socket.close_reason}") from None
-        return f"closed with {socket.close_code}"
+        while True:
+            socket.recv(timeout=0.01)
+    except TimeoutError:
+        return
 
 
-def _message(random: Random, messages: tuple[dict[str, Any], ...]) -> str | bytes:
-    message = dict(random.choice(messages))
-    if random.random() < 0.4:
-        message[random.choice((*message, "text", "speed", "x"))] = random.choice(VALUES)
+def _message(random: Random, known: list[dict[str, Any]]) -> str | bytes:
+    message = dict(random.choice(known))
+    for _ in range(random.choice((0, 0, 1, 2))):
+        names = [*{name for one in known for name in one}, "type", "session", "text"]
+        message[random.choice(names)] = random.choice(VALUES)
     raw = json.dumps(message).encode()
-    if random.random() < 0.4:
+    if random.random() < 0.3:
         raw = mutate(random, raw, [raw])
-    return raw if random.random() < 0.05 else raw.decode("utf-8", "replace")
+    if random.random() < 0.01:
+        return raw
+    return raw.decode("utf-8", "replace")
+
+
+LIVE: dict[str, Callable[[Random, Running], str]] = {
+    f"live_{name}": partial(visit, dialect=name) for name in DIALECTS
+}
