@@ -49,7 +49,7 @@ STABLE_AFTER_S = 10.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0
 WATCH_EVERY_S = 0.5
 # Of silence: from then on the next worker gets ready, though this one may yet speak again.
-SUSPECT_AFTER_S = 2.0
+SUSPECT_AFTER_S = 3.0
 # What the worker, which reads no keys, must not be able to tell anybody.
 SECRET_VARIABLES = ("QTTS_API_KEYS",)
 
