@@ -99,6 +99,8 @@ class ServerSettings(Section, frozen=True):
     admin_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     # One JSON object a line, for log collectors.
     json_logs: bool = False
+    # An OpenTelemetry collector that takes OTLP over HTTP; needs the extra `otel`.
+    traces: Annotated[str, Meta(pattern="^https?://")] | None = None
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
     # The page to try voices with, at / and /studio.
@@ -208,6 +210,9 @@ class ProvenanceSettings(Section, frozen=True):
     # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
     # of header.
     mark_wav_streams: bool = False
+    # In the sound itself, in every format; speech begins 0.3 s of audio later. Needs the extra
+    # "watermark".
+    watermark: bool = False
     # Sign answers: a C2PA manifest in whole mp3, wav and flac files, a statement by request id
     # beside every answer. Needs the extra "provenance", and what `qtts keys create` makes or an
     # authority gave: the signer's certificate and those above it, and its key, in PEM.

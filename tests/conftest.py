@@ -57,7 +57,7 @@ def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 # `make test-fast`: nothing that imports torch or starts processes, no test on a server.
 HEAVY_IMPORT = re.compile(
-    r"^(?:import|from) (?:uvicorn|benchmarks|engine\.(?:client|worker))\b",
+    r"^(?:import|from) (?:uvicorn|benchmarks|qtts_openai\.load|engine\.(?:client|worker))\b",
     re.MULTILINE,
 )
 HEAVY_FIXTURES = {"shared_servers", "start", "with_extra_voice"}

@@ -105,6 +105,12 @@ def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[
     return pattern.sub(one, text), room
 
 
+def warm_up() -> None:
+    """Make every language's rules, which takes longer than a request may hold the event loop."""
+    for language in vocabularies():
+        _rules(language)
+
+
 @cache
 def _rules(language: str) -> tuple[Rule, ...]:
     words = vocabularies().get(language)

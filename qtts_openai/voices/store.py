@@ -95,9 +95,14 @@ class StoredVoice(Record, frozen=True, kw_only=True):
 class Consent(Record, frozen=True, kw_only=True):
     language: str
 
-    def answer(self) -> ConsentAnswer:
+    def answer(self, days: float) -> ConsentAnswer:
+        """`days`: how long it counts; 0: for ever."""
         return ConsentAnswer(
-            id=self.id, created_at=self.created_at, name=self.name, language=self.language
+            id=self.id,
+            created_at=self.created_at,
+            name=self.name,
+            language=self.language,
+            expires_at=int(self.created_at + days * 86_400) if days else msgspec.UNSET,
         )
 
 
