@@ -44,9 +44,8 @@ T = TypeVar("T")
 Name = Annotated[
     str,
     Meta(
-        min_length=1,
         max_length=100,
-        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"},
+        extra_json_schema={"minLength": 1, "pattern": r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"},
     ),
 ]
 
