@@ -9,11 +9,11 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen and not attack and not page and not provenance
+TEST_MARKS := not gpu and not clients and not listen and not attack and not page and not provenance and not deploy and not ray
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast test-deploy attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast test-deploy test-ray attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -45,6 +45,9 @@ test-deploy: $(VENV)/.test ## shared voices and limits, proxy, chart, alerts (in
 		apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; fi
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/api/deploy tests/api/test_check.py \
 		tests/api/http/test_redis_store.py tests/api/voices/test_object_store.py $(ARGS)
+
+test-ray: .venv-ray/.done ## two replicas under Ray Serve on this machine (needs redis-server; an environment of its own)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-ray/bin/python -m pytest -W ignore tests/ray $(ARGS)
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)
@@ -113,6 +116,11 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constr
 	@$(BIN)/python -m venv .venv-clients
 	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq -r tests/api/clients/requirements.txt
 	@cp tests/api/clients/package.json .venv-clients/ && cd .venv-clients && npm install --silent --no-fund --no-audit
+	@touch $@
+
+.venv-ray/.done: pyproject.toml constraints.txt
+	@echo "[ray] an environment with Ray"
+	@$(PYTHON) scripts/install.py .venv-ray -e '.[test,ray]'
 	@touch $@
 
 $(VENV)/.provenance: $(VENV)/.test

@@ -41,6 +41,7 @@ ENGINE = {
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
     "engine_plan": SEAM | {"loader", "layers"},
     "startup": SEAM | {"core", "engine_plan", "loader", "runner", "models", "layers", "kernels"},
+    "what_fits": SEAM | {"startup", "engine_plan", "loader", "models"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}
