@@ -9,12 +9,12 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-LANES := not gpu and not clients and not listen and not attack and not page and not provenance
+LANES := not gpu and not clients and not listen and not attack and not page and not provenance and not deploy and not ray
 TEST_MARKS := $(LANES) and not slow
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast test-slow test-deploy attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast test-slow test-deploy test-ray attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -52,6 +52,9 @@ test-deploy: $(VENV)/.test ## shared voices and limits, proxy, chart, alerts (in
 		apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; fi
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/api/deploy tests/api/test_check.py \
 		tests/api/http/test_redis_store.py tests/api/voices/test_object_store.py $(ARGS)
+
+test-ray: .venv-ray/.done ## two replicas under Ray Serve on this machine (needs redis-server; an environment of its own)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-ray/bin/python -m pytest -W ignore tests/ray $(ARGS)
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)
@@ -120,6 +123,11 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constr
 	@$(BIN)/python -m venv .venv-clients
 	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq -r tests/api/clients/requirements.txt
 	@cp tests/api/clients/package.json .venv-clients/ && cd .venv-clients && npm install --silent --no-fund --no-audit
+	@touch $@
+
+.venv-ray/.done: pyproject.toml constraints.txt
+	@echo "[ray] an environment with Ray"
+	@$(PYTHON) scripts/install.py .venv-ray -e '.[test,ray]'
 	@touch $@
 
 $(VENV)/.provenance: $(VENV)/.test

@@ -30,6 +30,7 @@ from engine.loader.memory import (
     token_bytes,
 )
 from engine.models.codec_decoder import CodecDecoder
+from engine.models.config import ModelConfig
 from engine.protocol import MAX_VOICES, Measured, ModelInfo, Ready
 from engine.runner.codec_runner import CodecRunner
 from engine.runner.cuda_graphs import GraphCapturer
@@ -76,7 +77,8 @@ def build(
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
         transform_weights(checkpoints[spec.id], config, dtype, device)
     decoders = _codec_decoders(checkpoints, dtype, device)
-    needs = footprint(checkpoints, decoders, dtype)
+    configs = {model: checkpoint.config for model, checkpoint in checkpoints.items()}
+    needs = footprint(configs, decoders, dtype)
     memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
     plan = EnginePlan(
         device=device,
@@ -147,18 +149,18 @@ def _prepare_gpu(device: torch.device) -> None:
 
 
 def footprint(
-    checkpoints: dict[str, Checkpoint], decoders: dict[str, CodecDecoder], dtype: torch.dtype
+    configs: dict[str, ModelConfig], decoders: dict[str, CodecDecoder], dtype: torch.dtype
 ) -> Footprint:
     """decoders by model; models may share one."""
     position_bytes: dict[Geometry, int] = {}
     kept_bytes = 0
-    for model, checkpoint in checkpoints.items():
-        c = checkpoint.config.talker_config
+    for model, config in configs.items():
+        c = config.talker_config
         shape = geometry(c)
         position_bytes.setdefault(shape, token_bytes(shape, dtype))
         position_bytes[shape] += c.hidden_size * dtype.itemsize
         kept_bytes += MAX_PREFIX_TOKENS * token_bytes(shape, dtype)
-        if checkpoint.codec_encoder is not None:
+        if config.tts_model_type == "base":
             kept_bytes += MAX_VOICES * _state_bytes(decoders[model])
     distinct = {id(decoder): decoder for decoder in decoders.values()}.values()
     return Footprint(sum(map(_state_bytes, distinct)), position_bytes, kept_bytes)

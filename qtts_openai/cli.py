@@ -53,17 +53,18 @@ def run_serve(arguments: argparse.Namespace) -> None:
         logging.getLogger(name).setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, arguments.config))
         except SettingsError as error:
             raise in_file(error, arguments.config) from error
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, path: str | None) -> None:
     """Listen, load, serve, drain. Requests while the engine loads get a 503."""
     with _exit_status_zero(signal.SIGTERM), listen(settings.server) as listener:
         url = f"{base_url(listener)}/v1"
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, _read_again, app.state, path)
         server = Server(app, settings.server, partial(_note_ready, url))
         async with administered(settings.server, app.state, server.num_answers):
             await server.serve(sockets=[listener])
@@ -76,6 +77,17 @@ def _note_ready(url: str) -> None:
     gc.collect()
     gc.freeze()
     logger.info("ready: base_url %s", url)
+
+
+def _read_again(state: Any, path: str | None) -> None:
+    """Keys, and the names of voices in the settings. What is being spoken goes on."""
+    state.key_ring.reload()
+    try:
+        if service := state.get("service"):
+            service.read_voices_again(load_settings(path))
+            logger.info("the voices of the settings were read again")
+    except SettingsError as error:
+        logger.error("%s; voices stay as they were", error)
 
 
 def run_check(arguments: argparse.Namespace) -> None:

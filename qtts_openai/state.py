@@ -112,6 +112,16 @@ class AppState:
             await engine.close()
             raise
 
+    def read_voices_again(self, settings: Settings) -> None:
+        """Take aliases and added voices from these settings, for what is asked from now on.
+        SettingsError where they mean nothing; then all stays as it was.
+        """
+        voices = settings.voices
+        table = VoiceTable(voices.aliases, voices.extra, self.engine.models.values())
+        resolver = VoiceResolver(self.settings.defaults, self.catalog, table, self.references)
+        check_references(msgspec.structs.replace(self.settings, voices=voices), resolver)
+        self.table = self.resolver.table = table
+
     def warm_up(self) -> None:
         """Begin what the first requests would have to wait for."""
         self.planner.warm_up()

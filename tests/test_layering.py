@@ -44,6 +44,7 @@ ENGINE = {
     "startup": SEAM
     | {"core", "engine_plan", "warm_up", "loader", "runner", "models", "layers", "kernels"},
     "watermark": {"protocol"},
+    "what_fits": SEAM | {"startup", "engine_plan", "loader", "models"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}

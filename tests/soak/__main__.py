@@ -33,7 +33,7 @@ PHASES, TROUBLES = 10, 20
 IDLE_S = 30.0
 # Few rows and a short queue, so that some are refused.
 ENGINE = {
-    "threads": 1, "max_num_seqs": 8, "max_queued": 8, "standby": True, "heartbeat_timeout_s": 3,
+    "threads": 1, "max_num_seqs": 8, "max_queued": 4, "standby": True, "heartbeat_timeout_s": 3,
     "max_unread_s": 2,
 }  # fmt: skip
 

@@ -87,10 +87,10 @@ class Ledger:
 
     @property
     def rss_drift(self) -> float:
-        """The last reading over the one after three tenths, when caches and pools have filled."""
+        """The last reading over the one at half, by when caches and pools have filled."""
         if not self.rss_mb:
             return 0.0
-        return self.rss_mb[-1] / self.rss_mb[len(self.rss_mb) * 3 // 10] - 1
+        return self.rss_mb[-1] / self.rss_mb[len(self.rss_mb) // 2 - 1] - 1
 
     def is_good(self) -> bool:
         return not (self.lost or self.hung or self.leaks)
@@ -113,7 +113,7 @@ class Ledger:
         leaks = ", ".join(f"{name} {said}" for name, said in self.leaks.items()) or "nothing"
         rss = " ".join(f"{one:.0f}" for one in self.rss_mb)
         lines += ["", f"leaked: {leaks}", f"RSS of the server, idle, MB: {rss}"]
-        lines.append(f"RSS drift since three tenths: {self.rss_drift:+.1%}")
+        lines.append(f"RSS drift since half: {self.rss_drift:+.1%}")
         lost = Counter(self.lost).most_common(20)
         return "\n".join([*lines, *(f"lost: {number} x {what}" for what, number in lost)])
 

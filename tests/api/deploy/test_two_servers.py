@@ -12,7 +12,7 @@ from tests.api.http.test_redis_store import Redis, needs_redis
 from tests.attack import hostile
 from tests.fuzz.server import serving
 
-pytestmark = [needs_redis, pytest.mark.slow]
+pytestmark = [needs_redis, pytest.mark.deploy]
 
 REQUESTS, CLIENTS, MOST_AT_ONCE = 1000, 12, 4
 LONG = "This is still under way when the last one of a burst has come. " * 25
