@@ -173,8 +173,8 @@ class Defaults(Section, frozen=True):
 class LiveSettings(Section, frozen=True):
     """Speech of text that comes while it is spoken, over WebSockets."""
 
-    # Speaking begins with so many words, at a flush, or this long after the first whole word.
-    start_words: Annotated[int, Meta(ge=1, le=100)] = 2
+    # Speaking begins with so many whole words, at a flush, or this long after the first whole word.
+    start_words: Annotated[int, Meta(ge=1, le=100)] = 1
     start_after_s: Seconds = 0.25
     # A turn that is longer goes on as a new utterance at the next end of a sentence.
     cut_after_s: Annotated[float, Meta(ge=5, le=60)] = 25.0

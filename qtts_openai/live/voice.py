@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from engine import Prompt, SpeechStream
+from engine import SpeechStream
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.turns import Turn
 from qtts_openai.live.feed import TextFeed
@@ -61,7 +61,8 @@ class LiveVoice:
 
         def begin() -> SpeechStream:
             known, is_open = ids()
-            prompt: Prompt = self.plan.build(text)
+            # Text that is all there is spoken as any other: the voice knows where it leads.
+            prompt = (self.plan.build_open if is_open else self.plan.build)(text)
             if self.is_live:
                 prompt = msgspec.structs.replace(prompt, text=known, text_open=is_open)
             plan = self.plan

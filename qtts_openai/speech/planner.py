@@ -54,12 +54,13 @@ class SpeechPlan(msgspec.Struct, frozen=True):
 
 
 class LivePlan(msgspec.Struct, frozen=True):
-    """All but the text. `build` makes a prompt of a whole text, `prepare` makes a segment
-    speakable; `is_live`: text may come while it is spoken.
+    """All but the text. `build` makes a prompt of a whole text, `build_open` one whose text may
+    come while it is spoken, where `is_live`; `prepare` makes a segment speakable.
     """
 
     model: ModelInfo
     build: Callable[[str], Prompt]
+    build_open: Callable[[str], Prompt]
     prepare: Preparer
     builder: PromptBuilder
     params: SamplingParams
@@ -99,11 +100,12 @@ class Planner:
         resolved = await self.resolver.resolve(request, caller)
         language = _language(request, resolved.model)
         is_live = not resolved.reference_text and request.non_streaming_mode is not True
-        if is_live:
-            request = msgspec.structs.replace(request, non_streaming_mode=False)
+        instruct = _instruct(request, resolved)
+        row_by_row = msgspec.structs.replace(request, non_streaming_mode=False)
         return LivePlan(
             model=resolved.model,
-            build=self._build(request, resolved, language, _instruct(request, resolved)),
+            build=self._build(request, resolved, language, instruct),
+            build_open=self._build(row_by_row, resolved, language, instruct),
             prepare=self.writer.preparer(request, resolved.model, language),
             builder=self.resolver.catalog.builders[resolved.model.id],
             params=_sampling(request, resolved),

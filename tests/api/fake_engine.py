@@ -190,7 +190,7 @@ class FakeStream:
         if self.num_live_frames >= len(self.prompt.text) or self.aborted:
             return None
         self.num_live_frames += 1
-        return b"\x01\x00" * SAMPLES_PER_FRAME
+        return b"\x00\x08" * SAMPLES_PER_FRAME
 
     async def __anext__(self) -> bytes:
         if self.prompt.text_open and (pcm := await self._spoken_live()) is not None:

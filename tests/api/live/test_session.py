@@ -161,3 +161,21 @@ def test_a_drain_waits_for_speech_and_ends_idle_sessions(start) -> None:
         busy.send("input.done")
         assert busy.until("session.done")[1] and busy.close_code() == 1012
     assert server.uvicorn.num_answers() == 0
+
+
+def test_text_that_is_all_there_is_spoken_as_any_other(server: Server) -> None:
+    """The first piece comes while it is spoken; what is whole by its turn is no live text."""
+    server.engine.chunk_delay_s = 0.02
+    with session(server, LIVE) as client:
+        client.send("input.text", text="Hello there my friend ")
+        client.until("audio.start")
+        for _ in range(4):
+            client.send("input.text", text=SENTENCE * 10)
+        client.send("input.done")
+        client.until("session.done")
+        client.send("input.text", text="A short one.")
+        client.send("input.done")
+        client.until("session.done")
+    open_first, *whole = [prompt for _, prompt, _, _ in server.engine.submitted]
+    assert open_first.text_open and open_first.streaming_text and len(whole) > 1
+    assert not any(prompt.text_open or prompt.streaming_text for prompt in whole[:-1])
