@@ -23,6 +23,8 @@ from engine.protocol import (
     HEADER,
     MAX_VOICES,
     AudioChunk,
+    Embed,
+    Embedding,
     Failed,
     Fatal,
     Finished,
@@ -64,6 +66,7 @@ class WorkerProcess:
         self.num_rows = 0  # utterances it speaks at once, as it says itself
         self.measured: Measured | None = None
         self.streams: dict[int, SpeechStream] = {}
+        self._heard: dict[int, asyncio.Future[bytes]] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
         self._heartbeat: Heartbeat | None = None
@@ -225,13 +228,19 @@ class WorkerProcess:
                         if stream := self.streams.pop(id_, None):
                             stream.finish(fact)
                     case Failed(id_, kind, message, param):
+                        bad_prompt = kind == "invalid_prompt"
+                        error: EngineError = (
+                            InvalidPromptError(message, param)
+                            if bad_prompt
+                            else GenerationFailedError(message)
+                        )
                         if stream := self.streams.pop(id_, None):
-                            bad_prompt = kind == "invalid_prompt"
-                            stream.fail(
-                                InvalidPromptError(message, param)
-                                if bad_prompt
-                                else GenerationFailedError(message)
-                            )
+                            stream.fail(error)
+                        elif (heard := self._heard.get(id_)) and not heard.done():
+                            heard.set_exception(error)
+                    case Embedding(id_, numbers):
+                        if (heard := self._heard.get(id_)) and not heard.done():
+                            heard.set_result(numbers)
                     case Stats():
                         self.stats = fact
                     case Heartbeat():
@@ -253,6 +262,15 @@ class WorkerProcess:
             stream.frames_left = min(stream.frames_left, submit.params.max_new_tokens)
         self.streams[submit.id] = stream
         return stream
+
+    async def embed(self, embed: Embed) -> bytes:
+        heard = self._heard[embed.id] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(embed)
+            numbers: bytes = await heard
+            return numbers
+        finally:
+            del self._heard[embed.id]
 
     def _register(self, model: str, reference: ReferenceAudio) -> None:
         """Send a recording unless this worker still has it; both sides forget the least recently
@@ -281,6 +299,9 @@ class WorkerProcess:
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.fail(EngineDeadError(message))
+        for heard in self._heard.values():
+            if not heard.done():
+                heard.set_exception(EngineDeadError(message))
 
     async def _reap(self) -> None:
         """Close the socket, which ends a healthy worker, and make sure that the process is gone."""

@@ -94,6 +94,9 @@ class VoiceAnswer(Answer, frozen=True, kw_only=True):
     shared: Annotated[bool, Meta(description="everybody may use it")] | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
     consent: str | UnsetType = UNSET
+    consent_similarity: (
+        Annotated[float, Meta(description="to the voice of its consent, at most 1")] | UnsetType
+    ) = UNSET
     ref_text: str | UnsetType = UNSET
     mime_type: str | UnsetType = UNSET
     file_size: Annotated[int, Meta(description="bytes")] | UnsetType = UNSET

@@ -232,6 +232,14 @@ class CloningSettings(Section, frozen=True):
     require_consent: Literal["off", "stored", "all"] = "off"
     # A consent this old counts no more; 0: never.
     consent_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    # Where a Base model is loaded: the least cosine between what its speaker encoder hears in a
+    # sample and in the recording of its consent; 0: not compared. What is less is refused, or told
+    # of in the voice and the logs.
+    consent_similarity: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    on_mismatch: Literal["refuse", "flag"] = "refuse"
+    # A directory of recordings whose voices are not cloned: those at least so like one of them.
+    protected_voices: PathName | None = None
+    protected_similarity: Annotated[float, Meta(gt=0, le=1)] = 0.75
 
 
 class AuditSettings(Section, frozen=True):

@@ -41,6 +41,7 @@ from qtts_openai.speech.loudness import Amplified
 from qtts_openai.speech.planner import Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
+from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import FAMILIES, Catalog
 from qtts_openai.voices.presets import Voice, VoiceTable
 from qtts_openai.voices.references import References
@@ -84,7 +85,12 @@ class AppState:
             count=self.metrics.count_decoded,
         )
         self.references = References(
-            settings.ref_audio, self.store, self.catalog, self._submit_unheard, self.decoder
+            settings.ref_audio,
+            self.store,
+            self.catalog,
+            self._submit_unheard,
+            self.decoder,
+            Likeness(settings.cloning, engine, self.store, self.decoder),
         )
         self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.resolver)

@@ -216,3 +216,13 @@ async def test_reason_reaches_the_reader(engine: EngineClient) -> None:
     stream = start(engine, submit(0, num_frames=3))
     await collect(stream)
     assert stream.finished is not None and stream.finished.reason is FinishReason.LENGTH
+
+
+async def test_it_hears_recordings_and_keeps_none(engine: EngineClient) -> None:
+    samples = recording(6, 9_600).samples
+    one, again = await asyncio.gather(*(engine.embed("base-0b6", samples) for _ in range(2)))
+    size = engine.models["base-0b6"].embedding_size
+    assert one == again and len(np.frombuffer(one, "<f4")) == size
+    with pytest.raises(InvalidPromptError):
+        await engine.embed("base-0b6", samples[:-1])
+    assert not engine._workers[0]._heard
