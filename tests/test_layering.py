@@ -71,6 +71,7 @@ HTTP_SIDE = {
     "check": BASE | {"settings_file", "http", "voices"},
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
+    "ray_serve": BASE | {"settings_file", "app", "http"},
     "__main__": BASE | {"cli", "load", "settings_file", "provenance"},
     "__init__": set(),
 }
