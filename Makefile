@@ -40,7 +40,7 @@ provenance: $(VENV)/.provenance ## sign and verify answers, with packages of the
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m provenance $(ARGS)
 
 test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS)" $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS)" $(SPREAD) $(ARGS)
 
 test-slow: $(VENV)/.test ## a model of the published size, a dry run of the GPU bench, two servers (needs redis)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m "$(LANES) and slow" $(ARGS)
