@@ -32,6 +32,7 @@ from qtts_openai.provenance.policy import Provenance, Signing
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
+from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
@@ -87,6 +88,8 @@ class AppState:
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
         self.live: set[Speaking] = set()  # open sessions of live text
+        checkpoint = settings.alignment.checkpoint
+        self.aligner = Aligner(checkpoint) if checkpoint else None
         self.signing = Signing(settings.provenance)
         self.audit = AuditLog(settings.audit)
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
@@ -115,6 +118,8 @@ class AppState:
 
     async def close(self) -> None:
         self.decoder.close()
+        if self.aligner is not None:
+            self.aligner.close()
         await self.limiter.store.close()
 
     def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
