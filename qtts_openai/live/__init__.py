@@ -11,4 +11,6 @@
 `native`     the dialect of /v1/audio/speech/stream; `units` cuts its sentences
 `deepgram`, `elevenlabs`, `dashscope`, `together`, `nari`   those of these vendors
 `body`       the body of an HTTP request, line by line
+
+May import: state, http, text, voices, speech, provenance and the root; not routes.
 """

@@ -184,6 +184,7 @@ class LiveSession:
             sample_rate=request.sample_rate,
             speed=request.speed,
             mark=self._mark,
+            watermark=utterance.voice.service.watermark,
         )
         utterance.offset_s = self._offset_s
         while piece := await _next_piece(utterance):

@@ -76,19 +76,19 @@ class LiveVoice:
 
 
 class OpenTexts:
-    """Rows that are held by text which is still to come: half of all at most, so that whole texts
+    """Places that are held by text which is still to come: half of all at most, so that whole texts
     find a place, too.
     """
 
-    def __init__(self, num_rows: Callable[[], int]) -> None:
-        self._num_rows = num_rows
+    def __init__(self, num_places: Callable[[], int]) -> None:
+        self._num_places = num_places
         self._num_open = 0
         self._freed = asyncio.Event()
 
     async def take(self, is_whole: Callable[[], bool], news: asyncio.Event) -> bool:
         """Wait for a place; False where the text was whole before, and needs none."""
         while not is_whole():
-            if self._num_open < max(1, self._num_rows() // 2):
+            if self._num_open < max(1, self._num_places() // 2):
                 self._num_open += 1
                 return True
             self._freed.clear()

@@ -21,6 +21,7 @@ from litestar.response import Stream
 from qtts_openai import schemas as s
 from qtts_openai.answers import BatchAnswer
 from qtts_openai.decoding.turns import current_caller
+from qtts_openai.http import tracing
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.http.request_id import current as current_request_id
@@ -54,6 +55,7 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
     if request.content_type[0] == LINES:
         return await speak_body(request, service)
     body = await request.body()
+    tracing.current.get().mark("read")
     started = time.perf_counter()
     wanted, ignored = s.read_speech(_parsed(service, body))
     who = source_of(request)

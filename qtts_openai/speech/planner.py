@@ -20,6 +20,7 @@ from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.speech.encoders import check_rate
+from qtts_openai.text import spoken
 from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from qtts_openai.text.script import Preparer, Script, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
@@ -73,6 +74,9 @@ class Planner:
         self.resolver = resolver
         self.writer = ScriptWriter(settings)
         self._threads = ThreadPoolExecutor(MAX_THREADS, "planning")
+
+    def warm_up(self) -> None:
+        self._threads.submit(spoken.warm_up)
 
     async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> SpeechPlan:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""

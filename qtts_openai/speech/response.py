@@ -28,6 +28,7 @@ from litestar.response import Stream
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
 from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.http import tracing
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
@@ -37,6 +38,7 @@ from qtts_openai.settings import Defaults
 from qtts_openai.speech.aligner import MAX_PCM_BYTES, Aligner
 from qtts_openai.speech.cache import Recording, Replay
 from qtts_openai.speech.encoders import AudioEncoder
+from qtts_openai.speech.playback import Playback
 from qtts_openai.speech.segmented_stream import PcmStream
 from qtts_openai.speech.trailers import StreamWithTrailers
 from qtts_openai.speech.words import Word, WordClock, words_event
@@ -72,6 +74,7 @@ class SpeechResponse:
                 sample_rate=request.sample_rate,
                 speed=request.speed,
                 mark=self.provenance.mark,
+                watermark=self.provenance.watermark,
             )
         except BaseException:
             stream.abort()
@@ -83,6 +86,7 @@ class SpeechResponse:
         self.first = b""
         self.audio_s = 0.0  # of speech, so far
         self.started = time.perf_counter() if started is None else started
+        self.timeline = tracing.current.get()
 
     async def start(self) -> None:
         """Wait for the first PCM; the engine's error comes from here."""
@@ -94,7 +98,9 @@ class SpeechResponse:
             if self.lease is not None:
                 self.lease.refund()
             raise
-        self.metrics.ttfa.observe(time.perf_counter() - self.started)
+        self.timeline.mark("heard")
+        exemplar = self.timeline.exemplar()
+        self.metrics.ttfa.observe(time.perf_counter() - self.started, exemplar)
         self.metrics.characters.inc(len(self.request.input))
 
     async def chunks(self) -> AsyncGenerator[bytes]:
@@ -106,6 +112,9 @@ class SpeechResponse:
                 yield await self._encode(pcm)
             self._check_end()
             yield self.encoder.flush()
+        except (GeneratorExit, asyncio.CancelledError):
+            self.metrics.finished.labels(FinishReason.ABORT.value).inc()
+            raise
         finally:
             self.metrics.streams.dec()
             self.close()
@@ -136,7 +145,7 @@ class SpeechResponse:
         self.metrics.finished.labels(reason.value).inc()
         if self.audio_s:
             took_s = time.perf_counter() - self.started
-            self.metrics.rtf.observe(took_s / self.audio_s)
+            self.metrics.rtf.observe(took_s / self.audio_s, self.timeline.exemplar())
         level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
         logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 
@@ -160,10 +169,12 @@ class SpeechResponse:
 
     async def _sealed(self) -> AsyncGenerator[bytes]:
         """What goes out of a stream; its signature is there before its end is."""
-        seal, trail = self.provenance.seal, self.provenance.trail
+        seal, trail, playback = self.provenance.seal, self.provenance.trail, Playback()
         try:
             async with aclosing(self.chunks()) as chunks:
                 async for chunk in chunks:
+                    self.timeline.mark("encoded")
+                    self.metrics.note_gap(playback.sent(self.audio_s / self.request.speed))
                     for hashing in (seal, trail):
                         if hashing and chunk:
                             hashing.add(chunk)

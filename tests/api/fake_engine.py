@@ -3,6 +3,7 @@ alone.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from engine import (
     ReferenceAudio,
     SamplingParams,
     Stats,
+    Timing,
     Usage,
+    WorkerState,
 )
 
 LANGUAGES = {"chinese": 2055, "english": 2050, "german": 2053, "japanese": 2058}
@@ -90,6 +93,14 @@ class FakeEngine:
         numbers = dict.fromkeys(Stats.__struct_fields__, 0)
         return [Stats(**{**numbers, "num_running": len(self.live)})]
 
+    @property
+    def num_places(self) -> int:
+        return self.num_rows
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        return [WorkerState(self.status, 0, stats) for stats in self.stats]
+
     async def start(self) -> None:
         if self.start_error is not None:
             raise self.start_error
@@ -98,6 +109,13 @@ class FakeEngine:
 
     def forget_voice(self, key: str) -> None:
         self.forgotten.append(key)
+
+    async def embed(self, model: str, samples: bytes) -> bytes:
+        """How loud it is in eight bands: a tone is itself at any loudness and length."""
+        assert model in self.models
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(samples, "<f4")))
+        bands = np.array_split(spectrum[: len(spectrum) // 8], 8)
+        return np.array([np.square(band).sum() for band in bands], "<f4").tobytes()
 
     def submit(
         self,
@@ -140,6 +158,8 @@ class FakeStream:
         self.num_live_frames = 0
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
+        self.timing: Timing | None = None
+        self.began = time.monotonic()
         self.ended = asyncio.Event()
         self.aborted = False
         self.text_open, self.unread_text = prompt.text_open, ()
@@ -193,6 +213,7 @@ class FakeStream:
             self.ended.set()
             raise self.engine.stream_error
         self._num_chunks += 1
+        self.timing = self.timing or Timing(*(self.began + i * 1e-5 for i in range(4)))
         for chunk in self._chunks:
             return chunk
         usage = Usage(num_prompt_tokens=len(self.prompt.text) + 8, num_frames=self.num_frames)

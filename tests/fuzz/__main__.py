@@ -21,7 +21,7 @@ from random import Random
 
 from qtts_openai.decoding.client import AudioDecoder
 from tests.fuzz import targets
-from tests.fuzz.server import Running, serving
+from tests.fuzz.server import Failure, Running, serving
 
 MAX_FAILURES = 20
 
@@ -65,7 +65,7 @@ class Fuzzer:
         started = time.monotonic()
         try:
             outcome = self.targets[name](Random(f"{name} {seed}"))
-        except targets.Failure as failure:
+        except Failure as failure:
             outcome = "FAILURE"
             self.failures.append(f"{name} --seed {seed}: {failure}")
         if self.server is not None and self.server.log.stat().st_size > self.num_logged:

@@ -29,7 +29,9 @@ CODE = """
 
     def client(config, specs):
         names = {{"tts-1": "custom_voice", "base": "base"}}
-        return FakeEngine([model_info(name, {tokenizer!r}, kind) for name, kind in names.items()])
+        engine = FakeEngine([model_info(name, {tokenizer!r}, kind) for name, kind in names.items()])
+        engine.chunk_delay_s = {chunk_delay_s!r}
+        return engine
 
     commands.EngineClient = client
     sys.exit(main(["serve", "--port", {port!r}]))
@@ -57,13 +59,15 @@ class Running:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Running]:
+def serving(directory: Path, config: str = CONFIG, chunk_delay_s: float = 0.0) -> Iterator[Running]:
     tokenizer = directory / "tokenizer"
     tokenizer.mkdir()
     write_random_tokenizer(tokenizer)
-    (directory / "config.yaml").write_text(CONFIG)
+    (directory / "config.yaml").write_text(config)
     port = free_port()
-    code = textwrap.dedent(CODE).format(tokenizer=str(tokenizer), port=port)
+    code = textwrap.dedent(CODE).format(
+        tokenizer=str(tokenizer), port=port, chunk_delay_s=chunk_delay_s
+    )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     log = directory / "log"
     with log.open("wb") as errors:
