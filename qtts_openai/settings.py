@@ -178,7 +178,6 @@ class LiveSettings(Section, frozen=True):
     start_after_s: Seconds = 0.25
     # A turn that is longer goes on as a new utterance at the next end of a sentence.
     cut_after_s: Annotated[float, Meta(ge=5, le=60)] = 25.0
-    # Audio that is made ahead of a listener who hears it as it comes.
     ahead_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     max_sessions: Annotated[int, Meta(ge=0, le=1_000_000)] = 256
     # The first message must come within so long; without text and speech a session ends after:
@@ -191,8 +190,13 @@ class LiveSettings(Section, frozen=True):
     # nor ours is an error, or the default voice.
     voices: dict[Name, Name] = msgspec.field(default_factory=dict)
     unknown_voice: Literal["error", "default"] = "error"
-    # Text that waits to be spoken, per session.
     max_held_chars: Chars = 262_144
+
+
+class AlignmentSettings(Section, frozen=True):
+    """When words are heard: by a model for CTC over letters, or null: estimated."""
+
+    checkpoint: PathName | None = None
 
 
 class CacheSettings(Section, frozen=True):
@@ -352,6 +356,7 @@ class Settings(Section, frozen=True):
     provenance: ProvenanceSettings = ProvenanceSettings()
     cloning: CloningSettings = CloningSettings()
     audit: AuditSettings = AuditSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
     live: LiveSettings = LiveSettings()
 
     def specs(self) -> list[ModelSpec]:

@@ -35,6 +35,7 @@ from qtts_openai.provenance.watermark import Watermark
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
+from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
@@ -96,6 +97,8 @@ class AppState:
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
         self.live: set[Speaking] = set()  # open sessions of live text
+        checkpoint = settings.alignment.checkpoint
+        self.aligner = Aligner(checkpoint) if checkpoint else None
         self.signing = Signing(settings.provenance)
         self.watermark = Watermark() if settings.provenance.watermark else None
         self.audit = AuditLog(settings.audit)
@@ -138,6 +141,8 @@ class AppState:
 
     async def close(self) -> None:
         self.decoder.close()
+        if self.aligner is not None:
+            self.aligner.close()
         if self.watermark is not None:
             self.watermark.close()
         await self.limiter.store.close()

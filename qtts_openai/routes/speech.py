@@ -69,7 +69,14 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
         marked = await service.provenance(wanted, utterance, caller, id_)
         stream = service.submit(utterance, who)
         speech = SpeechResponse(
-            wanted, stream, service.metrics, lease, started, marked, utterance.texts
+            wanted,
+            stream,
+            service.metrics,
+            lease,
+            started,
+            marked,
+            utterance.texts,
+            service.aligner,
         )
     except BaseException:
         lease.refund()

@@ -158,10 +158,10 @@ def alignment(words: list[Word]) -> dict[str, Any]:
     }
 
 
-def words_event(words: list[Word]) -> dict[str, Any]:
+def words_event(words: list[Word], estimated: bool = True) -> dict[str, Any]:
     """Among server-sent events, beside the deltas."""
     told = [
         {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
         for word in words
     ]
-    return {"type": "speech.audio.words", "words": told, "estimated": True}
+    return {"type": "speech.audio.words", "words": told, "estimated": estimated}
