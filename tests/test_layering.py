@@ -66,6 +66,7 @@ HTTP_SIDE = {
     "app": BASE | {"state", "http", "routes"},
     "load": BASE,
     "check": BASE | {"settings_file", "http", "voices"},
+    "ray_serve": {"settings", "settings_file", "app", "http"},
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
     "__main__": BASE | {"cli", "load", "settings_file", "provenance"},
