@@ -28,8 +28,7 @@ def test_a_name_is_there_and_another_gone_and_no_stream_ends(start):
         assert server.speak(voice="wise", max_new_tokens=2).status_code == 200
         assert server.speak(voice="alloy", max_new_tokens=2).status_code == 400
         heard += b"".join(pieces)
-    (_, prompt, _), *_ = [one for one in server.engine.submitted if len(one[1].text) > 20]
-    assert len(heard) == server.engine.streams[0].num_frames * 3840 and prompt
+    assert len(heard) == server.engine.streams[0].num_frames * 3840
     names = {one["name"] for one in server.http.get("/audio/voices").json()["voices"]}
     assert {"wink", "Wise"} <= names and "alloy" not in names
 
