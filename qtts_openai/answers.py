@@ -229,6 +229,17 @@ class VerifyAnswer(Answer, frozen=True, kw_only=True):
     verdict: Literal["right", "nothing", "wrong"]
     findings: list[Finding]
 
+    def with_finding(self, finding: Finding) -> "VerifyAnswer":
+        return answer_of([*self.findings, finding])
+
+
+def answer_of(findings: list[Finding]) -> VerifyAnswer:
+    verdicts = {finding.verdict for finding in findings}
+    if "invalid" in verdicts:
+        return VerifyAnswer(verdict="wrong", findings=findings)
+    is_there = verdicts & {"present", "valid", "untrusted"}
+    return VerifyAnswer(verdict="right" if is_there else "nothing", findings=findings)
+
 
 # ---- monitors ----
 

@@ -57,7 +57,7 @@ HTTP_SIDE = {
     "decoding": {"provenance"},
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
-    "provenance": BASE,
+    "provenance": BASE | {"decoding"},
     "speech": BASE | {"text", "voices", "http", "decoding", "provenance"},
     "settings_file": {"settings"},
     "settings_check": BASE | {"voices"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from qtts_openai.answers import Finding, VerifyAnswer
+from qtts_openai.answers import Finding, VerifyAnswer, answer_of
 from qtts_openai.provenance.marks import STATEMENT
 
 HAS_EXTRA = all(find_spec(name) is not None for name in ("c2pa", "cryptography"))
@@ -32,11 +32,7 @@ def examine(data: bytes, statement: bytes | None, root: bytes | None) -> VerifyA
     findings = [_mark(data), _c2pa(data, root)]
     if statement is not None:
         findings.append(_statement(data, statement, root))
-    verdicts = {finding.verdict for finding in findings}
-    if "invalid" in verdicts:
-        return VerifyAnswer(verdict="wrong", findings=findings)
-    is_there = verdicts & {"present", "valid", "untrusted"}
-    return VerifyAnswer(verdict="right" if is_there else "nothing", findings=findings)
+    return answer_of(findings)
 
 
 def _mark(data: bytes) -> Finding:

@@ -5,6 +5,7 @@ marked together with CONTEXT before and after it, as far as the net sees, so tha
 of the whole and nothing is heard where they meet. Speech leaves CONTEXT and a block later.
 """
 
+import asyncio
 import logging
 import os
 import socket
@@ -14,11 +15,14 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 import engine
 from engine import EngineDeadError
+from qtts_openai.answers import Finding
+from qtts_openai.decoding.client import AudioDecoder, DecodeError
 from qtts_openai.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -112,6 +116,18 @@ class Watermark:
     def close(self) -> None:
         with self._lock:
             self._end()
+
+
+async def heard(watermark: Watermark, decoder: AudioDecoder, data: bytes) -> Finding:
+    """Of a file, as far as it can be decoded: no less and no more than reference audio may have."""
+    try:
+        audio = await decoder.decode(data)
+    except DecodeError as error:
+        return Finding(what="watermark", verdict="unchecked", detail=str(error))
+    samples = np.frombuffer(audio.samples, "<f4")
+    score = await asyncio.to_thread(watermark.score, samples)
+    verdict: Literal["present", "absent"] = "present" if score > PRESENT else "absent"
+    return Finding(what="watermark", verdict=verdict, detail=f"{score:.2f} of 1")
 
 
 class Marking:

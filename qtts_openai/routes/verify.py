@@ -16,6 +16,7 @@ from qtts_openai.errors import invalid
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import source_of
 from qtts_openai.http.request_body import Upload, read_fields, take_upload
+from qtts_openai.provenance.watermark import heard
 from qtts_openai.routes.openapi import errors, form_body, operation
 from qtts_openai.speech.response import while_connected
 from qtts_openai.state import AppState
@@ -53,7 +54,11 @@ async def verify_audio(request: Request, service: NamedDependency[AppState]) -> 
             if str(error).startswith(BAD_ROOT):
                 raise invalid(f"{error}.", "root") from error
             raise
-    return msgspec.json.decode(found, type=VerifyAnswer)
+        answer = msgspec.json.decode(found, type=VerifyAnswer)
+        if service.watermark is not None:
+            hearing = heard(service.watermark, service.decoder, file.data)
+            answer = answer.with_finding(await while_connected(request, hearing))
+    return answer
 
 
 def _text(name: str, value: Any) -> Any:

@@ -152,7 +152,9 @@ class VoiceStore:
             voices, consents = directory / "voices", directory / "consents"
             database = Database(voices / "records.db")
             self.database: Changes = database
-            self.voices = Records(database, StoredVoice, voices, "voice")
+            self.voices = Records(
+                database, StoredVoice, voices, "voice", lambda voice: voice.disabled
+            )
             self.consents = Records(database, Consent, consents, "cons")
         else:
             self.database = bucket = Bucket(object_store)

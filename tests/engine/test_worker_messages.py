@@ -2,11 +2,14 @@
 
 import socket
 from concurrent.futures import Future
+from functools import partial
 
 import msgspec
 import numpy as np
 import pytest
 
+from engine.client import EngineClient
+from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.protocol import (
     HEADER,
@@ -174,3 +177,14 @@ def test_what_a_speaker_encoder_hears(core: EngineCore) -> None:
     assert isinstance(deaf, Failed) and deaf.param == "model"
     assert core.voices[BASE].samples == kept and not core.hearing
     assert_idle(core)
+
+
+def test_every_replica_is_told_to_forget() -> None:
+    client = EngineClient(EngineConfig(data_parallel_size=3), [])
+    told: list[tuple[int, object]] = []
+    for worker in client._workers:
+        worker._voices["base", "key"] = worker._voices["base", "other"] = None
+        worker.send = partial(lambda index, message: told.append((index, message)), worker.index)
+    client.forget_voice("key")
+    assert told == [(index, ForgetVoice("key")) for index in range(3)]
+    assert all(list(worker._voices) == [("base", "other")] for worker in client._workers)
