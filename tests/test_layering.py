@@ -69,7 +69,6 @@ HTTP_SIDE = {
     "app": BASE | {"state", "http", "routes"},
     "load": BASE,
     "check": BASE | {"settings_file", "http", "voices"},
-    "ray_serve": {"settings", "settings_file", "app", "http"},
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
     "ray_serve": BASE | {"settings_file", "app", "http"},
