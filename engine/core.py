@@ -16,9 +16,10 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
-from engine.input_processor import FRAMES_PER_TOKEN, build_sequence, check_text
+from engine.input_processor import build_sequence, check_text
 from engine.loader.checkpoint import Checkpoint
 from engine.protocol import (
+    FRAMES_PER_TOKEN,
     Embedding,
     Failed,
     Finished,
@@ -99,6 +100,7 @@ class EngineCore:
             seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
+        seq.timing.received = self.clock()
         if prompt.reference is not None:
             self.encoding[seq.id] = future
         else:
@@ -257,6 +259,7 @@ class EngineCore:
             self.finishing[seq.id] = FinishReason.STOP
             return
         seq.codes.append(codes)
+        seq.timing.framed = seq.timing.framed or self.clock()
         seq.num_frames += 1
         self.num_frames += 1
         if seq.num_frames >= seq.max_frames:

@@ -192,7 +192,7 @@ def run(connection: Connection) -> None:
     if isinstance(start, Malformed):
         raise start.error
     assert isinstance(start, Start), "the first message is Start"
-    core, ready = build(start.config, start.models, start.replica)
+    core, ready = build(start.config, start.models, start.replica, start.measured)
     gc.collect()
     gc.freeze()  # weights and modules stay to the end: keep them out of every later collection
     connection.write([ready])

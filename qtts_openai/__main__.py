@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, check, say, models, voices, bench, keys, verify, audit."""
+"""The command `qtts`: serve, check, say, models, voices, bench, load, keys, verify, audit."""
 
 import argparse
 import sys
@@ -17,6 +17,8 @@ from qtts_openai.cli import (
     run_voices,
 )
 from qtts_openai.errors import ApiError
+from qtts_openai.load.command import add_options as add_load_options
+from qtts_openai.load.command import run as run_load
 from qtts_openai.provenance.cli import run_audit, run_keys, run_verify
 from qtts_openai.settings import SettingsError
 
@@ -67,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench_options(bench)
     bench.set_defaults(run=run_bench)
+    load = commands.add_parser("load", help="load on a running server, and how it keeps up")
+    add_load_options(load)
+    load.set_defaults(run=lambda arguments: sys.exit(run_load(arguments)))
     _add_provenance(commands)
     return parser
 

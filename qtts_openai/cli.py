@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, get_args
@@ -51,22 +53,41 @@ def run_serve(arguments: argparse.Namespace) -> None:
         logging.getLogger(name).setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, arguments.config))
         except SettingsError as error:
             raise in_file(error, arguments.config) from error
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, path: str | None) -> None:
     """Listen, load, serve, drain. Requests while the engine loads get a 503."""
     with _exit_status_zero(signal.SIGTERM), listen(settings.server) as listener:
         url = f"{base_url(listener)}/v1"
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
-        server = Server(app, settings.server, lambda: logger.info("ready: base_url %s", url))
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, _read_again, app.state, path)
+        server = Server(app, settings.server, partial(_note_ready, url))
         async with administered(settings.server, app.state, server.num_answers):
             await server.serve(sockets=[listener])
     if not app.state.starting.cancelled():
         app.state.starting.result()
+
+
+def _note_ready(url: str) -> None:
+    """What is there now stays to the end: collecting garbage among it would hold the event loop."""
+    gc.collect()
+    gc.freeze()
+    logger.info("ready: base_url %s", url)
+
+
+def _read_again(state: Any, path: str | None) -> None:
+    """Keys, and the names of voices in the settings. What is being spoken goes on."""
+    state.key_ring.reload()
+    try:
+        if service := state.get("service"):
+            service.read_voices_again(load_settings(path))
+            logger.info("the voices of the settings were read again")
+    except SettingsError as error:
+        logger.error("%s; voices stay as they were", error)
 
 
 def run_check(arguments: argparse.Namespace) -> None:
@@ -307,7 +328,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     command += [f"--{name}={value}" for name, value in options.items()]
     if arguments.json:
         command.append("--json")
-    # As the engine's workers run (engine/client.py).
+    # As the engine's workers run (engine/worker_process.py).
     environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
     status = subprocess.run(command, env=environment).returncode
     if status:

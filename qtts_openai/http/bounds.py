@@ -35,7 +35,7 @@ class ConnectionBounds(msgspec.Struct, frozen=True):
     def of(cls, server: ServerSettings) -> "ConnectionBounds":
         return cls(
             max_head_bytes=server.max_head_bytes,
-            max_connections=server.max_connections or most_connections(),
+            max_connections=server.max_connections or max_connections_of_system(),
             head_s=server.head_timeout_s,
             body_s=server.body_timeout_s,
             write_s=server.write_timeout_s,
@@ -43,7 +43,7 @@ class ConnectionBounds(msgspec.Struct, frozen=True):
         )
 
 
-def most_connections() -> int:
+def max_connections_of_system() -> int:
     """By the limit of open files, less those open now and a reserve."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

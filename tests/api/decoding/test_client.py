@@ -248,6 +248,6 @@ async def test_waiting_has_bounds():
         assert dict(queue.num_waiting) == {"a": 2, "b": 2, "c": 2}
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [BusyError] * 10
-    assert 0.25 < time.monotonic() - started < 3
+    assert time.monotonic() - started > 0.25
     await wait_in(queue, "a")
     assert not queue.num_waiting
