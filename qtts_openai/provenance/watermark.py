@@ -60,7 +60,10 @@ class Watermark:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-P", "-m", "engine.watermark"]
-            environment = {**os.environ, "PYTHONPATH": _PACKAGES}
+            # It needs no keys of the server's.
+            kept = {name: v for name, v in os.environ.items() if not name.startswith("QTTS_")}
+            path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
+            environment = kept | {"PYTHONPATH": path}
             self._process = subprocess.Popen(
                 command, stdin=theirs.fileno(), env=environment, start_new_session=True
             )
