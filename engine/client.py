@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from engine.config import EngineConfig, ModelSpec
 from engine.errors import EngineDeadError, QueueFullError
-from engine.protocol import ModelInfo, Prompt, ReferenceAudio, SamplingParams, Stats, Submit
+from engine.protocol import Embed, ModelInfo, Prompt, ReferenceAudio, SamplingParams, Stats, Submit
 from engine.speech_stream import SpeechStream
 from engine.worker_process import WorkerProcess
 
@@ -64,6 +64,12 @@ class EngineClient:
         """How many utterances the workers that are ready can speak at once."""
         return sum(worker.num_rows for worker in self._workers if worker.status == "ready")
 
+    @property
+    def num_places(self) -> int:
+        """How many of them they should be given, so that each is spoken fast enough."""
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        return sum(worker.measured.num_places for worker in ready if worker.measured is not None)
+
     async def start(self) -> None:
         """Spawn the workers and wait until all are ready; CheckpointError or EngineDeadError when
         they cannot be.
@@ -89,12 +95,7 @@ class EngineClient:
         `buffered_s` it follows another one, of which that much is still to be heard, and need not
         hurry.
         """
-        ready = [worker for worker in self._workers if worker.status == "ready"]
-        if self._draining or not ready:
-            raise EngineDeadError(
-                f"the engine is {self.status}", retry_after_s=self._retry_after_s()
-            )
-        queued = self.config.max_queued
+        ready, queued = self._ready_workers(), self.config.max_queued
         with_room = [w for w in ready if len(w.streams) < w.num_rows + queued]
         if not with_room:
             limit = sum(worker.num_rows + queued for worker in ready)
@@ -102,6 +103,26 @@ class EngineClient:
         worker = min(with_room, key=lambda w: (len(w.streams) >= w.num_rows, w.frames_left))
         submit = Submit(next(self._ids), model, prompt, params, buffered_s)
         return worker.submit(submit, reference)
+
+    def _ready_workers(self) -> list[WorkerProcess]:
+        ready = [worker for worker in self._workers if worker.status == "ready"]
+        if self._draining or not ready:
+            raise EngineDeadError(
+                f"the engine is {self.status}", retry_after_s=self._retry_after_s()
+            )
+        return ready
+
+    async def embed(self, model: str, samples: bytes) -> bytes:
+        """What a Base model's speaker encoder hears in a recording: float32 numbers. Errors as of a
+        stream.
+        """
+        worker = min(self._ready_workers(), key=lambda w: w.frames_left)
+        embed = Embed(next(self._ids), model, samples)
+        try:
+            async with asyncio.timeout(self.config.request_timeout_s):
+                return await worker.embed(embed)
+        except TimeoutError:
+            raise EngineDeadError("the engine did not hear a recording in time") from None
 
     def forget_voice(self, key: str) -> None:
         """Of a ReferenceAudio: no worker keeps it, or what was made of it, for later."""

@@ -31,21 +31,13 @@ from engine.loader.memory import (
 )
 from engine.models.codec_decoder import CodecDecoder
 from engine.models.config import ModelConfig
-from engine.protocol import (
-    MAX_VOICES,
-    AudioChunk,
-    Finished,
-    ModelInfo,
-    Prompt,
-    Ready,
-    SamplingParams,
-    Submit,
-)
+from engine.protocol import MAX_VOICES, Measured, ModelInfo, Ready
 from engine.runner.codec_runner import CodecRunner
 from engine.runner.cuda_graphs import GraphCapturer
 from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
 from engine.runner.talker_runner import TalkerRunner
+from engine.warm_up import measure_places, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +49,13 @@ def _bounded_info(checkpoint: Checkpoint, config: EngineConfig) -> ModelInfo:
 
 
 def build(
-    config: EngineConfig, models: list[ModelSpec], replica: int = 0
+    config: EngineConfig,
+    models: list[ModelSpec],
+    replica: int = 0,
+    measured: Measured | None = None,
 ) -> tuple[EngineCore, Ready]:
     """Load everything, choose what is left to choose, run one warm-up utterance per model.
-    CheckpointError says what is wrong and where.
+    CheckpointError says what is wrong and where. `measured`: by a worker before this one.
     """
     started = time.monotonic()
     device = choose_device(config, replica)
@@ -69,7 +64,8 @@ def build(
     dtype = choose_dtype(config, device, list(paths.values()))
     check_weights_fit(list(paths.values()), dtype, device)
     if device.type == "cpu":
-        torch.set_num_threads(config.threads or measure_threads(dtype))
+        known = config.threads or (measured.threads if measured is not None else 0)
+        torch.set_num_threads(known or measure_threads(dtype))
     else:
         _prepare_gpu(device)
     checkpoints = {}
@@ -96,18 +92,25 @@ def build(
     if plan.use_kernels and on_gpu:
         _accelerate(config, talker, codecs)
     core = EngineCore(config, checkpoints, talker, codecs)
-    _warm_up(core)
+    warm_up(core)
+    if on_gpu or config.max_num_seqs != "auto":
+        num_places = memory.num_rows
+    elif measured is not None:
+        num_places = measured.num_places
+    else:
+        num_places = measure_places(core, memory.num_rows)
     ready = Ready(
         models=[_bounded_info(c, config) for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         num_rows=memory.num_rows,
+        measured=Measured(torch.get_num_threads(), num_places),
         num_blocks=sum(memory.num_blocks.values()),
         kv_cache_bytes=sum({id(c): c.nbytes for c in talker.kv_caches()}.values()),
         load_s=time.monotonic() - started,
     )
     log.info(
-        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows",
+        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows, %d places",
         ready.load_s,
         ready.device,
         ready.dtype,
@@ -115,6 +118,7 @@ def build(
         ready.kv_cache_bytes / 1e9,
         ready.num_blocks,
         ready.num_rows,
+        num_places,
     )
     return core, ready
 
@@ -256,23 +260,3 @@ def _codec_runners(
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _warm_up(core: EngineCore) -> None:
-    """A short utterance through every stage of every model, so that the first request finds
-    everything warm.
-    """
-    for i, (model, checkpoint) in enumerate(core.checkpoints.items()):
-        speakers = tuple((row, 1.0) for row in list(checkpoint.info.speakers.values())[:1])
-        prompt = Prompt(role=(0, 0, 0), text=(0,) * 8, speakers=speakers)
-        core.add(
-            Submit(-1 - i, model, prompt, SamplingParams(max_new_tokens=8, ignore_eos=True, seed=0))
-        )
-    outputs = []
-    while core.has_work:
-        outputs += core.step()
-    assert sum(isinstance(fact, Finished) for fact in outputs) == len(core.checkpoints), (
-        "warm-up failed"
-    )
-    assert any(isinstance(fact, AudioChunk) for fact in outputs), "warm-up made no audio"
-    core.reset_stats()

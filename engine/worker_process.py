@@ -23,12 +23,15 @@ from engine.protocol import (
     HEADER,
     MAX_VOICES,
     AudioChunk,
+    Embed,
+    Embedding,
     Failed,
     Fatal,
     Finished,
     ForgetVoice,
     Heartbeat,
     Inbound,
+    Measured,
     ModelInfo,
     Outbound,
     Ready,
@@ -47,6 +50,8 @@ BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_AFTER_S = 10.0  # a worker that lived this long starts the back-off anew
 CLOSE_TIMEOUT_S = 5.0
 WATCH_EVERY_S = 0.5
+# Of silence: from then on the next worker gets ready, though this one may yet speak again.
+SUSPECT_AFTER_S = 3.0
 # What the worker, which reads no keys, must not be able to tell anybody.
 SECRET_VARIABLES = ("QTTS_API_KEYS",)
 
@@ -59,7 +64,9 @@ class WorkerProcess:
         self.status = "starting"
         self.num_restarts = 0
         self.num_rows = 0  # utterances it speaks at once, as it says itself
+        self.measured: Measured | None = None
         self.streams: dict[int, SpeechStream] = {}
+        self._heard: dict[int, asyncio.Future[bytes]] = {}
         self.stats: Stats | None = None
         self.restart_in_s = 0.0
         self._heartbeat: Heartbeat | None = None
@@ -89,13 +96,13 @@ class WorkerProcess:
     async def _spawn(self) -> tuple[Ready, asyncio.StreamReader]:
         reader, self._writer = await self._connect()
         self._voices.clear()
-        self.send(Start(self.config, self.specs, self.index))
+        self.send(Start(self.config, self.specs, self.index, self.measured))
         try:
             fact = await self._read(reader)
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             fact = None
         if isinstance(fact, Ready):
-            self.status, self.num_rows = "ready", fact.num_rows
+            self.status, self.num_rows, self.measured = "ready", fact.num_rows, fact.measured
             return fact, reader
         await self._reap()
         if isinstance(fact, Fatal):
@@ -117,11 +124,20 @@ class WorkerProcess:
 
     async def _stand_by(self) -> None:
         """Have another process import what it needs, so that a restart only loads and warms up."""
-        if self.config.standby and self._standby is None:
+        if self._standby is None:
             try:
                 self._standby = await _begin_process()
             except OSError as error:
                 log.warning("no process can stand by for worker %d: %s", self.index, error)
+
+    async def _dismiss_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            process, ours = standby
+            ours.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await self._await_killed(process)
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -135,7 +151,8 @@ class WorkerProcess:
         failures = 0
         while True:
             began = time.monotonic()
-            await self._stand_by()
+            if self.config.standby:
+                await self._stand_by()
             watchdog = asyncio.create_task(self._watch(), name=f"engine-watchdog-{self.index}")
             try:
                 reason = await self._route(reader)
@@ -148,6 +165,7 @@ class WorkerProcess:
                 *(self.index, reason, sorted(self.streams)),
             )
             self._fail_streams("the engine died while it spoke this; it is being restarted")
+            await self._stand_by()
             await self._reap()
             while self.status != "ready":
                 self.restart_in_s = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
@@ -175,6 +193,10 @@ class WorkerProcess:
                 self._kill(f"it gave no sign of life for {config.heartbeat_timeout_s:g} s")
             elif heartbeat is not None and heartbeat.step_s > config.step_timeout_s:
                 self._kill(f"a step took longer than {config.step_timeout_s:g} s")
+            elif silent_turns * WATCH_EVERY_S == SUSPECT_AFTER_S:
+                await self._stand_by()
+            elif heartbeat is not None and not config.standby:
+                await self._dismiss_standby()
             self._fail_overdue()
 
     def _kill(self, reason: str) -> None:
@@ -206,13 +228,19 @@ class WorkerProcess:
                         if stream := self.streams.pop(id_, None):
                             stream.finish(fact)
                     case Failed(id_, kind, message, param):
+                        bad_prompt = kind == "invalid_prompt"
+                        error: EngineError = (
+                            InvalidPromptError(message, param)
+                            if bad_prompt
+                            else GenerationFailedError(message)
+                        )
                         if stream := self.streams.pop(id_, None):
-                            bad_prompt = kind == "invalid_prompt"
-                            stream.fail(
-                                InvalidPromptError(message, param)
-                                if bad_prompt
-                                else GenerationFailedError(message)
-                            )
+                            stream.fail(error)
+                        elif (heard := self._heard.get(id_)) and not heard.done():
+                            heard.set_exception(error)
+                    case Embedding(id_, numbers):
+                        if (heard := self._heard.get(id_)) and not heard.done():
+                            heard.set_result(numbers)
                     case Stats():
                         self.stats = fact
                     case Heartbeat():
@@ -234,6 +262,15 @@ class WorkerProcess:
             stream.frames_left = min(stream.frames_left, submit.params.max_new_tokens)
         self.streams[submit.id] = stream
         return stream
+
+    async def embed(self, embed: Embed) -> bytes:
+        heard = self._heard[embed.id] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(embed)
+            numbers: bytes = await heard
+            return numbers
+        finally:
+            del self._heard[embed.id]
 
     def _register(self, model: str, reference: ReferenceAudio) -> None:
         """Send a recording unless this worker still has it; both sides forget the least recently
@@ -262,6 +299,9 @@ class WorkerProcess:
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.fail(EngineDeadError(message))
+        for heard in self._heard.values():
+            if not heard.done():
+                heard.set_exception(EngineDeadError(message))
 
     async def _reap(self) -> None:
         """Close the socket, which ends a healthy worker, and make sure that the process is gone."""
@@ -290,12 +330,7 @@ class WorkerProcess:
                 await self._supervisor
         self.send(Shutdown())
         await self._reap()
-        if self._standby is not None:
-            process, ours = self._standby
-            ours.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await self._await_killed(process)
+        await self._dismiss_standby()
         self.status = "dead"
         self._fail_streams("the engine was stopped")
 

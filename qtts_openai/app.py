@@ -23,7 +23,7 @@ from qtts_openai.http.bounds import BodyBounds
 from qtts_openai.http.front import Front
 from qtts_openai.http.origins import OriginPolicy
 from qtts_openai.http.tracing import Tracer
-from qtts_openai.routes import consents, docs, health, live, models, page, speech, voices
+from qtts_openai.routes import consents, docs, health, live, models, page, speech, verify, voices
 from qtts_openai.settings import Settings
 from qtts_openai.state import AppState
 
@@ -83,6 +83,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             *live.handlers,
             *voices.handlers,
             *consents.handlers,
+            *verify.handlers,
             *models.handlers,
             *health.handlers,
             *docs.handlers,

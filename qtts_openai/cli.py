@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, get_args
@@ -28,11 +30,14 @@ from qtts_openai.http.admin import administered
 from qtts_openai.http.auth import client_key
 from qtts_openai.http.request_id import set_up_logging
 from qtts_openai.http.server import Server, base_url, listen
+from qtts_openai.provenance.audit import AuditLog
 from qtts_openai.settings import Settings, SettingsError
 from qtts_openai.settings_file import in_file, load_settings
 from qtts_openai.speech.response import SpeechResponse
 from qtts_openai.state import AppState
+from qtts_openai.voices.archive import Index, read_archive, write_archive
 from qtts_openai.voices.presets import VoiceTable
+from qtts_openai.voices.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +65,18 @@ async def _serve(settings: Settings, path: str | None) -> None:
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, _read_again, app.state, path)
-        server = Server(app, settings.server, lambda: logger.info("ready: base_url %s", url))
+        server = Server(app, settings.server, partial(_note_ready, url))
         async with administered(settings.server, app.state, server.num_answers):
             await server.serve(sockets=[listener])
     if not app.state.starting.cancelled():
         app.state.starting.result()
+
+
+def _note_ready(url: str) -> None:
+    """What is there now stays to the end: collecting garbage among it would hold the event loop."""
+    gc.collect()
+    gc.freeze()
+    logger.info("ready: base_url %s", url)
 
 
 def _read_again(state: Any, path: str | None) -> None:
@@ -264,6 +276,31 @@ def run_voices(arguments: argparse.Namespace) -> None:
 
 def _voice_line(name: str, language: str, description: str) -> str:
     return f"{name:16} {language:12} {description}".rstrip()
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    index = write_archive(_store(settings), Path(arguments.file), arguments.voice)
+    _log_archive(settings, "voice.exported", index)
+    print(f"{arguments.file}: {len(index.voices)} voices, {len(index.consents)} consents")
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    table = VoiceTable(settings.voices.aliases, settings.voices.extra, [])
+    index = read_archive(_store(settings), Path(arguments.file), table.voices)
+    _log_archive(settings, "voice.imported", index)
+    print(f"new here: {len(index.voices)} voices, {len(index.consents)} consents")
+
+
+def _store(settings: Settings) -> VoiceStore:
+    voices = settings.voices
+    return VoiceStore(Path(voices.directory), voices.max_voices, object_store=voices.object_store)
+
+
+def _log_archive(settings: Settings, event: str, index: Index) -> None:
+    voices, consents = ([one.record.id for one in kind] for kind in (index.voices, index.consents))
+    AuditLog(settings.audit).write(event, voices=voices, consents=consents)
 
 
 BENCH_OPTIONS = (

@@ -33,6 +33,7 @@ _ROUTES = (
     "/v1/audio/speech",
     "/v1/audio/voices",
     "/v1/audio/models",
+    "/v1/audio/verify",
     "/v1/models",
 )
 

@@ -31,15 +31,18 @@ from qtts_openai.http.turns import Turn
 from qtts_openai.provenance.audit import AuditLog, Trail
 from qtts_openai.provenance.marks import Mark
 from qtts_openai.provenance.policy import Provenance, Signing
+from qtts_openai.provenance.watermark import Watermark
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
+from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
 from qtts_openai.speech.planner import Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
+from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import FAMILIES, Catalog
 from qtts_openai.voices.presets import Voice, VoiceTable
 from qtts_openai.voices.references import References
@@ -83,18 +86,26 @@ class AppState:
             count=self.metrics.count_decoded,
         )
         self.references = References(
-            settings.ref_audio, self.store, self.catalog, self._submit_unheard, self.decoder
+            settings.ref_audio,
+            self.store,
+            self.catalog,
+            self._submit_unheard,
+            self.decoder,
+            Likeness(settings.cloning, engine, self.store, self.decoder),
         )
         self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
         self.live: set[Speaking] = set()  # open sessions of live text
+        checkpoint = settings.alignment.checkpoint
+        self.aligner = Aligner(checkpoint) if checkpoint else None
         self.signing = Signing(settings.provenance)
+        self.watermark = Watermark() if settings.provenance.watermark else None
         self.audit = AuditLog(settings.audit)
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
         self.limiter = Limiter(settings.limits, store)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
-        self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
+        self.queue = FairQueue(lambda: _num_places(engine.num_places, max_queued), max_queued)
 
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "AppState":
@@ -121,12 +132,19 @@ class AppState:
         self.table = self.resolver.table = table
 
     def warm_up(self) -> None:
-        """Begin what the first request with reference audio would have to wait for."""
+        """Begin what the first requests would have to wait for."""
+        self.planner.warm_up()
+        if self.watermark is not None:
+            self.watermark.begin()
         if self.catalog.of_family("base") is not None:
             self.decoder.warm_up()
 
     async def close(self) -> None:
         self.decoder.close()
+        if self.aligner is not None:
+            self.aligner.close()
+        if self.watermark is not None:
+            self.watermark.close()
         await self.limiter.store.close()
 
     def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
@@ -203,7 +221,8 @@ class AppState:
         mark = Mark(model, settings.mark_wav_streams) if settings.mark else None
         kind = CONTENT_TYPES[request.response_format]
         seal = self.signing.seal(request, model, kind, caller.id, request_id)
-        return Provenance(mark, seal, await self._trail(request, utterance, caller))
+        trail = await self._trail(request, utterance, caller)
+        return Provenance(mark, self.watermark, seal, trail)
 
     async def _trail(
         self, request: SpeechRequest, utterance: SpeechPlan, caller: Caller
@@ -279,9 +298,9 @@ def spoken_language(voice: Voice, models: list[ModelInfo]) -> str:
     return spoken.pop().title() if len(spoken) == 1 else "Auto"
 
 
-def _num_places(num_rows: int, max_queued: int) -> int:
-    """A few more than are spoken at once, so that no row waits for its next utterance."""
-    return num_rows + min(num_rows // 8, max_queued)
+def _num_places(num_places: int, max_queued: int) -> int:
+    """A few more than are to be spoken at once, so that the engine need not wait for the next."""
+    return num_places + min(num_places // 8, max_queued)
 
 
 def _kind(voice: Voice) -> Literal["speaker", "prompt", "audio_sample"]:

@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import asyncio
+import gc
 import importlib.util
 import inspect
 import os
@@ -51,7 +52,9 @@ def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             slow.append(f"{cpu_s * 1e3:.0f} ms of work, {wall_s * 1e3:.0f} ms in all: {what}")
 
     monkeypatch.setattr(asyncio.Handle, "_run", timed)
+    gc.freeze()  # what all tests have made is much garbage to look through; `serve` does so, too
     yield slow
+    gc.unfreeze()
     assert not slow, "the event loop was held: " + "; ".join(slow)
 
 

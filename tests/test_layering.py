@@ -40,7 +40,10 @@ ENGINE = {
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
     "engine_plan": SEAM | {"loader", "layers"},
-    "startup": SEAM | {"core", "engine_plan", "loader", "runner", "models", "layers", "kernels"},
+    "warm_up": SEAM | {"core"},
+    "startup": SEAM
+    | {"core", "engine_plan", "warm_up", "loader", "runner", "models", "layers", "kernels"},
+    "watermark": {"protocol"},
     "what_fits": SEAM | {"startup", "engine_plan", "loader", "models"},
     "worker": SEAM | {"core", "startup"},
 }
@@ -51,10 +54,10 @@ HTTP_SIDE = {
     "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
-    "decoding": set(),
+    "decoding": {"provenance"},
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
-    "provenance": BASE,
+    "provenance": BASE | {"decoding"},
     "speech": BASE | {"text", "voices", "http", "decoding", "provenance"},
     "settings_file": {"settings"},
     "settings_check": BASE | {"voices"},
@@ -66,9 +69,9 @@ HTTP_SIDE = {
     "app": BASE | {"state", "http", "routes"},
     "load": BASE,
     "check": BASE | {"settings_file", "http", "voices"},
-    "ray_serve": {"settings", "settings_file", "app", "http"},
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
+    "ray_serve": BASE | {"settings_file", "app", "http"},
     "__main__": BASE | {"cli", "load", "settings_file", "provenance"},
     "__init__": set(),
 }
@@ -155,7 +158,16 @@ def test_only_the_client_is_async():
 
 
 def test_litestar_stays_at_the_edge():
-    edge = {"routes", "http", "app", "errors", "speech.response", "live.socket", "live.body"}
+    edge = {
+        "routes",
+        "http",
+        "app",
+        "errors",
+        "speech.response",
+        "speech.trailers",
+        "live.socket",
+        "live.body",
+    }
     seen = {m.split(".", 1)[1] for m in importers("qtts_openai", "litestar")}
     assert {m for m in seen if m not in edge and m.split(".")[0] not in edge} == set()
 

@@ -213,6 +213,8 @@ class _EngineCollector:
         waiting = float(sum(one.num_waiting for one in stats) + self._num_queued())
         blocks = sum(one.num_blocks for one in stats)
         used = 1 - sum(one.num_free_blocks for one in stats) / blocks if blocks else 0.0
+        places = "Utterances that may be spoken at once"
+        yield GaugeMetricFamily("qtts_engine_num_places", places, float(self._engine.num_places))
         load = "Utterances spoken and waiting"
         yield GaugeMetricFamily("qtts_engine_load", load, running + waiting)
         for name, value in (("running", running), ("waiting", waiting)):

@@ -176,8 +176,8 @@ class Dialect:
     def request(self, fields: dict[str, Any]) -> SpeechRequest:
         """Unknown fields are ignored, as clients of other servers send their own."""
         settings = self.service.settings
-        body = {n: v for n, v in fields.items() if n not in ("input", "stream", "stream_format")}
-        body["input"] = ""
+        ours = ("stream", "stream_format", "timestamps")
+        body = {name: value for name, value in fields.items() if name not in ours} | {"input": ""}
         body["model"] = body.get("model") or settings.defaults.model or settings.models[0].id
         sounds = ("voice", "speaker", "ref_audio", "references", "speaker_embedding", "task_type")
         if not any(body.get(name) for name in sounds):

@@ -38,6 +38,10 @@ class Config(msgspec.Struct, frozen=True):
         return self.stream_audio and self.split_granularity == "none"
 
     @property
+    def has_words(self) -> bool:
+        return self.word_timestamps or self.timestamp_type == "word"
+
+    @property
     def has_chunks(self) -> bool:
         return self.word_timestamps and self.timestamp_type is None
 
@@ -232,7 +236,7 @@ class NativeSession(Dialect):
         message = {"type": "audio.start", **self._place(event.index)}
         message |= {"sentence_text": event.text.strip(), "format": self.wanted.response_format}
         message["sample_rate"] = self.wanted.sample_rate or 24_000
-        if self.config.word_timestamps:
+        if self.config.has_words:
             message["word_timestamps"] = True
         await self.socket.send(message)
 
@@ -279,7 +283,7 @@ class NativeSession(Dialect):
                     "estimated": True,
                 }
             )
-        elif self.config.word_timestamps:
+        elif self.config.has_words:
             message["timestamp_info"] = {"word_alignment": alignment(self._words)}
             message["estimated"] = True
         await self.socket.send(message)

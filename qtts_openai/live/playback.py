@@ -42,7 +42,7 @@ class Playback:
             return Cancelled(None, 0.0, "", "")
         first = left[0]
         played_s = first.heard_s(now) if played_s is None else min(played_s, first.sent_s)
-        spoken, remaining = split_at(first.words(), played_s)
+        spoken, remaining = split_at(first.clock.words(), played_s)
         rest = " ".join([remaining, *(utterance.text for utterance in left[1:])]).strip()
         return Cancelled(first.index, played_s, spoken, rest)
 

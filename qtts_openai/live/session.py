@@ -178,13 +178,13 @@ class LiveSession:
             self._utterances.popleft()
 
     async def _speak(self, utterance: Utterance) -> None:
-        voice, reason = self.voice, "stop"
-        request = voice.request
+        request, reason = utterance.voice.request, "stop"
         encoder = AudioEncoder(
             request.response_format,
             sample_rate=request.sample_rate,
             speed=request.speed,
             mark=self._mark,
+            watermark=utterance.voice.service.watermark,
         )
         utterance.offset_s = self._offset_s
         while piece := await _next_piece(utterance):
@@ -195,7 +195,7 @@ class LiveSession:
             utterance.end_first_piece()
         if utterance.audio_s:
             await self._send(utterance, await asyncio.to_thread(encoder.flush), 0.0)
-            self._tell(Words(utterance.index, utterance.words()))
+            self._tell(Words(utterance.index, utterance.clock.words()))
         self._playback.made.append(utterance)
         self._offset_s += utterance.audio_s
         finished = utterance.index, utterance.text, utterance.audio_s, reason
@@ -225,7 +225,7 @@ class LiveSession:
     ) -> FinishReason:
         await self._until_it_may_start(utterance, piece)
         is_open = False
-        if self.voice.is_live and not self.by_sentence:
+        if not utterance.by_sentence:
             is_open = await self._open_texts.take(lambda: piece.is_whole, utterance.news)
         begun: asyncio.Future[SpeechStream] = asyncio.get_running_loop().create_future()
 
@@ -237,7 +237,7 @@ class LiveSession:
         feeding: asyncio.Task[None] | None = None
         self._is_in_engine = True
         try:
-            turn = self.voice.speak(piece.text, ids, begun.set_result)
+            turn = utterance.voice.speak(piece.text, ids, begun.set_result)
             feeding = asyncio.create_task(self._feed(utterance, piece, begun))
             async for pcm in turn:
                 await self._hand_out(utterance, encoder, piece, pcm)
@@ -270,7 +270,7 @@ class LiveSession:
 
     async def _until_it_may_start(self, utterance: Utterance, piece: Piece) -> None:
         """The start rule: so many words, or the end of the text, or a while after the first."""
-        if self.by_sentence:
+        if utterance.by_sentence:
             await self._until(utterance, lambda: piece.is_whole)
             return
         least = self.settings.start_words
@@ -288,16 +288,18 @@ class LiveSession:
     async def _hand_out(
         self, utterance: Utterance, encoder: AudioEncoder, piece: Piece, pcm: bytes
     ) -> None:
-        gain_db = self.voice.plan.gain_db
+        gain_db = utterance.voice.plan.gain_db
         if gain_db and not piece.silence_s:
             pcm = amplify(pcm, 10 ** (gain_db / 20))
-        duration_s = len(pcm) / BYTES_PER_S
+        utterance.clock.hear(pcm)
+        made_s = len(pcm) / BYTES_PER_S
+        duration_s = made_s / utterance.voice.request.speed  # as it is heard
         cheap = encoder.is_cheap
         data = encoder.encode(pcm) if cheap else await asyncio.to_thread(encoder.encode, pcm)
         if not utterance.audio_s:
             self._count_first(utterance)
             self._tell(Started(utterance.index, utterance.text))
-        piece.audio_s += duration_s
+        piece.audio_s += made_s
         await self._send(utterance, data, duration_s)
         utterance.audio_s += duration_s
 
@@ -317,8 +319,7 @@ class LiveSession:
         ahead_s = until + self._unsent_s - time.monotonic() - self.settings.ahead_s
         if until and ahead_s > 0:
             await asyncio.sleep(ahead_s)
-        until_s = utterance.audio_s + duration_s if duration_s else float("inf")
-        words = utterance.next_words(until_s)
+        words = utterance.clock.new_words()
         if data or duration_s or words:
             self._unsent_s += duration_s
             self._tell(Audio(utterance.index, data, utterance.audio_s, duration_s, words))

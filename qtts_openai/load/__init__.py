@@ -1,1 +1,4 @@
-"""Load on a speech server: `qtts load`."""
+"""Load on a speech server: `qtts load`.
+
+May import: the root (settings, schemas, errors).
+"""

@@ -22,7 +22,7 @@ class Load:
     client: httpx.AsyncClient
     requests: Iterator[dict[str, Any]]
     rate_hz: int
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
     results: list[Result] = field(default_factory=list)
     in_flight: int = 0
     peak_in_flight: int = 0

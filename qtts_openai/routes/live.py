@@ -141,7 +141,7 @@ def open_texts_of(state: Any, service: AppState) -> OpenTexts:
         raise ApiError(503, message, code="too_many_sessions", headers=retry_headers(5))
     known: OpenTexts | None = state.get("open_texts")
     if known is None:
-        known = state.open_texts = OpenTexts(lambda: service.engine.num_rows)
+        known = state.open_texts = OpenTexts(lambda: service.engine.num_places)
     return known
 
 

@@ -68,7 +68,16 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
         caller, id_ = caller_of(request), current_request_id.get()
         marked = await service.provenance(wanted, utterance, caller, id_)
         stream = service.submit(utterance, who)
-        speech = SpeechResponse(wanted, stream, service.metrics, lease, started, marked)
+        speech = SpeechResponse(
+            wanted,
+            stream,
+            service.metrics,
+            lease,
+            started,
+            marked,
+            utterance.texts,
+            service.aligner,
+        )
     except BaseException:
         lease.refund()
         raise

@@ -85,12 +85,17 @@ class FakeEngine:
         self.stream_error: Exception = EngineDeadError("the worker is gone")
         self.hang_after: int | None = None  # chunks before silence for ever
         self.chunk_delay_s = 0.0
+        self.stall_after: int | None = None  # frames after which live text came too late
         self.end_reason = FinishReason.STOP
 
     @property
     def stats(self) -> list[Stats]:
         numbers = dict.fromkeys(Stats.__struct_fields__, 0)
         return [Stats(**{**numbers, "num_running": len(self.live)})]
+
+    @property
+    def num_places(self) -> int:
+        return self.num_rows
 
     @property
     def workers(self) -> list[WorkerState]:
@@ -104,6 +109,13 @@ class FakeEngine:
 
     def forget_voice(self, key: str) -> None:
         self.forgotten.append(key)
+
+    async def embed(self, model: str, samples: bytes) -> bytes:
+        """How loud it is in eight bands: a tone is itself at any loudness and length."""
+        assert model in self.models
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(samples, "<f4")))
+        bands = np.array_split(spectrum[: len(spectrum) // 8], 8)
+        return np.array([np.square(band).sum() for band in bands], "<f4").tobytes()
 
     def submit(
         self,
@@ -167,19 +179,25 @@ class FakeStream:
         return self
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
+        assert self.text_open
         self.prompt = msgspec.structs.replace(self.prompt, text=self.prompt.text + text)
-        self.text_open = self.text_open and not final
+        self.text_open = not final
         self._news.set()
 
     async def _spoken_live(self) -> bytes | None:
         """A frame for each id, as they come; None once there are no more."""
+        at = self.num_live_frames
+        if self.text_open and at == self.engine.stall_after:
+            self.text_open, self.engine.stall_after = False, None
+            read, self.unread_text = self.prompt.text[:at], self.prompt.text[at:]
+            self.prompt = msgspec.structs.replace(self.prompt, text=read)
         while len(self.prompt.text) == self.num_live_frames and self.text_open and not self.aborted:
             self._news.clear()
             await self._news.wait()
         if self.num_live_frames >= len(self.prompt.text) or self.aborted:
             return None
         self.num_live_frames += 1
-        return b"\x01\x00" * SAMPLES_PER_FRAME
+        return b"\x00\x08" * SAMPLES_PER_FRAME
 
     async def __anext__(self) -> bytes:
         if self.prompt.text_open and (pcm := await self._spoken_live()) is not None:

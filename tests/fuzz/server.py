@@ -38,9 +38,15 @@ CODE = """
 """
 
 
+class Failure(Exception):
+    """What must not come."""
+
+
 class Running:
-    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
-        self.process = process
+    """`log`: what the server wrote; it is asked for errors only."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self.process, self.log = process, log
         self.http = httpx.Client(base_url=url, timeout=30)
 
     def rss_mb(self) -> float:
@@ -63,8 +69,12 @@ def serving(directory: Path, config: str = CONFIG, chunk_delay_s: float = 0.0) -
         tokenizer=str(tokenizer), port=port, chunk_delay_s=chunk_delay_s
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=directory, env=environment)
-    running = Running(process, f"http://127.0.0.1:{port}")
+    log = directory / "log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=directory, env=environment, stderr=errors
+        )
+    running = Running(process, f"http://127.0.0.1:{port}", log)
     try:
         _wait(running)
         yield running

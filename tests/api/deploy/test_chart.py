@@ -128,6 +128,7 @@ def test_what_cannot_work_is_not_rendered(values, said):
 
 class FakeClient:
     status = "ready"
+    num_places = 16
     stats = (Stats(**dict.fromkeys(Stats.__struct_fields__, 3)),)
     workers = (WorkerState("ready", 1, stats[0]),)
 

@@ -17,6 +17,7 @@ class Workers:
     """Of three: one speaks, one is being started again, one is full."""
 
     status = "ready"
+    num_places = 16
 
     @staticmethod
     def told(running: int, free_blocks: int) -> Stats:
@@ -56,6 +57,7 @@ def test_workers_keep_their_numbers_while_one_restarts():
     assert scraped(text, "qtts_engine_worker_up") == [1, 0, 1]
     assert scraped(text, "qtts_engine_worker_restarts_total") == [0, 3, 1]
     assert scraped(text, "vllm:num_requests_running") == scraped(text, "qtts_engine_load") == [10]
+    assert scraped(text, "qtts_engine_num_places") == [16]
     assert scraped(text, "vllm:kv_cache_usage_perc") == [pytest.approx(0.55)]
 
 
