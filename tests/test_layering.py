@@ -16,6 +16,8 @@ ENGINE = {
     "kernels": SEAM | {"layers", "models"},
     "loader": SEAM | {"layers", "models"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
+    "backends": SEAM
+    | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels", "runner"},
     "dummy": SEAM,
     "benchmark": SEAM
     | {"core", "scheduler", "startup", "loader", "runner", "models", "layers", "dummy"},
@@ -27,7 +29,8 @@ ENGINE = {
     "talker_engine": SEAM | {"runner", "scheduler"},
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
-    "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
+    "startup": SEAM
+    | {"core", "talker_engine", "backends", "loader", "runner", "models", "layers", "kernels"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}
@@ -148,6 +151,13 @@ def test_what_parses_hostile_audio_stays_in_its_process():
     in_child = {"qtts_openai.decoding.decoder", "qtts_openai.decoding.zygote"}
     assert importers("qtts_openai", "av") == in_child | {"qtts_openai.speech.encoders"}
     assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
+
+
+def test_only_the_vllm_backend_imports_vllm():
+    found = importers("engine", "vllm", "transformers")
+    assert found and all(m.startswith("engine.backends.vllm.") for m in found)
+    # What start-up imports of it does without.
+    assert not found & {"engine.backends.vllm.start", "engine.backends.vllm.options"}
 
 
 def test_extras_stay_behind_their_settings():
