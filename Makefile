@@ -9,11 +9,17 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen and not attack and not page and not provenance
+TEST_MARKS := not gpu and not vllm and not clients and not listen and not attack and not page and not provenance
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast test-deploy attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
+# vLLM asks for versions of its own, so it has an environment of its own.
+ifeq ($(VENV),.venv-vllm)
+VLLM := -r tests/vllm/requirements.txt
+export PINS := constraints-vllm.txt
+endif
+
+.PHONY: help install serve test test-fast test-deploy test-vllm attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +34,13 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
 		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+	@echo "Not run: the tests of the vLLM backend (make test-vllm)"
+
+test-vllm: ## the talker on vLLM, on this CPU, in .venv-vllm (3.6 GB)
+	@$(MAKE) --no-print-directory VENV=.venv-vllm .venv-vllm/.test
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-vllm/bin/python -m pytest -m vllm tests/vllm $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false VLLM_TEST_RUNNER=v2 \
+		.venv-vllm/bin/python -m pytest -m vllm tests/vllm/test_golden.py $(ARGS)
 
 attack: $(VENV)/.test ## attack a server of its own in every known way
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
@@ -83,11 +96,14 @@ carry: FOR ?= 3.12
 carry: $(VENV)/.serve ## gather what the server imports, torch aside, for the Python FOR= of another machine
 	@$(BIN)/python scripts/install.py $(VENV) --target carry --python-version $(FOR) --python-platform linux -r pyproject.toml
 
+EXTRAS := dev objects provenance redis test # not vllm, whose pins are others
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: $(VENV)/.serve ## refresh versions and hashes (torch's and uv's stay: edit theirs by hand, then run this)
 	@for name in torch uv; do sed -n 's/^\('$$name'==[^ ]*\).*/\1/p' constraints-$$name.txt \
 		| $(LOCK) --no-deps - -o constraints-$$name.txt >/dev/null || exit 1; done
-	@$(LOCK) pyproject.toml --all-extras --no-emit-package torch -c constraints-torch.txt -o constraints.txt >/dev/null
+	@$(LOCK) pyproject.toml $(EXTRAS:%=--extra %) --no-emit-package torch -c constraints-torch.txt -o constraints.txt >/dev/null
+	@$(LOCK) pyproject.toml tests/vllm/requirements.txt --extra test --no-emit-package torch -c constraints-torch.txt \
+		-o constraints-vllm.txt >/dev/null
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -99,7 +115,7 @@ $(VENV)/.dev: WITH := -e '.[dev]'
 $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constraints-torch.txt constraints-uv.txt scripts/install.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=..." >&2; exit 1; }
 	@echo "[setup] $(VENV), uv, torch, the server and its dependencies ($(@F))"
-	@$(INSTALL) $(WITH)
+	@$(INSTALL) $(WITH) $(VLLM)
 	@touch $@ $(VENV)/.serve
 
 # Third-party clients ask for versions of their own, so they have an environment of their own.

@@ -133,9 +133,11 @@ def build(
     CheckpointError says what is wrong and where.
     """
     started = time.monotonic()
+    on_vllm = _on_vllm(config, models)
+    if on_vllm:
+        config, replica = vllm_options.with_own_gpus(config, replica), 0
     device = choose_device(config, replica)
     on_gpu = device.type == "cuda"
-    on_vllm = _on_vllm(config, models)
     if on_vllm:
         config = vllm_options.adjusted(config, device)
     paths = {spec.id: resolve(spec) for spec in models}

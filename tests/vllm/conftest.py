@@ -1,9 +1,5 @@
-"""Cores on vLLM, each with one of the tiny checkpoints. What is not marked in a file of this folder
-is: `make test-vllm` runs it, in an environment of its own.
-"""
+"""Cores on vLLM. `make test-vllm` runs this folder, in an environment of its own."""
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +9,7 @@ import pytest
 from engine.config import EngineConfig, ModelSpec, VllmOptions
 
 if TYPE_CHECKING:
+    from engine.backends.vllm.feedback import Feedback
     from engine.core import EngineCore
 
 CONFIG = EngineConfig(
@@ -34,8 +31,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.vllm)
 
 
-def build_core(path: Path, name: str = "m", **changes: Any) -> "EngineCore":
+def build_core(model: ModelSpec, **changes: Any) -> "EngineCore":
     from engine.startup import build
 
-    config = msgspec.structs.replace(CONFIG, **changes)
-    return build(config, [ModelSpec(id=name, checkpoint=str(path))])[0]
+    return build(msgspec.structs.replace(CONFIG, **changes), [model])[0]
+
+
+def feedback(core: "EngineCore") -> "Feedback":
+    """Of a core whose vLLM runs in this process."""
+    from engine.backends.vllm import worker
+    from engine.backends.vllm.talker import VllmTalkerEngine
+
+    assert isinstance(core.talker, VllmTalkerEngine)
+    found = worker.feedback_of(core.talker.llm.vllm_config)
+    assert found is not None
+    return found
+
+
+def num_free_blocks(core: "EngineCore") -> tuple[int, int]:
+    """(free, all) as vLLM counts them."""
+    pool = core.talker.llm.engine_core.engine_core.scheduler.kv_cache_manager.block_pool  # type: ignore[attr-defined]
+    return pool.get_num_free_blocks(), pool.num_gpu_blocks - 1

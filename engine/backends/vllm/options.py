@@ -67,9 +67,28 @@ def prepare_environment(config: EngineConfig, device: torch.device) -> None:
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would take the place of our plan
 
 
+def with_own_gpus(config: EngineConfig, first: int) -> EngineConfig:
+    """Before torch looks for GPUs: from the `first` on, as many as there are ranks, are all that
+    this process sees, and no replica's but its own.
+    """
+    if first == 0 and config.data_parallel_size == 1:
+        return config
+    end = first + config.vllm.tensor_parallel_size
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = [str(i) for i in range(end)] if named is None else named.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ids[first:end])
+    return msgspec.structs.replace(config, data_parallel_size=1)
+
+
 def adjusted(config: EngineConfig, device: torch.device) -> EngineConfig:
     """With a block size that vLLM's attention takes on that device."""
     if device.type != "cpu":
+        seen, wanted = torch.cuda.device_count(), config.vllm.tensor_parallel_size
+        if seen < wanted:
+            raise CheckpointError(
+                f"engine.vllm.tensor_parallel_size is {wanted}, and {seen} GPU(s) are left for it: "
+                "lower it, or engine.data_parallel_size, or make more of them visible"
+            )
         return config
     size = max(config.block_size, CPU_BLOCK_SIZE)
     return msgspec.structs.replace(config, block_size=size)

@@ -7,12 +7,14 @@ a new request whose prompt is all that there is of it. What vLLM's prefix cache 
 that is computed anew, with the same result.
 """
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm import EngineArgs, SamplingParams, TokensPrompt
+from vllm import EngineArgs, SamplingParams
+from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -84,6 +86,7 @@ def launch(
     """Start vLLM with these arguments, and open a feedback of as many rows and blocks."""
     register()
     llm = LLMEngine.from_engine_args(EngineArgs(**args), stat_loggers=[_Preemptions])
+    random.seed()  # vLLM has set it; sequences without a seed draw theirs from it
     plan = FeedbackPlan(
         num_rows=args["max_num_seqs"],
         num_blocks=num_blocks,
@@ -207,10 +210,8 @@ class VllmTalkerEngine:
         # A prompt's rows are told by its ids. Those of frames are not, so what goes on after a
         # pause, and what will, shares nothing with others.
         shared = not known and not run.seq.text_open
-        prompt = TokensPrompt(
-            prompt_token_ids=run.prompt_ids + run.code0,
-            cache_salt=run.salt if shared else f"run {run.number}",
-        )
+        salt = run.salt if shared else f"run {run.number}"
+        prompt = tokens_input(run.prompt_ids + run.code0, cache_salt=salt)
         params = SamplingParams(
             temperature=0.0,  # takes the one token that our logits leave
             max_tokens=run.num_allowed - known,
