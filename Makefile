@@ -102,8 +102,8 @@ lock: $(VENV)/.serve ## refresh versions and hashes (torch's and uv's stay: edit
 	@for name in torch uv; do sed -n 's/^\('$$name'==[^ ]*\).*/\1/p' constraints-$$name.txt \
 		| $(LOCK) --no-deps - -o constraints-$$name.txt >/dev/null || exit 1; done
 	@$(LOCK) pyproject.toml $(EXTRAS:%=--extra %) --no-emit-package torch -c constraints-torch.txt -o constraints.txt >/dev/null
-	@$(LOCK) pyproject.toml tests/vllm/requirements.txt --extra test --no-emit-package torch -c constraints-torch.txt \
-		-o constraints-vllm.txt >/dev/null
+	@test ! -e .venv-vllm/.test || .venv-vllm/bin/uv pip freeze -q --exclude-editable --python .venv-vllm/bin/python \
+		| grep -v '^torch==' | $(LOCK) --no-deps - -o constraints-vllm.txt >/dev/null
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -302,6 +302,7 @@ class EngineCore:
             num_steps=talker.num_steps,
             num_frames=self.num_frames,
             num_runaways=self.num_runaways,
+            num_preemptions=talker.num_preemptions,
             prefill_s=talker.prefill_s,
             decode_s=talker.decode_s,
             codec_s=self.codec_s,

@@ -66,8 +66,8 @@ class TalkerExtension:
             from engine.kernels.fused import fuse_  # Triton is there only with a GPU
 
             fuse_(model.ends, model.predictor, plan.num_rows, int8=plan.int8)
-        if on_gpu and plan.cuda_graphs:
-            feedback.capture(GraphCapturer())
+            if plan.cuda_graphs:
+                feedback.capture(GraphCapturer())
         _feedbacks[self.vllm_config.instance_id] = feedback
         return int(self.vllm_config.cache_config.num_gpu_blocks) - 1  # one is vLLM's own
 
