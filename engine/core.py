@@ -314,5 +314,6 @@ class EngineCore:
         self.talker.reset_stats()
 
     def close(self) -> None:
+        self.talker.close()
         for voices in self.voices.values():
             voices.close()

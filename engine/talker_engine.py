@@ -106,3 +106,6 @@ class TalkerEngine(Protocol):
 
     def check_integrity(self) -> None:
         """When idle: every row and block is back. AssertionError if not."""
+
+    def close(self) -> None:
+        """Nothing is asked of it any more."""

@@ -173,3 +173,6 @@ class NativeTalkerEngine:
         assert self.in_flight is None and not self._voices, "something of a sequence was kept"
         for runner in self.runners.values():
             assert not runner._prompt_embeds, "a prompt was kept"
+
+    def close(self) -> None:
+        pass

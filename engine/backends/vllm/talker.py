@@ -286,3 +286,7 @@ class VllmTalkerEngine:
         self.admission.check_integrity()
         kept = self.runs or self.by_request or self._voices or self.llm.has_unfinished_requests()
         assert not kept, "something of a sequence was kept"
+
+    def close(self) -> None:
+        """Ends the processes of other ranks, too."""
+        self.llm.engine_core.shutdown()

@@ -4,7 +4,6 @@ and a batch is cut as vLLM might cut it.
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch

@@ -112,12 +112,6 @@ def listener(built: EngineCore) -> Iterator[Listener]:
     assert_given_back(built.talker)
 
 
-@pytest.fixture
-def ending_listener(listener: Listener) -> Listener:
-    """Of an engine that has the model "ending"."""
-    return listener
-
-
 def assert_given_back(talker: TalkerEngine) -> None:
     while talker.has_work:  # what is in flight of finished sequences is dropped
         assert not talker.step().frames
@@ -160,8 +154,7 @@ def test_codes_do_not_depend_on_company(listener: Listener) -> None:
     assert together[5] == alone and together[6] != alone
 
 
-def test_an_end_is_told_once_and_nothing_after_it(ending_listener: Listener) -> None:
-    listener = ending_listener
+def test_an_end_is_told_once_and_nothing_after_it(listener: Listener) -> None:
     greedy = {"temperature": 0.0, "ignore_eos": False, "max_new_tokens": None}
     listener.run(*(say(i, "ending", **greedy) for i in range(ROWS + 2)))
     assert set(listener.ended.values()) == {FinishReason.STOP}
