@@ -2,7 +2,6 @@
 own engine's codes for a seed.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from engine.core import EngineCore
 from engine.protocol import SamplingParams, Submit
 from tests.models import golden
 from tests.models.test_parity import GREEDY, make_core, submission
-from tests.vllm.conftest import CONFIG, build_core, feedback
+from tests.vllm.conftest import V2, build_core, feedback
 
 NAMES = list(golden.CASES["checkpoints"])
 # Interpreted kernels are slow: one checkpoint, and one that clones.
-V2 = os.environ.get("VLLM_TEST_RUNNER") == "v2"
 CHOSEN = ["custom_voice/tiny-0b6", "base/tiny-1b7"] if V2 else NAMES
 
 
@@ -32,13 +30,9 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module", params=CHOSEN)
 def core(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Iterator[EngineCore]:
     spec = ModelSpec(id="m", checkpoint=str(paths[request.param]))
-    core = build_core(spec, vllm=runner_options())
+    core = build_core(spec)
     yield core
     core.close()
-
-
-def runner_options() -> Any:
-    return CONFIG.vllm.__class__(enforce_eager=True, runner="v2" if V2 else "v1")
 
 
 @pytest.fixture(autouse=True)
