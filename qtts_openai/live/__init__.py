@@ -9,4 +9,6 @@
 `dialect`  what the dialects have in common
 `deepgram` those of /v1/speak and /v2/speak
 `native`   the dialect of /v1/audio/speech/stream
+
+May import: state, http, text, voices, speech, provenance and the root; not routes.
 """

@@ -21,19 +21,23 @@ def run_keys(arguments: argparse.Namespace) -> None:
 
 
 def run_verify(arguments: argparse.Namespace) -> None:
-    """Exits with 0, or as `exit_status` says."""
+    """Exits with 0, or as EXIT_STATUS says."""
+    from qtts_openai.provenance.verifying import EXIT_STATUS, examine
+
+    data, statement, root = (
+        Path(path).read_bytes() if path else None
+        for path in (arguments.file, arguments.manifest, arguments.root)
+    )
+    assert data is not None
     try:
-        from qtts_openai.provenance import verifying
-    except ImportError as error:
-        raise SettingsError(f"qtts verify {EXTRA}") from error
-    data = Path(arguments.file).read_bytes()
-    statement, root = map(verifying.read_optional, (arguments.manifest, arguments.root))
-    findings = verifying.examine(data, statement, root)
+        answer = examine(data, statement, root)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     if arguments.json:
-        print(msgspec.json.encode({"findings": findings}).decode())
-    for finding in () if arguments.json else findings:
+        print(msgspec.json.encode(answer).decode())
+    for finding in () if arguments.json else answer.findings:
         print(f"{finding.what:10} {finding.verdict:10} {finding.detail}".rstrip())
-    status = verifying.exit_status(findings)
+    status = EXIT_STATUS[answer.verdict]
     if status:
         sys.exit(status)
 

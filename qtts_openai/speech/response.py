@@ -29,6 +29,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
 from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.http import tracing
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
@@ -37,7 +38,9 @@ from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Defaults
 from qtts_openai.speech.cache import Recording, Replay
 from qtts_openai.speech.encoders import AudioEncoder
+from qtts_openai.speech.playback import Playback
 from qtts_openai.speech.segmented_stream import PcmStream
+from qtts_openai.speech.words import WordClock, words_event
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,9 @@ class SpeechResponse:
         lease: Lease | None = None,
         started: float | None = None,
         provenance: Provenance | None = None,
+        texts: tuple[str, ...] = (),
     ) -> None:
-        """`started`: when the request had been read, by time.perf_counter."""
+        """`started`: when the request had been read, by time.perf_counter. `texts`: as spoken."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
@@ -68,13 +72,18 @@ class SpeechResponse:
                 sample_rate=request.sample_rate,
                 speed=request.speed,
                 mark=self.provenance.mark,
+                watermark=self.provenance.watermark,
             )
         except BaseException:
             stream.abort()
             raise
+        self.clock = WordClock(request.speed) if request.timestamps else None
+        if self.clock:
+            self.clock.say(" ".join(texts))
         self.first = b""
         self.audio_s = 0.0  # of speech, so far
         self.started = time.perf_counter() if started is None else started
+        self.timeline = tracing.current.get()
 
     async def start(self) -> None:
         """Wait for the first PCM; the engine's error comes from here."""
@@ -86,7 +95,9 @@ class SpeechResponse:
             if self.lease is not None:
                 self.lease.refund()
             raise
-        self.metrics.ttfa.observe(time.perf_counter() - self.started)
+        self.timeline.mark("heard")
+        exemplar = self.timeline.exemplar()
+        self.metrics.ttfa.observe(time.perf_counter() - self.started, exemplar)
         self.metrics.characters.inc(len(self.request.input))
 
     async def chunks(self) -> AsyncGenerator[bytes]:
@@ -98,6 +109,9 @@ class SpeechResponse:
                 yield await self._encode(pcm)
             self._check_end()
             yield self.encoder.flush()
+        except (GeneratorExit, asyncio.CancelledError):
+            self.metrics.finished.labels(FinishReason.ABORT.value).inc()
+            raise
         finally:
             self.metrics.streams.dec()
             self.close()
@@ -112,6 +126,8 @@ class SpeechResponse:
         seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
         self.audio_s += seconds
         self.metrics.audio.inc(seconds)
+        if self.clock:
+            self.clock.hear(pcm)
         if self.encoder.is_cheap:
             return self.encoder.encode(pcm)
         return await asyncio.to_thread(self.encoder.encode, pcm)
@@ -124,7 +140,7 @@ class SpeechResponse:
         self.metrics.finished.labels(reason.value).inc()
         if self.audio_s:
             took_s = time.perf_counter() - self.started
-            self.metrics.rtf.observe(took_s / self.audio_s)
+            self.metrics.rtf.observe(took_s / self.audio_s, self.timeline.exemplar())
         level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
         logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 
@@ -148,10 +164,12 @@ class SpeechResponse:
 
     async def _sealed(self) -> AsyncGenerator[bytes]:
         """What goes out of a stream; its signature is there before its end is."""
-        seal, trail = self.provenance.seal, self.provenance.trail
+        seal, trail, playback = self.provenance.seal, self.provenance.trail, Playback()
         try:
             async with aclosing(self.chunks()) as chunks:
                 async for chunk in chunks:
+                    self.timeline.mark("encoded")
+                    self.metrics.note_gap(playback.sent(self.audio_s / self.request.speed))
                     for hashing in (seal, trail):
                         if hashing and chunk:
                             hashing.add(chunk)
@@ -188,11 +206,17 @@ class SpeechResponse:
                     audio = base64.b64encode(chunk).decode()
                     yield _event(type="speech.audio.delta", audio=audio, **mark)
                     mark = {}
+                    if self.clock and (words := self.clock.new_words()):
+                        yield _event(**words_event(words))
         except Exception as error:
             self._log_broken(error)
             yield _event(type="error", error=as_api_error(error).detail)
             return
         assert self.stream.finished is not None
+        if self.clock:
+            self.clock.end()
+            if words := self.clock.new_words():
+                yield _event(**words_event(words))
         yield _event(
             type="speech.audio.done",
             usage=self.usage(),

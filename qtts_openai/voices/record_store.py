@@ -208,8 +208,10 @@ class Records(Generic[R]):
         path = self.path(id_)
         part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
 
+        has_data = data is not None
+
         def keep() -> None:
-            if data is not None:
+            if has_data:
                 part.replace(path)
                 sync_directory(self.folder)
 
@@ -218,6 +220,7 @@ class Records(Generic[R]):
                 if data is not None:
                     make_private(self.folder)
                     write_synced(part, data)
+                    del data  # there may be many of these at once
                 yield keep
             except BaseException:
                 self._remove_unnamed(id_)

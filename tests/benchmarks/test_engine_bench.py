@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import msgspec
@@ -16,7 +15,7 @@ from engine.config import EngineConfig, ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
 from engine.dummy.configs import random_checkpoint_config, random_codec_config
 from engine.models.config import CodecConfig, TalkerConfig
-from engine.protocol import Ready
+from engine.protocol import Measured, Ready
 from engine.startup import build
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -89,12 +88,12 @@ def test_a_line_stands_below_its_columns():
 
 def test_a_batch_fits_rows_and_blocks():
     config = EngineConfig()
-    ready = Ready([], "cpu", "float32", 8, 200, 0, 0.0)
+    ready = Ready([], "cpu", "float32", 8, Measured(1, 8), 200, 0, 0.0)
     blocks = -(-(bench.PROMPT_TOKENS + bench.spoken(24)) // config.block_size)
     assert 8 * blocks <= 200 < 21 * blocks
     assert bench.fits(ready, config, 8, 24)
     assert not bench.fits(ready, config, 9, 24)
-    ready = Ready([], "cpu", "float32", 32, 200, 0, 0.0)
+    ready = Ready([], "cpu", "float32", 32, Measured(1, 32), 200, 0, 0.0)
     assert not bench.fits(ready, config, 21, 24)
 
 
@@ -130,21 +129,24 @@ def test_parts_inside_the_steps(core, batch):
 
 
 def test_parts_alone_as_on_a_gpu(core, monkeypatch):
-    """With the host's clock in place of the device's."""
-    runs = []
+    """With times given in place of a device's clock: what is run, and the arithmetic."""
+    runs, times = [], iter([0.009, 0.006, 0.008])
 
-    def host_seconds(run, stream):
-        started = time.perf_counter()
+    def device_seconds(run, stream):
         for _ in range(bench.ALONE + 1):
             run()
         runs.append(run)
-        return (time.perf_counter() - started) / (bench.ALONE + 1)
+        return next(times)
 
-    monkeypatch.setattr(bench, "device_seconds", host_seconds)
+    monkeypatch.setattr(bench, "device_seconds", device_seconds)
     monkeypatch.setattr(bench, "_on_cpu", bench._on_gpu)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    check_row(bench.measure(core, 3, 4), 3)
+    row = bench.measure(core, 3, 4)
+    check_row(row, 3)
     assert len(runs) == 3
+    assert row["split_s"]["talker"] == pytest.approx(0.003)
+    assert row["split_s"]["predictor"] == pytest.approx(0.006)
+    assert row["split_s"]["codec"] == pytest.approx(0.008 / core.config.chunk_ramp[-1])
 
 
 def test_recorded_frames_are_what_is_timed(core):
