@@ -4,7 +4,7 @@ config.yaml.
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,9 @@ RENAMED_KEYS = {
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+Backend = Literal["native", "vllm"]
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One checkpoint to load.
 
@@ -30,9 +33,25 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     checkpoint: str
     revision: str | None = None
+    backend: Backend | None = None  # None: as engine.backend says
+
+
+class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of the vLLM backend alone; docs/vllm.md explains them."""
+
+    tensor_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
+    quantization: str | None = None  # of the talker's layers: fp8, awq, ...
+    kv_cache_dtype: str = "auto"
+    max_num_batched_tokens: PositiveInt | None = None  # None: as engine.max_num_batched_tokens
+    enforce_eager: bool = False
+    runner: Literal["auto", "v1", "v2"] = "auto"
+    extra: dict[str, Any] = {}  # vLLM's own names, passed on as they stand
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    # What runs the talker: our engine, or vLLM, which is an extra.
+    backend: Backend = "native"
+    vllm: VllmOptions = VllmOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     # Layer weights of talker and predictor: full precision, weight-only int8, or (CPU) int4.

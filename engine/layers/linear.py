@@ -10,7 +10,7 @@ int8     one scale per output channel; int4: one scale and offset per 64 inputs.
 On a GPU a product of few rows may be fused with what stands around it (kernels/fused.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -75,6 +75,14 @@ class Linear(nn.Module):
         if self.weight.numel() >= pack_from:
             self.product = FORMS[form](self.weight)
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+
+
+def transform_layers(nets: Iterable[nn.Module], form: WeightForm) -> None:
+    """On a CPU: the decoder layers of these nets in that form, all else packed."""
+    for net in nets:
+        for name, module in net.named_modules():
+            if isinstance(module, Linear):
+                module.transform_(form if name.startswith("layers.") else "packed")
 
 
 def packed(weight: Tensor) -> Product:

@@ -5,6 +5,7 @@ rows are made as can all speak sentences at once; KV then takes most of what is 
 texts and clones need more.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def _cache_budget(config: EngineConfig, free: int, *, gpu: bool) -> int:
 def kv_caches(
     plan: MemoryPlan,
     block_size: int,
-    checkpoints: dict[str, Checkpoint],
+    checkpoints: Mapping[str, Checkpoint],
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, torch.Tensor]:

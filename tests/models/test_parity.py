@@ -46,7 +46,7 @@ def cores(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> dict[
 def make_core(path: Path, packed: bool) -> EngineCore:
     checkpoint = load(ModelSpec(id="m", checkpoint=str(path)), path, FP32, CPU)
     if packed:
-        transform_weights(checkpoint, CONFIG, FP32, CPU)
+        transform_weights(checkpoint, "packed")
     c = checkpoint.config.talker_config
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
     codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_model_len)
