@@ -17,8 +17,9 @@ import torch
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.errors import CheckpointError
-from engine.layers.linear import Linear, WeightForm, can_pack
+from engine.layers.linear import Linear, can_pack
 from engine.loader.checkpoint import Checkpoint, load, load_codec, resolve
+from engine.loader.forms import Forms, choose_quantization, use_native
 from engine.loader.memory import (
     Footprint,
     Geometry,
@@ -88,15 +89,20 @@ def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
     return torch.device("cuda", replica)
 
 
-def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) -> torch.dtype:
-    """bfloat16 on a GPU, and on CPUs that multiply it in hardware unless all models are small:
-    there it saves reading memory, and small weights stay in the cache. float32 elsewhere.
+def choose_dtype(
+    config: EngineConfig, device: torch.device, paths: list[Path], native: bool = False
+) -> torch.dtype:
+    """bfloat16 on a GPU. The compiled decoder calculates in float32. Without it, bfloat16 on CPUs
+    that multiply it in hardware unless all models are small: there it saves reading memory, and
+    small weights stay in the cache. float32 elsewhere.
     """
     if config.dtype != "auto":
         chosen: torch.dtype = getattr(torch, config.dtype)
         return chosen
     if device.type == "cuda":
         return torch.bfloat16
+    if native:
+        return torch.float32
     files = [path / "model.safetensors" for path in paths]
     large = any(file.exists() and file.stat().st_size >= SMALL_MODEL_BYTES for file in files)
     return torch.bfloat16 if large and _cpu_has_bf16() else torch.float32
@@ -126,20 +132,23 @@ def build(
     device = choose_device(config, replica)
     on_gpu = device.type == "cuda"
     paths = {spec.id: resolve(spec) for spec in models}
-    dtype = choose_dtype(config, device, list(paths.values()))
+    native = use_native(config, device)
+    dtype = choose_dtype(config, device, list(paths.values()), native)
     check_weights_fit(list(paths.values()), dtype, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or measure_threads(dtype))
     else:
         _prepare_gpu(device)
+    quantization = choose_quantization(config, device, native, list(paths.values()))
+    own_int8 = on_gpu and quantization == "int8" and config.kernels != "torch"
+    forms = Forms(quantization, dtype, device, native=native, own_int8=own_int8)
     checkpoints = {}
     for spec in models:
         path = paths[spec.id]
-        checkpoints[spec.id] = load(spec, path, dtype, device)
+        checkpoints[spec.id] = load(spec, path, dtype, device, forms)
         log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
         if checkpoints[spec.id].info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
-        transform_weights(checkpoints[spec.id], config, dtype, device)
     decoders = _codec_decoders(checkpoints, dtype, device)
     needs = footprint(checkpoints, decoders, dtype)
     memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
@@ -153,7 +162,7 @@ def build(
     talker = native_talker(config, plan, checkpoints)
     codecs = _codec_runners(config, memory, decoders)
     if plan.use_kernels and on_gpu:
-        _accelerate(config, talker, codecs)
+        _accelerate(config, talker, codecs, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
     _warm_up(core)
     ready = Ready(
@@ -228,7 +237,11 @@ def _state_bytes(decoder: CodecDecoder) -> int:
 
 @torch.inference_mode()
 def _accelerate(
-    config: EngineConfig, talker: NativeTalkerEngine, codecs: dict[str, CodecRunner]
+    config: EngineConfig,
+    talker: NativeTalkerEngine,
+    codecs: dict[str, CodecRunner],
+    *,
+    int8: bool,
 ) -> None:
     """On a GPU: measure which kernels are fastest here, then capture the steps as graphs."""
     # Triton is there only with a GPU.
@@ -241,7 +254,7 @@ def _accelerate(
             runner.talker,
             runner.predictor,
             runner.buffers.num_rows,
-            int8=config.quantization == "int8",
+            int8=int8,
         )
     distinct = {id(codec): codec for codec in codecs.values()}.values()
     for codec in distinct:
@@ -286,28 +299,6 @@ def _time_pass(threads: int, net: torch.nn.Module, x: torch.Tensor) -> float:
         net(x)
         times.append(time.perf_counter() - started)
     return sorted(times)[len(times) // 2]
-
-
-def transform_weights(
-    checkpoint: Checkpoint, config: EngineConfig, dtype: torch.dtype, device: torch.device
-) -> None:
-    """On a CPU, the decoder layers' weights into the configured form, everything else packed. On a
-    GPU the kernels bring their own forms (kernels/fused.py).
-    """
-    form = config.quantization
-    if device.type == "cuda" and form == "int8" and config.kernels != "torch":
-        return
-    if device.type != "cpu" or not can_pack(dtype):
-        if form != "none":
-            raise CheckpointError(f"engine.quantization {form} needs a CPU with bfloat16")
-        return
-    if form != "none" and dtype != torch.bfloat16:
-        raise CheckpointError(f"engine.quantization {form} needs engine.dtype bfloat16")
-    layers: WeightForm = "packed" if form == "none" else form
-    for net in (checkpoint.talker, checkpoint.predictor):
-        for name, module in net.named_modules():
-            if isinstance(module, Linear):
-                module.transform_(layers if name.startswith("layers.") else "packed")
 
 
 def _codec_decoders(

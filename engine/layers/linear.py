@@ -73,8 +73,12 @@ class Linear(nn.Module):
         """
         assert self.product is None, "the weight has been transformed already"
         if self.weight.numel() >= pack_from:
-            self.product = FORMS[form](self.weight)
-            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+            self.replace_(FORMS[form](self.weight))
+
+    def replace_(self, product: Product) -> None:
+        """Multiply so from now on, and drop the plain weight."""
+        self.product = product
+        self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
 def packed(weight: Tensor) -> Product:

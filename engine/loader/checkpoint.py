@@ -4,6 +4,7 @@
 local directory; `load` reads the nets of it straight to the device and dtype they run in.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 
 from engine.config import ModelSpec
 from engine.errors import CheckpointError
+from engine.layers.linear import Linear
+from engine.loader.forms import Forms
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -126,8 +129,16 @@ def _check_ids(path: Path, config: ModelConfig) -> None:
             raise CheckpointError(f"{path}: {name} is {id_}, and the vocabulary has {size} entries")
 
 
-def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
-    """Everything of a checkpoint but the codec decoder, which is shared (load_codec)."""
+def load(
+    spec: ModelSpec,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    forms: Forms | None = None,
+) -> Checkpoint:
+    """Everything of a checkpoint but the codec decoder, which is shared (load_codec). Without
+    `forms` the weights stay plain.
+    """
     config, info = read_info(spec, path)
     codec_config = read_config(path / "speech_tokenizer" / "config.json", CodecConfig)
     generation_file = path / "generation_config.json"
@@ -146,11 +157,18 @@ def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) 
         talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
         speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
     nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
-    load_weights(path / "model.safetensors", [slot for net in nets for slot in net.weight_map()])
+    weights = path / "model.safetensors"
+    slots = [slot for net in nets for slot in net.weight_map()]
+    with forms.of(weights, talker, predictor) if forms else nullcontext(_stays) as complete:
+        load_weights(weights, slots, complete=complete)
     encoder = load_codec_encoder(path, codec_config, device) if is_base else None
     return Checkpoint(
         info, config, generation, codec_config, talker, predictor, speaker_encoder, encoder
     )
+
+
+def _stays(linear: Linear) -> None:
+    pass
 
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:

@@ -8,6 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
+
 # How a control group says its limit, its use, and the parts of its use that hold files.
 V2 = ("memory.max", "memory.current", ("active_file", "inactive_file"))
 V1 = (
@@ -71,3 +74,11 @@ def _left(group: Path, limit: str, use: str, file_fields: tuple[str, ...]) -> in
         return most - used + sum(int(stat.get(name, 0)) for name in file_fields)
     except (OSError, ValueError):
         return None
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """As torch.zeros, which on a CPU would write, and so take, what nobody has used yet."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
