@@ -20,6 +20,7 @@ from engine.errors import CheckpointError
 from engine.layers.linear import Linear, can_pack
 from engine.loader.checkpoint import Checkpoint, load, load_codec, resolve
 from engine.loader.forms import Forms, choose_quantization, use_native
+from engine.loader.host_memory import freed_at_once
 from engine.loader.memory import (
     Footprint,
     Geometry,
@@ -149,7 +150,8 @@ def build(
         log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
         if checkpoints[spec.id].info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
-    decoders = _codec_decoders(checkpoints, dtype, device)
+    with freed_at_once():
+        decoders = _codec_decoders(checkpoints, dtype, device)
     needs = footprint(checkpoints, decoders, dtype)
     memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
     plan = EnginePlan(

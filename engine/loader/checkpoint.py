@@ -14,6 +14,7 @@ from engine.config import ModelSpec
 from engine.errors import CheckpointError
 from engine.layers.linear import Linear
 from engine.loader.forms import Forms
+from engine.loader.host_memory import freed_at_once
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -153,14 +154,15 @@ def load(
         raise CheckpointError(
             f"{path / 'config.json'}: a base checkpoint needs speaker_encoder_config"
         )
-    with _building(path / "config.json", dtype, device):
-        talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
-        speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
-    nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
-    weights = path / "model.safetensors"
-    slots = [slot for net in nets for slot in net.weight_map()]
-    with forms.of(weights, talker, predictor) if forms else nullcontext(_stays) as complete:
-        load_weights(weights, slots, complete=complete)
+    with freed_at_once():
+        with _building(path / "config.json", dtype, device):
+            talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
+            speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
+        nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
+        weights = path / "model.safetensors"
+        slots = (slot for net in nets for slot in net.weight_map())
+        with forms.of(weights, talker, predictor) if forms else nullcontext(_stays) as complete:
+            load_weights(weights, slots, complete=complete)
     encoder = load_codec_encoder(path, codec_config, device) if is_base else None
     return Checkpoint(
         info, config, generation, codec_config, talker, predictor, speaker_encoder, encoder

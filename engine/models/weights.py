@@ -60,11 +60,12 @@ def load_weights(
             _check_names(path, set(file.keys()), set(wanted), unused)
         label = f"{path.parent.name}/{path.name}"
         for names in tqdm(_runs(wanted), desc=label, unit="part", disable=None, leave=False):
+            owners = [wanted[name].owner for name in names]
             # Opened anew, for pages that have been read stay with the process until it is closed.
             with safe_open(path, framework="pt") as file:
-                for name in names:
-                    _fill(path, name, wanted[name], file.get_tensor(name))
-            for owner in [o for name in names if (o := wanted[name].owner) is not None]:
+                for name in names:  # what is done is forgotten, or nothing would be freed
+                    _fill(path, name, wanted.pop(name), file.get_tensor(name))
+            for owner in (owner for owner in owners if owner is not None):
                 parts[id(owner)] -= 1
                 if parts[id(owner)] == 0:
                     complete(owner)
