@@ -152,19 +152,23 @@ class _NativePacking:
         self.file = packed_cache.cache_file(weights, quantization)
         kept = packed_cache.read(self.file) if self.file else {}
         self.is_cached = bool(kept)
-        for net in (talker, predictor):
-            for module in net.modules():
-                if isinstance(module, Linear) and id(module) in self.names and kept:
-                    prefix = self.names[id(module)] + "."
-                    module.replace_(
-                        native.NativeProduct(
-                            {
-                                name.removeprefix(prefix): tensor
-                                for name, tensor in kept.items()
-                                if name.startswith(prefix)
-                            }
-                        )
-                    )
+        for module in self._linears() if kept else []:
+            prefix = self.names[id(module)] + "."
+            module.product = native.NativeProduct(
+                {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in kept.items()
+                    if name.startswith(prefix)
+                }
+            )
+
+    def _linears(self) -> list[Linear]:
+        return [
+            module
+            for net in (self.talker, self.predictor)
+            for module in net.modules()
+            if isinstance(module, Linear) and id(module) in self.names
+        ]
 
     def complete(self, linear: Linear) -> None:
         name = self.names.get(id(linear))
@@ -180,6 +184,9 @@ class _NativePacking:
         return self.quantization if ".layers." in name else None
 
     def finish(self) -> None:
+        for linear in self._linears():
+            assert linear.product is not None
+            linear.replace_(linear.product)  # those from the cache still have their empty weight
         # The talker's tables are the file's own pages already.
         self.predictor.codec_embedding = _in_few_bits(self.predictor.codec_embedding)
         for net in (self.talker, self.predictor):
@@ -189,11 +196,10 @@ class _NativePacking:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {
-            f"{self.names[id(module)]}.{part}": tensor
-            for net in (self.talker, self.predictor)
-            for module in net.modules()
-            if isinstance(module, Linear) and isinstance(module.product, native.NativeProduct)
-            for part, tensor in module.product.packed.items()
+            f"{self.names[id(linear)]}.{part}": tensor
+            for linear in self._linears()
+            if isinstance(linear.product, native.NativeProduct)
+            for part, tensor in linear.product.packed.items()
         }
 
 

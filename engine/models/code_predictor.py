@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.attention import Attention, TokenBatch, rotated_heads
+from engine.layers.attention import Attention, TokenBatch, WholeDecoder, rotated_heads
 from engine.layers.linear import Linear
 from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
@@ -49,6 +49,7 @@ class CodePredictor(nn.Module):
         self.heads = Modules(
             Linear(inner.hidden_size, inner.vocab_size) for _ in range(self.num_residual)
         )
+        self.whole: WholeDecoder | None = None
 
     def forward(
         self,

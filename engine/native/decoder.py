@@ -119,7 +119,7 @@ def pack(weight: Tensor, form: Form | None) -> Packed:
 
 def _panels(values: Tensor) -> Tensor:
     """[N, K] -> [N / 16, K, 16]"""
-    return values.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    return values.view(-1, PANEL, values.shape[1]).transpose(1, 2).contiguous()
 
 
 def _pack_int4(weight: Tensor) -> Packed:
@@ -141,7 +141,7 @@ def unpack(packed: Packed) -> Tensor:
         by_group = pairs.unflatten(1, (-1, GROUP))
         weight = by_group * packed["scale"][:, :, None] + packed["zero"][:, :, None]
         weight = weight.flatten(1, 2)
-    plain = weight.float().transpose(1, 2).flatten(0, 1)
+    plain: Tensor = weight.float().transpose(1, 2).flatten(0, 1)
     return plain * packed["scale"][:, None] if packed["weight"].dtype == torch.int8 else plain
 
 
