@@ -17,7 +17,7 @@ OPTIONS = (
     *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
     "-ffp-contract=off",
 )
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 
 
 def compiler() -> str | None:

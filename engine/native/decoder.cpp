@@ -22,7 +22,6 @@ typedef float v8 __attribute__((vector_size(32)));
 typedef int32_t i8v __attribute__((vector_size(32)));
 typedef uint16_t h8 __attribute__((vector_size(16)));
 typedef int8_t b8 __attribute__((vector_size(8)));
-typedef uint8_t u8 __attribute__((vector_size(8)));
 
 enum Form { F32, BF16, INT8, INT4 };
 constexpr int64_t PANEL = 16, GROUP = 64;
@@ -78,13 +77,23 @@ static inline v8 from_int8(const uint8_t* p) {
   return __builtin_convertvector(__builtin_convertvector(b, i8v), v8);
 #endif
 }
-static inline v8 from_uint8(u8 v) {
+// Sixteen bytes of int4, two inputs each: the first one's 16 values in a and b, the second's in c and d.
+static inline void from_int4(const uint8_t* p, v8& a, v8& b, v8& c, v8& d) {
 #ifdef __AVX2__
-  __m128i whole = _mm_setzero_si128();
-  memcpy(&whole, &v, 8);
-  return (v8)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(whole));
+  const __m128i both = _mm_loadu_si128((const __m128i*)p), mask = _mm_set1_epi8(15);
+  const __m128i lo = _mm_and_si128(both, mask), hi = _mm_and_si128(_mm_srli_epi16(both, 4), mask);
+  const auto wide = [](__m128i bytes) { return (v8)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); };
+  a = wide(lo);
+  b = wide(_mm_srli_si128(lo, 8));
+  c = wide(hi);
+  d = wide(_mm_srli_si128(hi, 8));
 #else
-  return __builtin_convertvector(__builtin_convertvector(v, i8v), v8);
+  for (int i = 0; i < 8; i++) {
+    a[i] = p[i] & 15;
+    b[i] = p[i + 8] & 15;
+    c[i] = p[i] >> 4;
+    d[i] = p[i + 8] >> 4;
+  }
 #endif
 }
 
@@ -128,6 +137,25 @@ template <> struct Step<INT8> {
   static inline void read(const uint8_t* w, v8& a, v8& b) { a = from_int8(w); b = from_int8(w + 8); }
 };
 
+// Where 8 results of a row go, columns counted from `shift` on.
+enum Mode { STORE, ADD, GATE };
+struct Out {
+  float* y;
+  int64_t ld;
+  Mode mode = STORE;
+  int64_t shift = 0;
+
+  inline void operator()(int64_t row, int64_t column, v8 v) const {
+    float* at = y + row * ld + column - shift;
+    if (mode == ADD) v += load(at);
+    if (mode == GATE) {  // silu of the gate that lies there, times v
+      const v8 gate = load(at);
+      v *= gate / (all(1.f) + exp8(-gate));
+    }
+    store(at, v);
+  }
+};
+
 // M rows x P panels, one pair of accumulators each.
 template <int FORM, int M, int P>
 static inline void tile(const Matrix& m, const float* x, int64_t ldx, int64_t panel, v8 (&y)[M][P][2]) {
@@ -168,10 +196,8 @@ static inline void tile4(const Matrix& m, const float* x, int64_t ldx, int64_t p
     }
     for (int64_t k = 0; k < GROUP; k += 2)
       for (int p = 0; p < P; p++) {
-        u8 lo, hi;
-        memcpy(&lo, w + p * stride + k * 8, 8);
-        memcpy(&hi, w + p * stride + k * 8 + 8, 8);
-        v8 a = from_uint8(lo & 15), b = from_uint8(hi & 15), c = from_uint8(lo >> 4), d = from_uint8(hi >> 4);
+        v8 a, b, c, d;
+        from_int4(w + p * stride + k * 8, a, b, c, d);
         for (int i = 0; i < M; i++) {
           v8 v = all(x[i * ldx + g * GROUP + k]), u = all(x[i * ldx + g * GROUP + k + 1]);
           acc[i][p][0] = fma8(a, v, acc[i][p][0]);
@@ -192,8 +218,8 @@ static inline void tile4(const Matrix& m, const float* x, int64_t ldx, int64_t p
   }
 }
 
-template <int FORM, int M, int P, class Emit>
-static inline void run_tile(const Matrix& m, const float* x, int64_t ldx, int64_t row, int64_t panel, Emit& emit) {
+template <int FORM, int M, int P>
+static inline void run_tile(const Matrix& m, const float* x, int64_t ldx, int64_t row, int64_t panel, const Out& emit) {
   v8 y[M][P][2];
   if constexpr (FORM == INT4) tile4<M, P>(m, x + row * ldx, ldx, panel, y);
   else tile<FORM, M, P>(m, x + row * ldx, ldx, panel, y);
@@ -202,8 +228,8 @@ static inline void run_tile(const Matrix& m, const float* x, int64_t ldx, int64_
       for (int h = 0; h < 2; h++) emit(row + i, (panel + p) * PANEL + 8 * h, y[i][p][h]);
 }
 
-template <int FORM, int P, class Emit>
-static inline void panels(const Matrix& m, const float* x, int64_t ldx, int64_t rows, int64_t panel, Emit& emit) {
+template <int FORM, int P>
+static inline void panels(const Matrix& m, const float* x, int64_t ldx, int64_t rows, int64_t panel, const Out& emit) {
   constexpr int MOST = P == 1 ? 6 : P == 2 ? 2 : 1;  // by the number of registers
   int64_t r = 0;
   for (; r + MOST <= rows; r += MOST) run_tile<FORM, MOST, P>(m, x, ldx, r, panel, emit);
@@ -216,16 +242,15 @@ static inline void panels(const Matrix& m, const float* x, int64_t ldx, int64_t 
   }
 }
 
-// x [rows][ldx] times the columns [from, to) of W^T, both multiples of 16; emit(row, column, 8 values).
-template <int FORM, class Emit>
-static void product(const Matrix& m, const float* x, int64_t ldx, int64_t rows, int64_t from, int64_t to, Emit emit) {
+// x [rows][ldx] times the columns [from, to) of W^T, both multiples of 16; the results go to `emit`.
+template <int FORM>
+static void product(const Matrix& m, const float* x, int64_t ldx, int64_t rows, int64_t from, int64_t to, const Out& emit) {
   int64_t p = from / PANEL, end = to / PANEL;
   if (rows == 1) for (; p + 4 <= end; p += 4) panels<FORM, 4>(m, x, ldx, rows, p, emit);
   if (rows <= 2) for (; p + 2 <= end; p += 2) panels<FORM, 2>(m, x, ldx, rows, p, emit);
   for (; p < end; p++) panels<FORM, 1>(m, x, ldx, rows, p, emit);
 }
-template <class Emit>
-static void product(const Matrix& m, const float* x, int64_t ldx, int64_t rows, int64_t from, int64_t to, Emit emit) {
+static void product(const Matrix& m, const float* x, int64_t ldx, int64_t rows, int64_t from, int64_t to, const Out& emit) {
   switch (m.form) {
     case F32: return product<F32>(m, x, ldx, rows, from, to, emit);
     case BF16: return product<BF16>(m, x, ldx, rows, from, to, emit);
@@ -294,7 +319,7 @@ static void run_layer(const Net& net, const Layer& layer, const Batch& b, float*
   };
   norm(layer.input_norm);
   const auto [first, last] = part(net.kv_heads, thread, threads);
-  const auto keep = [&](int64_t t, int64_t c, v8 v) { store(&buf.qkv[t * Q + c], v); };
+  const Out keep{buf.qkv.data(), Q};
   product(layer.qkv, h.data(), H, T, first * group * d, last * group * d, keep);
   for (int64_t at : {net.heads, net.heads + net.kv_heads})
     product(layer.qkv, h.data(), H, T, (at + first) * d, (at + last) * d, keep);
@@ -315,20 +340,15 @@ static void run_layer(const Net& net, const Layer& layer, const Batch& b, float*
       for (int64_t n = head * group; n < (head + 1) * group; n++)
         attend(net, b, keys + head * d, values + head * d, &buf.qkv[t * Q + n * d], t, weights.data(), &buf.mixed[t * A + n * d]);
   }
-  const auto add = [&](int64_t t, int64_t c, v8 v) { store(x + t * H + c, load(x + t * H + c) + v); };
+  const Out add{x, H, ADD};
   const auto [h0, h1] = part(H / PANEL, thread, threads);
   const auto [i0, i1] = part(I / PANEL, thread, threads);
 #pragma omp barrier
   product(layer.o, buf.mixed.data(), A, T, h0 * PANEL, h1 * PANEL, add);
 #pragma omp barrier
   norm(layer.post_norm);
-  product(layer.gate_up, h.data(), H, T, i0 * PANEL, i1 * PANEL,
-          [&](int64_t t, int64_t c, v8 v) { store(&buf.act[t * I + c], v); });
-  product(layer.gate_up, h.data(), H, T, I + i0 * PANEL, I + i1 * PANEL, [&](int64_t t, int64_t c, v8 v) {
-    float* at = &buf.act[t * I + c - I];
-    const v8 gate = load(at);
-    store(at, gate / (all(1.f) + exp8(-gate)) * v);
-  });
+  product(layer.gate_up, h.data(), H, T, i0 * PANEL, i1 * PANEL, Out{buf.act.data(), I});
+  product(layer.gate_up, h.data(), H, T, I + i0 * PANEL, I + i1 * PANEL, Out{buf.act.data(), I, GATE, I});
 #pragma omp barrier
   product(layer.down, buf.act.data(), I, T, h0 * PANEL, h1 * PANEL, add);
 #pragma omp barrier
@@ -362,7 +382,6 @@ extern "C" void qtts_multiply(const Matrix* m, const float* x, int64_t rows, flo
 #pragma omp parallel num_threads(threads)
   {
     const auto [p0, p1] = part(m->out / PANEL, omp_get_thread_num(), omp_get_num_threads());
-    product(*m, x, m->in, rows, p0 * PANEL, p1 * PANEL,
-            [&](int64_t r, int64_t c, v8 v) { store(y + r * m->out + c, v); });
+    product(*m, x, m->in, rows, p0 * PANEL, p1 * PANEL, Out{y, m->out});
   }
 }

@@ -4,7 +4,8 @@ Activations are float32. A weight is kept in one of these forms:
 
 float32   as it is
 bfloat16  half the memory, for weights that bfloat16 holds exactly, as published ones are
-int8      one scale per output; int4: a scale and an offset per 64 inputs and output
+int8      one scale per output
+int4      a scale and an offset per 64 inputs and output; int8 where the inputs are no whole groups
 
 The structs mirror decoder.cpp. Whoever makes one keeps the tensors that it points to.
 """
@@ -99,7 +100,7 @@ def _share_openmp() -> None:
 
 def fits(weight: Tensor) -> bool:
     out_features, in_features = weight.shape
-    return out_features % PANEL == 0 and in_features % GROUP == 0
+    return out_features % PANEL == 0 and in_features % PANEL == 0
 
 
 def pack(weight: Tensor, form: Form | None) -> Packed:
@@ -109,7 +110,7 @@ def pack(weight: Tensor, form: Form | None) -> Packed:
     if form is None:
         exact = weight.dtype == torch.bfloat16 or bool((weight.bfloat16() == weight).all())
         form = "bfloat16" if exact else "float32"
-    if form == "int8":
+    if form == "int8" or (form == "int4" and weight.shape[1] % GROUP):
         values, scale = quantise(weight)
         return {"weight": _panels(values), "scale": scale}
     if form == "int4":
@@ -228,8 +229,8 @@ def _layer(layer: Qwen3Layer) -> _Layer:
 
 
 def suits(config: DecoderConfig) -> bool:
-    """Whether these widths are whole panels and groups."""
+    """Whether these widths are whole panels."""
     c = config
     widths = (c.hidden_size, c.intermediate_size, c.num_attention_heads * c.head_dim)
     kv = c.num_key_value_heads * c.head_dim
-    return c.head_dim % PANEL == 0 and kv % PANEL == 0 and all(w % GROUP == 0 for w in widths)
+    return c.head_dim % PANEL == 0 and kv % PANEL == 0 and all(w % PANEL == 0 for w in widths)

@@ -26,7 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build.build() == ""
     decoder.library.cache_clear()
     folder = tmp_path_factory.mktemp("forms") / "tiny"
-    write_random_checkpoint(folder, model_type="custom_voice", shape="tiny-1b7")
+    write_random_checkpoint(folder, model_type="custom_voice", shape="tiny-0b6")
     return folder
 
 

@@ -62,6 +62,13 @@ def test_a_row_does_not_depend_on_its_neighbours(form: decoder.Form):
         assert torch.equal(product(x[:rows]), alone[:rows])
 
 
+def test_inputs_that_are_no_whole_groups_have_eight_bits():
+    packed = pack(weight(32, 96), "int4")
+    assert packed["weight"].dtype == torch.int8
+    x = torch.randn(3, 96)
+    torch.testing.assert_close(NativeProduct(packed)(x), x @ unpack(packed).T, atol=2e-5, rtol=1e-5)
+
+
 def test_unpacking_gives_the_weight_back():
     plain = weight(64, 128).bfloat16().float()
     assert torch.equal(unpack(pack(plain, None)), plain)
