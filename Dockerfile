@@ -2,6 +2,8 @@
 # CUDA:  docker build -t qtts:cuda --build-arg TORCH_BUILD=cuda .
 # Run:   docker run -p 127.0.0.1:8000:8000 -v qtts-data:/data qtts        (CUDA: add --gpus all)
 #
+# Extras (redis, objects, otel, provenance; ray for deploy/ray):   --build-arg EXTRAS=redis,objects
+#
 # torch is found as `make` finds it (scripts/install.py): the CPU variant takes a CPU build where one can be had, else
 # the default index's, larger by 4 GB. PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS name other places.
 # CUDA's libraries come with torch's wheels; the host needs NVIDIA's driver and container toolkit.
@@ -29,7 +31,8 @@ RUN python scripts/install.py /opt/venv
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY qtts_openai qtts_openai
-RUN python scripts/install.py /opt/venv . \
+ARG EXTRAS=
+RUN python scripts/install.py /opt/venv ".${EXTRAS:+[$EXTRAS]}" \
     && /opt/venv/bin/python -m pip uninstall --yes uv pip
 
 FROM ${PYTHON_IMAGE}

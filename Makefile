@@ -1,5 +1,5 @@
 # Everything lives in .venv; a stage runs again only when the files that decide it change.
-# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD (install); MINUTES (fuzz); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
+# Variables: HOST, PORT, CONFIG (serve); PYTHON, TORCH_BUILD (install); MINUTES (fuzz, soak); JOBS (test); ARGS (test, fuzz, bench, gpu-check, gpu-bench).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,11 +9,12 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-TEST_MARKS := not gpu and not clients and not listen and not attack and not page and not provenance
+LANES := not gpu and not clients and not listen and not attack and not page and not provenance and not deploy and not ray
+TEST_MARKS := $(LANES) and not slow
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast test-deploy attack provenance clients page listen fuzz check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test test-fast test-slow test-deploy test-ray attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,9 +26,12 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 	@exec $(BIN)/python -m qtts_openai serve \
 		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)")
 
-test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices")
+# Files are shared out among as many processes as there are cores. Coverage is of a whole run only.
+JOBS ?= auto
+SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile
+test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
-		$(BIN)/python -m pytest -m "$(TEST_MARKS)" $(ARGS)
+		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term)
 
 attack: $(VENV)/.test ## attack a server of its own in every known way
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
@@ -36,7 +40,10 @@ provenance: $(VENV)/.provenance ## sign and verify answers, with packages of the
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m provenance $(ARGS)
 
 test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS) and not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS)" $(SPREAD) $(ARGS)
+
+test-slow: $(VENV)/.test ## a model of the published size, a dry run of the GPU bench, two servers (needs redis)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m "$(LANES) and slow" $(ARGS)
 
 # What these tests need besides .venv: servers and tools of distribution packages.
 DEPLOY_PACKAGES := redis-server nginx-light prometheus
@@ -45,6 +52,9 @@ test-deploy: $(VENV)/.test ## shared voices and limits, proxy, chart, alerts (in
 		apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; fi
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/api/deploy tests/api/test_check.py \
 		tests/api/http/test_redis_store.py tests/api/voices/test_object_store.py $(ARGS)
+
+test-ray: .venv-ray/.done ## two replicas under Ray Serve on this machine (needs redis-server; an environment of its own)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-ray/bin/python -m pytest -W ignore tests/ray $(ARGS)
 
 clients: $(VENV)/.test .venv-clients/.done ## drive third-party clients against a server (needs node and npm)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients $(ARGS)
@@ -58,6 +68,11 @@ listen: $(VENV)/.test $(VENV)/.listen ## let an offline recogniser hear the embe
 fuzz: MINUTES ?= 10
 fuzz: $(VENV)/.test ## send hostile input to a server of its own (MINUTES=, ARGS="--target http_sample --seed 3")
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
+soak: $(VENV)/.test ## callers of every kind while everything goes wrong: what is lost? (MINUTES= or REQUESTS=)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.soak \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(REQUESTS),--requests $(REQUESTS)) \
+		$(if $(MINUTES)$(REQUESTS),,--requests 10000) $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types
 	@$(BIN)/ruff check
@@ -110,9 +125,14 @@ $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constr
 	@cp tests/api/clients/package.json .venv-clients/ && cd .venv-clients && npm install --silent --no-fund --no-audit
 	@touch $@
 
+.venv-ray/.done: pyproject.toml constraints.txt
+	@echo "[ray] an environment with Ray"
+	@$(PYTHON) scripts/install.py .venv-ray -e '.[test,ray]'
+	@touch $@
+
 $(VENV)/.provenance: $(VENV)/.test
 	@echo "[provenance] what signs and verifies"
-	@$(INSTALL) -e '.[test,provenance]'
+	@$(INSTALL) -e '.[test,provenance,watermark]'
 	@touch $@
 
 $(VENV)/.listen: $(VENV)/.test tests/listen/requirements.txt

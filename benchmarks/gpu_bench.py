@@ -5,7 +5,7 @@
 Random weights of the true shapes, which cost what trained ones do. Per shape and form of weights,
 engine.benchmark.bench: ms per frame by batch and by part, beside the floor of this very GPU. Over
 HTTP, against a real server in processes of its own: requests for 4 to 5 s of speech arrive as a
-Poisson process at rising rates (bench_serve.py). In the same run, on the same weights, the
+Poisson process at rising rates (`qtts load`). In the same run, on the same weights, the
 official package and faster-qwen3-tts, one stream each, for they have no batches
 (official_baseline.py).
 
@@ -34,10 +34,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_report, logbook, machine
+from benchmarks import gpu_report, logbook
 from benchmarks.gpu_serve import Load, serve_and_load
 from benchmarks.parts import Budget, Part, last_line, run_part
 from engine.dummy.checkpoint import write_random_checkpoint
+from qtts_openai.load import machine
 
 PACKAGES = ("torch", "triton", "transformers", "numpy")
 # What `qtts serve` imports, its dependencies' own dependencies with it.

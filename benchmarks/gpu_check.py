@@ -18,7 +18,8 @@ from xml.etree import ElementTree
 
 import torch
 
-from benchmarks import logbook, machine
+from benchmarks import logbook
+from qtts_openai.load import machine
 
 LIMIT_S = 590
 TESTS = ("tests/kernels", "tests/gpu")

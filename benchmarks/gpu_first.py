@@ -32,9 +32,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import gpu_bench, logbook, machine
+from benchmarks import gpu_bench, logbook
 from benchmarks.gpu_serve import Load
 from benchmarks.parts import Budget, end
+from qtts_openai.load import machine
 
 PYTHON = sys.executable
 # Seconds a step may take on a GPU. A dry run on a CPU has four times as many.

@@ -43,7 +43,7 @@ def serve_and_load(path: Path, device: str, loads: list[Load], budget: Budget) -
 
 
 def load_part(port: int, load: Load, budget: Budget) -> Part:
-    command = [sys.executable, "-m", "benchmarks.bench_serve", "--model", MODEL, "--warmup", "2"]
+    command = [sys.executable, "-m", "qtts_openai", "load", "--model", MODEL, "--warmup", "2"]
     command += ["--base-url", f"http://127.0.0.1:{port}/v1"]
     command += ["--rate", str(load.rate), "--duration", str(load.duration_s)]
     for most in MAX_NEW_TOKENS:

@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx
 
-from benchmarks import machine
-from benchmarks.audio_clock import percentiles
-from benchmarks.speech_client import Result, open_client, speak
-from benchmarks.texts import built_in
+from qtts_openai.load import machine
+from qtts_openai.load.audio_clock import percentiles
+from qtts_openai.load.client import Result, open_client, speak
+from qtts_openai.load.texts import built_in
 
 
 def fields(args: argparse.Namespace, text: str) -> dict[str, Any]:

@@ -37,12 +37,12 @@ from typing import Any
 import httpx
 import uvloop
 
-from benchmarks import machine
-from benchmarks.audio_clock import percentiles
 from benchmarks.lean_http import LeanClient
-from benchmarks.speech_client import open_client
 from engine import EngineClient
 from qtts_openai import schemas as s
+from qtts_openai.load import machine
+from qtts_openai.load.audio_clock import percentiles
+from qtts_openai.load.client import open_client
 from qtts_openai.settings import Settings
 from qtts_openai.settings_file import load_settings
 from qtts_openai.state import AppState

@@ -4,7 +4,7 @@ text.
 Everything a caller may use is here.
 """
 
-from engine.client import EngineClient, SpeechStream
+from engine.client import EngineClient, WorkerState
 from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
@@ -25,8 +25,10 @@ from engine.protocol import (
     ReferenceAudio,
     SamplingParams,
     Stats,
+    Timing,
     Usage,
 )
+from engine.speech_stream import SpeechStream
 
 __all__ = [
     "FRAME_S",
@@ -50,5 +52,7 @@ __all__ = [
     "SamplingParams",
     "SpeechStream",
     "Stats",
+    "Timing",
     "Usage",
+    "WorkerState",
 ]

@@ -44,7 +44,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     kernels: Literal["auto", "torch", "triton", "native"] = "auto"
     # On a GPU, record steps as CUDA graphs; off to look for faults.
     cuda_graphs: bool = True
-    # Utterances spoken at once. "auto": 32 on a CPU, on a GPU by its free memory.
+    # Utterances spoken at once. "auto": on a GPU by its free memory; on a CPU 32, but given no more
+    # than it can speak in real time.
     max_num_seqs: Annotated[int, Meta(ge=1, le=4096)] | Literal["auto"] = "auto"
     max_queued: Annotated[int, Meta(ge=0)] = 64
     # Audio made for a listener who does not take it; then its utterance pauses, the others go on.

@@ -16,9 +16,11 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import InvalidPromptError
-from engine.input_processor import FRAMES_PER_TOKEN, build_sequence, check_text
+from engine.input_processor import build_sequence, check_text
 from engine.loader.checkpoint import Checkpoint
 from engine.protocol import (
+    FRAMES_PER_TOKEN,
+    Embedding,
     Failed,
     Finished,
     FinishReason,
@@ -61,6 +63,8 @@ class EngineCore:
         self.sequences: dict[int, Sequence] = {}
         # Not with the talker yet: their voice is being encoded.
         self.encoding: dict[int, Future[VoicePrompt]] = {}
+        # Recordings that are being heard for their embedding alone.
+        self.hearing: dict[int, Future[VoicePrompt]] = {}
         # Of sequences that the talker has not started: the codec begins with it, too.
         self.voice_prompts: dict[int, VoicePrompt] = {}
         self.finishing: dict[int, FinishReason] = {}
@@ -96,6 +100,7 @@ class EngineCore:
             seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)
         self.sequences[seq.id] = seq
+        seq.timing.received = self.clock()
         if prompt.reference is not None:
             self.encoding[seq.id] = future
         else:
@@ -173,6 +178,11 @@ class EngineCore:
             self.voices[model].register(reference)
             self.codec_stage.forget(lambda model, key: key in self.voices[model].samples)
 
+    def embed(self, id_: int, model: str, samples: bytes) -> None:
+        if model not in self.voices:
+            raise InvalidPromptError(f"model {model!r} hears no voices", param="model")
+        self.hearing[id_] = self.voices[model].hear(samples)
+
     def forget_voice(self, key: str) -> None:
         """Keep nothing of a recording, and end the utterances that speak with it."""
         for seq in list(self.sequences.values()):
@@ -188,7 +198,8 @@ class EngineCore:
         """Whether step() has something to do: also audio of a sequence that waits for text."""
         unheard = any(seq.codes for seq in self.sequences.values())
         under_way = self.codec_stage.queue or self.outbox
-        return bool(self.talker.has_work or self.encoding or under_way or unheard)
+        encoding = self.encoding or self.hearing
+        return bool(self.talker.has_work or encoding or under_way or unheard)
 
     # ---- the step ----
 
@@ -213,8 +224,11 @@ class EngineCore:
         """Sequences whose voice has been encoded enter the queue; with nothing else to do, wait for
         one.
         """
-        if self.encoding and not self.talker.has_work:
-            wait(self.encoding.values(), timeout=0.02, return_when=FIRST_COMPLETED)
+        waiting = [*self.encoding.values(), *self.hearing.values()]
+        if waiting and not self.talker.has_work:
+            wait(waiting, timeout=0.02, return_when=FIRST_COMPLETED)
+        for id_ in [id_ for id_, future in self.hearing.items() if future.done()]:
+            self._tell_heard(id_, self.hearing.pop(id_))
         for seq_id in [seq_id for seq_id, future in self.encoding.items() if future.done()]:
             seq, future = self.sequences[seq_id], self.encoding[seq_id]
             error = future.exception()
@@ -224,6 +238,13 @@ class EngineCore:
             del self.encoding[seq_id]
             voice = self.voice_prompts[seq_id] = future.result()
             self.talker.add(seq, voice)
+
+    def _tell_heard(self, id_: int, future: "Future[VoicePrompt]") -> None:
+        if (error := future.exception()) is not None:
+            self._report_failure(id_, error)
+            return
+        numbers = future.result().speaker_embedding.float().cpu().numpy()
+        self.outbox.append(Embedding(id_, numbers.astype("<f4").tobytes()))
 
     def _start_codec(self, seq: Sequence) -> None:
         voice = self.voice_prompts.pop(seq.id, None)
@@ -238,6 +259,7 @@ class EngineCore:
             self.finishing[seq.id] = FinishReason.STOP
             return
         seq.codes.append(codes)
+        seq.timing.framed = seq.timing.framed or self.clock()
         seq.num_frames += 1
         self.num_frames += 1
         if seq.num_frames >= seq.max_frames:

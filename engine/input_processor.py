@@ -14,12 +14,10 @@ from engine.config import EngineConfig, Sampling
 from engine.errors import InvalidPromptError
 from engine.loader.checkpoint import Checkpoint
 from engine.models.config import GenerationConfig
-from engine.protocol import Prompt, SamplingParams, Submit
+from engine.protocol import FRAMES_PER_TOKEN, Prompt, SamplingParams, Submit
 from engine.runner.prompt_embeds import prompt_shape
 from engine.scheduler.sequence import Sequence
 
-# Speech per text token at an ordinary pace, where the prompt does not say how long its text is.
-FRAMES_PER_TOKEN = 4
 # A guard cut below this share of the expected frames to fit memory would cut speech.
 MIN_FACTOR = 1.5
 

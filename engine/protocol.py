@@ -1,9 +1,9 @@
 """The messages between EngineClient and its worker, and the records that both use.
 
-Commands go in (Start, Submit, Append, Hold, Abort, RegisterVoice, ForgetVoice, Shutdown), reports
-come out (Ready, AudioChunk, Finished, Failed, Stats, Heartbeat, Fatal). Each is a tagged msgspec
-Struct, sent as msgpack behind its length (4 bytes, little-endian). Only ids, numbers and PCM cross:
-text is tokenised before, audio is encoded after.
+Commands go in (Start, Submit, Append, Hold, Abort, RegisterVoice, ForgetVoice, Embed, Shutdown),
+reports come out (Ready, AudioChunk, Finished, Failed, Embedding, Stats, Heartbeat, Fatal). Each is
+a tagged msgspec Struct, sent as msgpack behind its length (4 bytes, little-endian). Only ids,
+numbers and PCM cross: text is tokenised before, audio is encoded after.
 
 Units: audio is 16-bit mono PCM at 24,000 samples a second; a frame is 16 codes, which the codec
 makes into 1,920 samples (80 ms).
@@ -23,6 +23,8 @@ HEADER = struct.Struct("<I")
 SAMPLE_RATE_HZ = 24_000
 SAMPLES_PER_FRAME = 1_920
 FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+# Speech per text token at an ordinary pace, where nobody says how long a text takes.
+FRAMES_PER_TOKEN = 4
 # Reference recordings a worker keeps per model; the client forgets in the same order, so both agree
 # on what is there.
 MAX_VOICES = 64
@@ -112,6 +114,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_frames: int = 8192  # of one utterance, whatever a request asks
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """What a worker measured at its start, and the next one need not measure again."""
+
+    threads: int  # torch's
+    num_places: int  # utterances that it should be given at once; at most its rows
+
+
 class Usage(msgspec.Struct, frozen=True):
     num_prompt_tokens: int
     num_frames: int
@@ -124,6 +133,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     config: EngineConfig
     models: list[ModelSpec]
     replica: int = 0  # of config.data_parallel_size: on GPUs, each has the device of its number
+    measured: Measured | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -164,6 +174,16 @@ class ForgetVoice(msgspec.Struct, frozen=True, tag=True):
     key: str
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """What the speaker encoder of a model hears in a recording (float32, mono, 24 kHz), of which
+    nothing is kept. Answered by Embedding or Failed.
+    """
+
+    id: int
+    model: str
+    samples: bytes
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -176,14 +196,27 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     device: str
     dtype: str
     num_rows: int
+    measured: Measured
     num_blocks: int
     kv_cache_bytes: int
     load_s: float
 
 
+class Timing(msgspec.Struct):
+    """When the stages of an utterance began, by time.monotonic, which all processes of a machine
+    share; 0 where that is not known.
+    """
+
+    received: float = 0.0
+    started: float = 0.0  # its prefill; from here on it has a row
+    prefilled: float = 0.0
+    framed: float = 0.0  # its first frame is there
+
+
 class AudioChunk(msgspec.Struct, frozen=True, tag=True):
     id: int
     pcm: bytes  # int16 little-endian mono 24 kHz
+    timing: Timing | None = None  # with the first one
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
@@ -204,6 +237,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     kind: Literal["invalid_prompt", "generation"]
     message: str
     param: str | None = None
+
+
+class Embedding(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    numbers: bytes  # float32
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -235,5 +273,5 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | ForgetVoice | Shutdown
-Outbound = Ready | AudioChunk | Finished | Failed | Stats | Heartbeat | Fatal
+Inbound = Start | Submit | Append | Hold | Abort | RegisterVoice | ForgetVoice | Embed | Shutdown
+Outbound = Ready | AudioChunk | Finished | Failed | Embedding | Stats | Heartbeat | Fatal

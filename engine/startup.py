@@ -6,9 +6,7 @@ was chosen for each `auto`: device, dtype, threads, form of the weights, rows an
 
 import hashlib
 import logging
-import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,8 +14,8 @@ import torch
 
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
-from engine.errors import CheckpointError
-from engine.layers.linear import Linear, can_pack
+from engine.engine_plan import EnginePlan, choose_device, choose_dtype, measure_threads
+from engine.layers.linear import can_pack
 from engine.loader.checkpoint import Checkpoint, load, load_codec, resolve
 from engine.loader.forms import Forms, choose_quantization, use_native
 from engine.loader.host_memory import freed_at_once
@@ -33,88 +31,16 @@ from engine.loader.memory import (
     token_bytes,
 )
 from engine.models.codec_decoder import CodecDecoder
-from engine.protocol import (
-    MAX_VOICES,
-    AudioChunk,
-    Finished,
-    ModelInfo,
-    Prompt,
-    Ready,
-    SamplingParams,
-    Submit,
-)
+from engine.models.config import ModelConfig
+from engine.protocol import MAX_VOICES, Measured, ModelInfo, Ready
 from engine.runner.codec_runner import CodecRunner
 from engine.runner.cuda_graphs import GraphCapturer
 from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
 from engine.runner.talker_runner import TalkerRunner
+from engine.warm_up import measure_places, warm_up
 
 log = logging.getLogger(__name__)
-
-SMALL_MODEL_BYTES = 100 * 10**6
-
-
-@dataclass(frozen=True)
-class EnginePlan:
-    """What start-up decided where the configuration leaves it open ("auto")."""
-
-    device: torch.device
-    dtype: torch.dtype
-    memory: MemoryPlan
-    use_kernels: bool  # Triton's, in talker and predictor
-    overlap: bool  # begin a frame before the last one's codes are taken
-
-
-def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
-    """On GPUs each replica has one of its own: the `replica`-th of those torch sees, which are the
-    ones CUDA_VISIBLE_DEVICES names, if it is set.
-    """
-    if config.device == "cpu":
-        return torch.device("cpu")
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    seen = f"torch sees {num_gpus} GPU(s)"
-    if visible is not None:
-        seen += f" with CUDA_VISIBLE_DEVICES={visible}"
-    if num_gpus == 0:
-        if config.device == "cuda":
-            raise CheckpointError(f"engine.device is cuda, but {seen}; use auto or cpu")
-        if visible not in (None, "", "-1"):
-            log.warning("%s: running on the CPU", seen)
-        return torch.device("cpu")
-    if num_gpus < config.data_parallel_size:
-        raise CheckpointError(
-            f"engine.data_parallel_size is {config.data_parallel_size}, but {seen}: lower it to "
-            f"{num_gpus}, or make more of them visible"
-        )
-    return torch.device("cuda", replica)
-
-
-def choose_dtype(
-    config: EngineConfig, device: torch.device, paths: list[Path], native: bool = False
-) -> torch.dtype:
-    """bfloat16 on a GPU. The compiled decoder calculates in float32. Without it, bfloat16 on CPUs
-    that multiply it in hardware unless all models are small: there it saves reading memory, and
-    small weights stay in the cache. float32 elsewhere.
-    """
-    if config.dtype != "auto":
-        chosen: torch.dtype = getattr(torch, config.dtype)
-        return chosen
-    if device.type == "cuda":
-        return torch.bfloat16
-    if native:
-        return torch.float32
-    files = [path / "model.safetensors" for path in paths]
-    large = any(file.exists() and file.stat().st_size >= SMALL_MODEL_BYTES for file in files)
-    return torch.bfloat16 if large and _cpu_has_bf16() else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _bounded_info(checkpoint: Checkpoint, config: EngineConfig) -> ModelInfo:
@@ -124,20 +50,24 @@ def _bounded_info(checkpoint: Checkpoint, config: EngineConfig) -> ModelInfo:
 
 
 def build(
-    config: EngineConfig, models: list[ModelSpec], replica: int = 0
+    config: EngineConfig,
+    models: list[ModelSpec],
+    replica: int = 0,
+    measured: Measured | None = None,
 ) -> tuple[EngineCore, Ready]:
     """Load everything, choose what is left to choose, run one warm-up utterance per model.
-    CheckpointError says what is wrong and where.
+    CheckpointError says what is wrong and where. `measured`: by a worker before this one.
     """
     started = time.monotonic()
     device = choose_device(config, replica)
     on_gpu = device.type == "cuda"
     paths = {spec.id: resolve(spec) for spec in models}
     native = use_native(config, device)
-    dtype = choose_dtype(config, device, list(paths.values()), native)
+    dtype = choose_dtype(config, device, list(paths.values()), native=native)
     check_weights_fit(list(paths.values()), dtype, device)
     if device.type == "cpu":
-        torch.set_num_threads(config.threads or measure_threads(dtype))
+        known = config.threads or (measured.threads if measured is not None else 0)
+        torch.set_num_threads(known or measure_threads(dtype))
     else:
         _prepare_gpu(device)
     quantization = choose_quantization(config, device, native, list(paths.values()))
@@ -152,7 +82,8 @@ def build(
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
     with freed_at_once():
         decoders = _codec_decoders(checkpoints, dtype, device)
-    needs = footprint(checkpoints, decoders, dtype)
+    configs = {model: checkpoint.config for model, checkpoint in checkpoints.items()}
+    needs = footprint(configs, decoders, dtype)
     memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
     plan = EnginePlan(
         device=device,
@@ -166,18 +97,25 @@ def build(
     if plan.use_kernels and on_gpu:
         _accelerate(config, talker, codecs, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
-    _warm_up(core)
+    warm_up(core)
+    if on_gpu or config.max_num_seqs != "auto":
+        num_places = memory.num_rows
+    elif measured is not None:
+        num_places = measured.num_places
+    else:
+        num_places = measure_places(core, memory.num_rows)
     ready = Ready(
         models=[_bounded_info(c, config) for c in checkpoints.values()],
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         num_rows=memory.num_rows,
+        measured=Measured(torch.get_num_threads(), num_places),
         num_blocks=sum(memory.num_blocks.values()),
         kv_cache_bytes=sum({id(c): c.nbytes for c in talker.kv_caches()}.values()),
         load_s=time.monotonic() - started,
     )
     log.info(
-        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows",
+        "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows, %d places",
         ready.load_s,
         ready.device,
         ready.dtype,
@@ -185,6 +123,7 @@ def build(
         ready.kv_cache_bytes / 1e9,
         ready.num_blocks,
         ready.num_rows,
+        num_places,
     )
     return core, ready
 
@@ -215,18 +154,18 @@ def _prepare_gpu(device: torch.device) -> None:
 
 
 def footprint(
-    checkpoints: dict[str, Checkpoint], decoders: dict[str, CodecDecoder], dtype: torch.dtype
+    configs: dict[str, ModelConfig], decoders: dict[str, CodecDecoder], dtype: torch.dtype
 ) -> Footprint:
     """decoders by model; models may share one."""
     position_bytes: dict[Geometry, int] = {}
     kept_bytes = 0
-    for model, checkpoint in checkpoints.items():
-        c = checkpoint.config.talker_config
+    for model, config in configs.items():
+        c = config.talker_config
         shape = geometry(c)
         position_bytes.setdefault(shape, token_bytes(shape, dtype))
         position_bytes[shape] += c.hidden_size * dtype.itemsize
         kept_bytes += MAX_PREFIX_TOKENS * token_bytes(shape, dtype)
-        if checkpoint.codec_encoder is not None:
+        if config.tts_model_type == "base":
             kept_bytes += MAX_VOICES * _state_bytes(decoders[model])
     distinct = {id(decoder): decoder for decoder in decoders.values()}.values()
     return Footprint(sum(map(_state_bytes, distinct)), position_bytes, kept_bytes)
@@ -275,34 +214,6 @@ def _accelerate(
     )
 
 
-def measure_threads(dtype: torch.dtype) -> int:
-    """The number of torch threads with which a pass over many weights, a few rows at a time, is
-    fastest right now: the machine's other load is part of the measurement.
-    """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    layers = [Linear(1024, 1024) for _ in range(32)]
-    net = torch.nn.Sequential(*layers).to(dtype)
-    for module in layers:
-        torch.nn.init.normal_(module.weight)
-        if can_pack(dtype):
-            module.transform_("packed")
-    x = torch.randn(2, 1024).to(dtype)
-    counts = sorted({1, *(n for n in (2, 4, 8, 16, 32) if n < (available or 1)), available or 1})
-    return min(counts, key=lambda threads: _time_pass(threads, net, x))
-
-
-@torch.inference_mode()
-def _time_pass(threads: int, net: torch.nn.Module, x: torch.Tensor) -> float:
-    """Median seconds: the best case would hide threads that wait for busy cores."""
-    torch.set_num_threads(threads)
-    times = []
-    for _ in range(15):
-        started = time.perf_counter()
-        net(x)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
-
-
 def _codec_decoders(
     checkpoints: dict[str, Checkpoint], dtype: torch.dtype, device: torch.device
 ) -> dict[str, CodecDecoder]:
@@ -336,23 +247,3 @@ def _codec_runners(
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _warm_up(core: EngineCore) -> None:
-    """A short utterance through every stage of every model, so that the first request finds
-    everything warm.
-    """
-    for i, (model, checkpoint) in enumerate(core.checkpoints.items()):
-        speakers = tuple((row, 1.0) for row in list(checkpoint.info.speakers.values())[:1])
-        prompt = Prompt(role=(0, 0, 0), text=(0,) * 8, speakers=speakers)
-        core.add(
-            Submit(-1 - i, model, prompt, SamplingParams(max_new_tokens=8, ignore_eos=True, seed=0))
-        )
-    outputs = []
-    while core.has_work:
-        outputs += core.step()
-    assert sum(isinstance(fact, Finished) for fact in outputs) == len(core.checkpoints), (
-        "warm-up failed"
-    )
-    assert any(isinstance(fact, AudioChunk) for fact in outputs), "warm-up made no audio"
-    core.reset_stats()

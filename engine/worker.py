@@ -26,6 +26,7 @@ from engine.protocol import (
     HEADER,
     Abort,
     Append,
+    Embed,
     Fatal,
     ForgetVoice,
     Heartbeat,
@@ -159,6 +160,8 @@ def _dispatch(core: EngineCore, message: Inbound | Malformed) -> None:
             core.register_voice(model, reference)
         case ForgetVoice(key):
             core.forget_voice(key)
+        case Embed(id_, model, samples):
+            core.embed(id_, model, samples)
         case Start() | Shutdown():
             raise AssertionError(f"unexpected {type(message).__name__}")
 
@@ -189,7 +192,7 @@ def run(connection: Connection) -> None:
     if isinstance(start, Malformed):
         raise start.error
     assert isinstance(start, Start), "the first message is Start"
-    core, ready = build(start.config, start.models, start.replica)
+    core, ready = build(start.config, start.models, start.replica, start.measured)
     gc.collect()
     gc.freeze()  # weights and modules stay to the end: keep them out of every later collection
     connection.write([ready])

@@ -1,4 +1,4 @@
-"""The command `qtts`: serve, check, say, models, voices, bench, keys, verify, audit."""
+"""The command `qtts`: serve, check, say, models, voices, bench, load, keys, verify, audit."""
 
 import argparse
 import sys
@@ -6,8 +6,19 @@ import sys
 import httpx
 
 from engine import EngineError
-from qtts_openai.cli import run_bench, run_check, run_models, run_say, run_serve, run_voices
+from qtts_openai.cli import (
+    run_bench,
+    run_check,
+    run_export,
+    run_import,
+    run_models,
+    run_say,
+    run_serve,
+    run_voices,
+)
 from qtts_openai.errors import ApiError
+from qtts_openai.load.command import add_options as add_load_options
+from qtts_openai.load.command import run as run_load
 from qtts_openai.provenance.cli import run_audit, run_keys, run_verify
 from qtts_openai.settings import SettingsError
 
@@ -51,14 +62,36 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(run=run_models)
     voices = commands.add_parser("voices", parents=[common, remote], help="list the voices")
     voices.set_defaults(run=run_voices)
+    _add_archive(voices)
 
     bench = commands.add_parser(
         "bench", parents=[common], help="time a frame on this machine, by batch and by part"
     )
     _add_bench_options(bench)
     bench.set_defaults(run=run_bench)
+    load = commands.add_parser("load", help="load on a running server, and how it keeps up")
+    add_load_options(load)
+    load.set_defaults(run=lambda arguments: sys.exit(run_load(arguments)))
     _add_provenance(commands)
     return parser
+
+
+def _add_archive(voices: argparse.ArgumentParser) -> None:
+    # Where it is given before the action, it stays.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", default=argparse.SUPPRESS, help="as for the list")
+    actions = voices.add_subparsers(metavar="ACTION")
+    export = actions.add_parser(
+        "export", parents=[common], help="stored voices and their consents to one file"
+    )
+    export.add_argument("file", help="a zip that only you may read")
+    export.add_argument("--voice", action="append", default=[], help="id or name; else all")
+    export.set_defaults(run=run_export)
+    take_in = actions.add_parser(
+        "import", parents=[common], help="such a file to this store: all of it or nothing"
+    )
+    take_in.add_argument("file")
+    take_in.set_defaults(run=run_import)
 
 
 def _add_provenance(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -94,6 +94,9 @@ class VoiceAnswer(Answer, frozen=True, kw_only=True):
     shared: Annotated[bool, Meta(description="everybody may use it")] | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
     consent: str | UnsetType = UNSET
+    consent_similarity: (
+        Annotated[float, Meta(description="to the voice of its consent, at most 1")] | UnsetType
+    ) = UNSET
     ref_text: str | UnsetType = UNSET
     mime_type: str | UnsetType = UNSET
     file_size: Annotated[int, Meta(description="bytes")] | UnsetType = UNSET
@@ -140,6 +143,7 @@ class ConsentAnswer(Answer, frozen=True, kw_only=True):
     created_at: UnixTime
     name: str
     language: Annotated[str, Meta(examples=["en-US"])]
+    expires_at: UnixTime | UnsetType = UNSET
 
 
 class ConsentList(Answer, frozen=True, kw_only=True):
@@ -201,6 +205,40 @@ class BatchAnswer(Answer, frozen=True, kw_only=True):
     succeeded: int
     failed: int
     ignored_fields: list[str]
+
+
+# ---- where a file is from ----
+
+
+class Finding(Answer, frozen=True, kw_only=True):
+    """`untrusted`: unchanged since it was signed, by somebody whom no given root vouches for.
+    `unchecked`: the server lacks what reads it.
+    """
+
+    what: Literal["mark", "c2pa", "statement", "watermark"]
+    verdict: Literal["present", "absent", "valid", "untrusted", "invalid", "unchecked"]
+    detail: Annotated[str, Meta(max_length=600, description="for people")] = ""
+
+
+class VerifyAnswer(Answer, frozen=True, kw_only=True):
+    """`right`: something was found and nothing speaks against it; `nothing`: no mark and no
+    signature; `wrong`: a signature that does not fit.
+    """
+
+    object: Literal["audio.verification"] = "audio.verification"
+    verdict: Literal["right", "nothing", "wrong"]
+    findings: list[Finding]
+
+    def with_finding(self, finding: Finding) -> "VerifyAnswer":
+        return answer_of([*self.findings, finding])
+
+
+def answer_of(findings: list[Finding]) -> VerifyAnswer:
+    verdicts = {finding.verdict for finding in findings}
+    if "invalid" in verdicts:
+        return VerifyAnswer(verdict="wrong", findings=findings)
+    is_there = verdicts & {"present", "valid", "untrusted"}
+    return VerifyAnswer(verdict="right" if is_there else "nothing", findings=findings)
 
 
 # ---- monitors ----

@@ -22,7 +22,8 @@ from qtts_openai.http.auth import KeyRing, require_key
 from qtts_openai.http.bounds import BodyBounds
 from qtts_openai.http.front import Front
 from qtts_openai.http.origins import OriginPolicy
-from qtts_openai.routes import consents, docs, health, live, models, page, speech, voices
+from qtts_openai.http.tracing import Tracer
+from qtts_openai.routes import consents, docs, health, live, models, page, speech, verify, voices
 from qtts_openai.settings import Settings
 from qtts_openai.state import AppState
 
@@ -49,6 +50,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
     """
     keys = KeyRing(settings.auth)
     client = engine or EngineClient(settings.engine, settings.specs())
+    tracer = Tracer(settings.server.traces)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -65,6 +67,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             if app.state.get("service") is not None:
                 await app.state.service.close()
             await client.close()
+            await asyncio.to_thread(tracer.close)
 
     def service() -> AppState:
         if app.state.get("service") is None:
@@ -80,6 +83,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
             *live.handlers,
             *voices.handlers,
             *consents.handlers,
+            *verify.handlers,
             *models.handlers,
             *health.handlers,
             *docs.handlers,
@@ -97,7 +101,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> App:
     )
     app.state.engine = client
     app.state.draining = False
-    app.front = _front(app, settings, is_keyless=keys.is_open)
+    app.front = _front(app, settings, keys.is_open, tracer)
     return app
 
 
@@ -107,14 +111,16 @@ async def _start(app: Litestar, settings: Settings, client: EngineClient) -> Non
     _announce(app.state.service)
 
 
-def _front(app: App, settings: Settings, is_keyless: bool) -> Front:
+def _front(app: App, settings: Settings, is_keyless: bool, tracer: Tracer) -> Front:
     def clones() -> bool:
         return any(info.model_type == "base" for info in app.state.engine.models.values())
 
-    def count(route: str, method: str, status: int) -> None:
+    def count(route: str, method: str, status: int, code: str | None) -> None:
         service: AppState | None = app.state.get("service")
         if service is not None:
             service.metrics.requests.labels(route, method, status).inc()
+            if code is not None:
+                service.metrics.refused.labels(code).inc()
 
     return Front(
         super(App, app).__call__,
@@ -123,6 +129,7 @@ def _front(app: App, settings: Settings, is_keyless: bool) -> Front:
         clones=clones,
         is_draining=lambda: app.state.draining,
         count=count,
+        tracer=tracer,
     )
 
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from engine import FRAME_S, ModelSpec
 from qtts_openai.errors import ApiError
 from qtts_openai.http.admin import read_key
 from qtts_openai.http.auth import KeyRing
@@ -30,12 +31,8 @@ GIB = 1 << 30
 FEW_FILES = 4096
 
 # torch is the engine's, so it is asked in a process of its own.
-_DEVICES = """
-import json, torch
-cuda = torch.cuda
-gpus = [(cuda.get_device_name(i), *cuda.mem_get_info(i)) for i in range(cuda.device_count())]
-print(json.dumps({"torch": torch.__version__, "gpus": gpus}))
-"""
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
+_PLAN = [sys.executable, "-m", "engine.what_fits"]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -116,37 +113,59 @@ def _model(model: ModelSettings) -> Finding:
 
 
 def _hub_model(model: ModelSettings) -> Finding:
-    from huggingface_hub import try_to_load_from_cache
-
-    kept = try_to_load_from_cache(model.checkpoint, "config.json", revision=model.revision)
-    if isinstance(kept, str):
-        return Finding("ok", "models", f"{model.id}: {Path(kept).parent}")
+    kept = _hub_folder(model.checkpoint, model.revision)
+    if kept is not None:
+        return Finding("ok", "models", f"{model.id}: {kept}")
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return Finding("error", "models", f"{model.id}: not here, and HF_HUB_OFFLINE is set")
     return Finding("warning", "models", f"{model.id}: would be downloaded from the Hub")
 
 
+def _hub_folder(checkpoint: str, revision: str | None) -> Path | None:
+    """Where a checkpoint is that was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = try_to_load_from_cache(checkpoint, "config.json", revision=revision)
+    return Path(kept).parent if isinstance(kept, str) else None
+
+
 def _devices(settings: Settings) -> Findings:
-    run = subprocess.run([sys.executable, "-c", _DEVICES], capture_output=True, text=True)
+    here = [spec for spec in settings.specs() if _is_here(spec)]
+    asked = msgspec.json.encode({"config": settings.engine, "models": here})
+    run = subprocess.run(_PLAN, input=asked, capture_output=True, env=os.environ | _OFFLINE)
     if run.returncode:
-        last = (run.stderr.strip().splitlines() or ["no reason"])[-1]
+        last = (run.stderr.decode().strip().splitlines() or ["no reason"])[-1]
         yield Finding("error", "devices", f"torch cannot be used: {last}")
         return
     found = json.loads(run.stdout.splitlines()[-1])
-    wanted, workers = settings.engine.device, settings.engine.data_parallel_size
     for name, free, total in found["gpus"]:
         yield Finding("ok", "devices", f"{name}: {free / GIB:.1f} of {total / GIB:.1f} GiB free")
-    if wanted == "cuda" and not found["gpus"]:
-        yield Finding(
-            "error", "devices", f"engine.device is cuda; torch {found['torch']} sees none"
-        )
-    elif found["gpus"] and wanted != "cpu" and workers > len(found["gpus"]):
-        said = f"engine.data_parallel_size is {workers}; {len(found['gpus'])} GPUs are visible"
-        yield Finding("error", "devices", said)
-    elif not found["gpus"]:
-        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        said = f"{workers} workers on {os.cpu_count()} CPUs, {pages / GIB:.1f} GiB unused"
-        yield Finding("ok", "devices", said)
+    if found["error"]:
+        yield Finding("error", "devices", found["error"])
+    for worker, fit in enumerate(found["workers"]):
+        yield Finding("ok", "devices", f"worker {worker} on {fit['device']}, {fit['dtype']}")
+        if len(here) == len(settings.models):
+            yield Finding("ok", "memory", _memory(fit))
+    if len(here) < len(settings.models):
+        yield Finding("warning", "memory", "not known before all models are here")
+
+
+def _is_here(spec: ModelSpec) -> bool:
+    """Embedded, a folder, or downloaded before."""
+    if spec.checkpoint == "embedded" or Path(spec.checkpoint).expanduser().is_dir():
+        return True
+    if spec.checkpoint.startswith(("/", ".", "~")):
+        return False
+    return _hub_folder(spec.checkpoint, spec.revision) is not None
+
+
+def _memory(fit: dict[str, Any]) -> str:
+    minutes = fit["num_positions"] * FRAME_S / 60
+    return (
+        f"of {fit['free_bytes'] / GIB:.1f} GiB that can be had: weights "
+        f"{fit['weight_bytes'] / GIB:.2f}, KV cache {fit['kv_bytes'] / GIB:.2f}; {fit['num_rows']} "
+        f"utterances at once, {minutes:.0f} minutes of prompts and speech in all"
+    )
 
 
 def _limits(settings: Settings) -> Findings:

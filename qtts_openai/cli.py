@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, get_args
@@ -28,11 +30,14 @@ from qtts_openai.http.admin import administered
 from qtts_openai.http.auth import client_key
 from qtts_openai.http.request_id import set_up_logging
 from qtts_openai.http.server import Server, base_url, listen
+from qtts_openai.provenance.audit import AuditLog
 from qtts_openai.settings import Settings, SettingsError
 from qtts_openai.settings_file import in_file, load_settings
 from qtts_openai.speech.response import SpeechResponse
 from qtts_openai.state import AppState
+from qtts_openai.voices.archive import Index, read_archive, write_archive
 from qtts_openai.voices.presets import VoiceTable
+from qtts_openai.voices.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +53,41 @@ def run_serve(arguments: argparse.Namespace) -> None:
         logging.getLogger(name).setLevel("WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, arguments.config))
         except SettingsError as error:
             raise in_file(error, arguments.config) from error
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, path: str | None) -> None:
     """Listen, load, serve, drain. Requests while the engine loads get a 503."""
     with _exit_status_zero(signal.SIGTERM), listen(settings.server) as listener:
         url = f"{base_url(listener)}/v1"
         app = create_app(settings, EngineClient(settings.engine, settings.specs()))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.key_ring.reload)
-        server = Server(app, settings.server, lambda: logger.info("ready: base_url %s", url))
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, _read_again, app.state, path)
+        server = Server(app, settings.server, partial(_note_ready, url))
         async with administered(settings.server, app.state, server.num_answers):
             await server.serve(sockets=[listener])
     if not app.state.starting.cancelled():
         app.state.starting.result()
+
+
+def _note_ready(url: str) -> None:
+    """What is there now stays to the end: collecting garbage among it would hold the event loop."""
+    gc.collect()
+    gc.freeze()
+    logger.info("ready: base_url %s", url)
+
+
+def _read_again(state: Any, path: str | None) -> None:
+    """Keys, and the names of voices in the settings. What is being spoken goes on."""
+    state.key_ring.reload()
+    try:
+        if service := state.get("service"):
+            service.read_voices_again(load_settings(path))
+            logger.info("the voices of the settings were read again")
+    except SettingsError as error:
+        logger.error("%s; voices stay as they were", error)
 
 
 def run_check(arguments: argparse.Namespace) -> None:
@@ -254,6 +278,31 @@ def _voice_line(name: str, language: str, description: str) -> str:
     return f"{name:16} {language:12} {description}".rstrip()
 
 
+def run_export(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    index = write_archive(_store(settings), Path(arguments.file), arguments.voice)
+    _log_archive(settings, "voice.exported", index)
+    print(f"{arguments.file}: {len(index.voices)} voices, {len(index.consents)} consents")
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config)
+    table = VoiceTable(settings.voices.aliases, settings.voices.extra, [])
+    index = read_archive(_store(settings), Path(arguments.file), table.voices)
+    _log_archive(settings, "voice.imported", index)
+    print(f"new here: {len(index.voices)} voices, {len(index.consents)} consents")
+
+
+def _store(settings: Settings) -> VoiceStore:
+    voices = settings.voices
+    return VoiceStore(Path(voices.directory), voices.max_voices, object_store=voices.object_store)
+
+
+def _log_archive(settings: Settings, event: str, index: Index) -> None:
+    voices, consents = ([one.record.id for one in kind] for kind in (index.voices, index.consents))
+    AuditLog(settings.audit).write(event, voices=voices, consents=consents)
+
+
 BENCH_OPTIONS = (
     "shape",
     "checkpoint",
@@ -279,7 +328,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     command += [f"--{name}={value}" for name, value in options.items()]
     if arguments.json:
         command.append("--json")
-    # As the engine's workers run (engine/client.py).
+    # As the engine's workers run (engine/worker_process.py).
     environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
     status = subprocess.run(command, env=environment).returncode
     if status:

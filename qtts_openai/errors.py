@@ -33,6 +33,7 @@ _ROUTES = (
     "/v1/audio/speech",
     "/v1/audio/voices",
     "/v1/audio/models",
+    "/v1/audio/verify",
     "/v1/models",
 )
 
@@ -136,8 +137,9 @@ def _hint(path: str) -> str:
 def handle_exception(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
     error = _from_litestar(request, exc) if isinstance(exc, HTTPException) else as_api_error(exc)
     service = request.app.state.get("service")
-    if error.status in (401, 429) and service is not None:
-        service.metrics.refused.labels(error.code or "no_key").inc()
+    if service is not None:
+        reason = error.code or ("no_key" if error.status == 401 else str(error.status))
+        service.metrics.refused.labels(reason).inc()
     if error.code == "internal_error":
         logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
     return Response(

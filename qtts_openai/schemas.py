@@ -44,9 +44,8 @@ T = TypeVar("T")
 Name = Annotated[
     str,
     Meta(
-        min_length=1,
         max_length=100,
-        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"},
+        extra_json_schema={"minLength": 1, "pattern": r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"},
     ),
 ]
 
@@ -67,6 +66,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     response_format: AudioFormat = "mp3"
     speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
+    # Among server-sent events: when each word is heard.
+    timestamps: Literal["word"] | None = None
     # null: as the settings say.
     stream: bool | None = None
     # null: 24000, or what the format has.
@@ -137,6 +138,19 @@ class ConsentUpdate(msgspec.Struct, frozen=True):
     name: Name
 
 
+class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What POST /v1/audio/verify holds beside `file`; as text or as files.
+
+    `manifest` is what GET /v1/audio/speech/{request_id}/manifest gave for the file. `root` is a
+    certificate in PEM.
+    """
+
+    manifest: Annotated[str, Meta(max_length=64_000)] | None = None
+    root: Annotated[str, Meta(max_length=16_000, pattern="-----BEGIN CERTIFICATE-----")] | None = (
+        None
+    )
+
+
 class BatchRequest(msgspec.Struct, frozen=True):
     """Other fields of a speech request beside `items` are defaults for each item."""
 
@@ -168,11 +182,13 @@ def _without_half_characters(raw: bytes) -> bytes:
 MAX_VALUES = 80_000
 # Of objects, which cost most; 32 items with 200 pronunciations each have 7,000.
 MAX_MEMBERS = 10_000
+# Of strings; base64 of the largest recording with each line's end and slash escaped has 700,000.
+MAX_ESCAPES = 1_000_000
 
 
 def parse_json(raw: bytes, max_long_chars: int = 0) -> dict[str, Any]:
     """The body's object. `max_long_chars`: of text, whose commas look like those between values."""
-    _check_values(raw, max_long_chars // 4)
+    _check_values(raw, max_long_chars)
     try:
         body = _decode_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -184,14 +200,18 @@ def parse_json(raw: bytes, max_long_chars: int = 0) -> dict[str, Any]:
     return body
 
 
-def _check_values(raw: bytes, extra: int) -> None:
+def _check_values(raw: bytes, max_long_chars: int) -> None:
     """A 400 where there may be too many values, going by the marks that stand before each."""
     if len(raw) <= MAX_MEMBERS:
         return
-    letters = np.frombuffer(raw, np.uint8)
-    for what, marks, most in (("members", b":", MAX_MEMBERS), ("values", b",[{", MAX_VALUES)):
-        if sum(np.count_nonzero(letters == mark) for mark in marks) > most + extra:
-            message = f"The body of the request holds more than {most + extra} {what}."
+    letters, commas = np.frombuffer(raw, np.uint8), max_long_chars // 4
+    for what, marks, most in (
+        ("members", b":", MAX_MEMBERS + commas),
+        ("values", b",[{", MAX_VALUES + commas),
+        ("escapes", b"\\", MAX_ESCAPES + 2 * max_long_chars),
+    ):
+        if sum(np.count_nonzero(letters == mark) for mark in marks) > most:
+            message = f"The body of the request holds more than {most} {what}."
             raise ApiError(400, message, code="too_many_values")
 
 

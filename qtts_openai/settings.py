@@ -45,7 +45,7 @@ CleanStep = Literal[
     "wrapped_lines",
     "line_marks",
 ]
-FullStep = Literal["figures", "last_mark"]
+FullStep = Literal["figures", "plain_marks", "last_mark", "one_line"]
 Step = CleanStep | FullStep
 
 Gender = Literal["female", "male", "neutral"]
@@ -99,6 +99,8 @@ class ServerSettings(Section, frozen=True):
     admin_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     # One JSON object a line, for log collectors.
     json_logs: bool = False
+    # An OpenTelemetry collector that takes OTLP over HTTP; needs the extra `otel`.
+    traces: Annotated[str, Meta(pattern="^https?://")] | None = None
     # On SIGTERM: how long running answers may take to end.
     drain_s: Seconds = 30.0
     # The page to try voices with, at / and /studio.
@@ -171,12 +173,11 @@ class Defaults(Section, frozen=True):
 class LiveSettings(Section, frozen=True):
     """Speech of text that comes while it is spoken, over WebSockets."""
 
-    # Speaking begins with so many words, at a flush, or this long after the first whole word.
-    start_words: Annotated[int, Meta(ge=1, le=100)] = 2
+    # Speaking begins with so many whole words, at a flush, or this long after the first whole word.
+    start_words: Annotated[int, Meta(ge=1, le=100)] = 1
     start_after_s: Seconds = 0.25
     # A turn that is longer goes on as a new utterance at the next end of a sentence.
     cut_after_s: Annotated[float, Meta(ge=5, le=60)] = 25.0
-    # Audio that is made ahead of a listener who hears it as it comes.
     ahead_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     max_sessions: Annotated[int, Meta(ge=0, le=1_000_000)] = 256
     # The first message must come within so long; without text and speech a session ends after:
@@ -189,8 +190,13 @@ class LiveSettings(Section, frozen=True):
     # nor ours is an error, or the default voice.
     voices: dict[Name, Name] = msgspec.field(default_factory=dict)
     unknown_voice: Literal["error", "default"] = "error"
-    # Text that waits to be spoken, per session.
     max_held_chars: Chars = 262_144
+
+
+class AlignmentSettings(Section, frozen=True):
+    """When words are heard: by a model for CTC over letters, or null: estimated."""
+
+    checkpoint: PathName | None = None
 
 
 class CacheSettings(Section, frozen=True):
@@ -208,6 +214,9 @@ class ProvenanceSettings(Section, frozen=True):
     # In wav streams, too, where it must come before the samples: some clients know only 44 bytes
     # of header.
     mark_wav_streams: bool = False
+    # In the sound itself, in every format; speech begins 0.3 s of audio later. Needs the extra
+    # "watermark".
+    watermark: bool = False
     # Sign answers: a C2PA manifest in whole mp3, wav and flac files, a statement by request id
     # beside every answer. Needs the extra "provenance", and what `qtts keys create` makes or an
     # authority gave: the signer's certificate and those above it, and its key, in PEM.
@@ -227,6 +236,14 @@ class CloningSettings(Section, frozen=True):
     require_consent: Literal["off", "stored", "all"] = "off"
     # A consent this old counts no more; 0: never.
     consent_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    # Where a Base model is loaded: the least cosine between what its speaker encoder hears in a
+    # sample and in the recording of its consent; 0: not compared. What is less is refused, or told
+    # of in the voice and the logs.
+    consent_similarity: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    on_mismatch: Literal["refuse", "flag"] = "refuse"
+    # A directory of recordings whose voices are not cloned: those at least so like one of them.
+    protected_voices: PathName | None = None
+    protected_similarity: Annotated[float, Meta(gt=0, le=1)] = 0.75
 
 
 class AuditSettings(Section, frozen=True):
@@ -339,6 +356,7 @@ class Settings(Section, frozen=True):
     provenance: ProvenanceSettings = ProvenanceSettings()
     cloning: CloningSettings = CloningSettings()
     audit: AuditSettings = AuditSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
     live: LiveSettings = LiveSettings()
 
     def specs(self) -> list[ModelSpec]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -21,23 +21,28 @@ from engine import EngineClient, ModelInfo, Prompt, SamplingParams, SpeechStream
 from qtts_openai.answers import ModelVoice, VoiceAnswer
 from qtts_openai.decoding.client import AudioDecoder
 from qtts_openai.decoding.turns import current_caller
+from qtts_openai.http import tracing
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.http.fair_queue import FairQueue
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Limiter, rate_store
+from qtts_openai.http.tracing import Timeline
 from qtts_openai.http.turns import Turn
 from qtts_openai.provenance.audit import AuditLog, Trail
 from qtts_openai.provenance.marks import Mark
 from qtts_openai.provenance.policy import Provenance, Signing
+from qtts_openai.provenance.watermark import Watermark
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.settings_check import check_references
+from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
 from qtts_openai.speech.planner import Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
+from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import FAMILIES, Catalog
 from qtts_openai.voices.presets import Voice, VoiceTable
 from qtts_openai.voices.references import References
@@ -45,6 +50,11 @@ from qtts_openai.voices.resolver import VoiceResolver
 from qtts_openai.voices.store import StoredVoice, VoiceStore
 
 logger = logging.getLogger(__name__)
+
+
+class Speaking(Protocol):
+    @property
+    def is_speaking(self) -> bool: ...
 
 
 class AppState:
@@ -76,18 +86,26 @@ class AppState:
             count=self.metrics.count_decoded,
         )
         self.references = References(
-            settings.ref_audio, self.store, self.catalog, self._submit_unheard, self.decoder
+            settings.ref_audio,
+            self.store,
+            self.catalog,
+            self._submit_unheard,
+            self.decoder,
+            Likeness(settings.cloning, engine, self.store, self.decoder),
         )
         self.resolver = VoiceResolver(settings.defaults, self.catalog, self.table, self.references)
         check_references(settings, self.resolver)
         self.planner = Planner(settings, self.resolver)
-        self.num_live = 0  # sessions of live text
+        self.live: set[Speaking] = set()  # open sessions of live text
+        checkpoint = settings.alignment.checkpoint
+        self.aligner = Aligner(checkpoint) if checkpoint else None
         self.signing = Signing(settings.provenance)
+        self.watermark = Watermark() if settings.provenance.watermark else None
         self.audit = AuditLog(settings.audit)
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
         self.limiter = Limiter(settings.limits, store)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
-        self.queue = FairQueue(lambda: _num_places(engine.num_rows, max_queued), max_queued)
+        self.queue = FairQueue(lambda: _num_places(engine.num_places, max_queued), max_queued)
 
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "AppState":
@@ -103,13 +121,30 @@ class AppState:
             await engine.close()
             raise
 
+    def read_voices_again(self, settings: Settings) -> None:
+        """Take aliases and added voices from these settings, for what is asked from now on.
+        SettingsError where they mean nothing; then all stays as it was.
+        """
+        voices = settings.voices
+        table = VoiceTable(voices.aliases, voices.extra, self.engine.models.values())
+        resolver = VoiceResolver(self.settings.defaults, self.catalog, table, self.references)
+        check_references(msgspec.structs.replace(self.settings, voices=voices), resolver)
+        self.table = self.resolver.table = table
+
     def warm_up(self) -> None:
-        """Begin what the first request with reference audio would have to wait for."""
+        """Begin what the first requests would have to wait for."""
+        self.planner.warm_up()
+        if self.watermark is not None:
+            self.watermark.begin()
         if self.catalog.of_family("base") is not None:
             self.decoder.warm_up()
 
     async def close(self) -> None:
         self.decoder.close()
+        if self.aligner is not None:
+            self.aligner.close()
+        if self.watermark is not None:
+            self.watermark.close()
         await self.limiter.store.close()
 
     def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
@@ -131,11 +166,12 @@ class AppState:
         if utterance.params.seed is None and len(utterance.parts) > 1:
             params = msgspec.structs.replace(utterance.params, seed=secrets.randbits(62))
             utterance = msgspec.structs.replace(utterance, params=params)
-        has_begun = False
+        has_begun, timeline = False, tracing.current.get()
 
         def submit(prompt: Prompt, buffered_s: float) -> Turn:
             nonlocal has_begun
-            begin = partial(self._begin, utterance, prompt, buffered_s)
+            timeline.mark("queued")
+            begin = partial(self._begin, utterance, prompt, buffered_s, time.monotonic(), timeline)
             turn = Turn(self.queue, who, begin, is_firm or has_begun)
             # Somebody listens to what has begun, so it goes before the caller's other utterances.
             turn.enter(ahead=has_begun)
@@ -150,10 +186,19 @@ class AppState:
             stream = SegmentedStream(submit, utterance.parts)
         return Amplified(stream, utterance.gain_db) if utterance.gain_db else stream
 
-    def _begin(self, utterance: SpeechPlan, prompt: Prompt, buffered_s: float) -> SpeechStream:
+    def _begin(
+        self,
+        utterance: SpeechPlan,
+        prompt: Prompt,
+        buffered_s: float,
+        queued_at: float,
+        timeline: Timeline,
+    ) -> SpeechStream:
         stream = self.engine.submit(
             utterance.model.id, prompt, utterance.params, utterance.reference, buffered_s
         )
+        self.metrics.queue.observe(time.monotonic() - queued_at, timeline.exemplar())
+        timeline.stream = timeline.stream or stream
         logger.info("sequence %d on %s", stream.id, utterance.model.id)
         return stream
 
@@ -176,7 +221,8 @@ class AppState:
         mark = Mark(model, settings.mark_wav_streams) if settings.mark else None
         kind = CONTENT_TYPES[request.response_format]
         seal = self.signing.seal(request, model, kind, caller.id, request_id)
-        return Provenance(mark, seal, await self._trail(request, utterance, caller))
+        trail = await self._trail(request, utterance, caller)
+        return Provenance(mark, self.watermark, seal, trail)
 
     async def _trail(
         self, request: SpeechRequest, utterance: SpeechPlan, caller: Caller
@@ -252,9 +298,9 @@ def spoken_language(voice: Voice, models: list[ModelInfo]) -> str:
     return spoken.pop().title() if len(spoken) == 1 else "Auto"
 
 
-def _num_places(num_rows: int, max_queued: int) -> int:
-    """A few more than are spoken at once, so that no row waits for its next utterance."""
-    return num_rows + min(num_rows // 8, max_queued)
+def _num_places(num_places: int, max_queued: int) -> int:
+    """A few more than are to be spoken at once, so that the engine need not wait for the next."""
+    return num_places + min(num_places // 8, max_queued)
 
 
 def _kind(voice: Voice) -> Literal["speaker", "prompt", "audio_sample"]:

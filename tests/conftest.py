@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import asyncio
+import gc
 import importlib.util
 import inspect
 import os
@@ -51,13 +52,15 @@ def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             slow.append(f"{cpu_s * 1e3:.0f} ms of work, {wall_s * 1e3:.0f} ms in all: {what}")
 
     monkeypatch.setattr(asyncio.Handle, "_run", timed)
+    gc.freeze()  # what all tests have made is much garbage to look through; `serve` does so, too
     yield slow
+    gc.unfreeze()
     assert not slow, "the event loop was held: " + "; ".join(slow)
 
 
 # `make test-fast`: nothing that imports torch or starts processes, no test on a server.
 HEAVY_IMPORT = re.compile(
-    r"^(?:import|from) (?:uvicorn|benchmarks|engine\.(?:client|worker))\b",
+    r"^(?:import|from) (?:uvicorn|benchmarks|qtts_openai\.load|engine\.(?:client|worker))\b",
     re.MULTILINE,
 )
 HEAVY_FIXTURES = {"shared_servers", "start", "with_extra_voice"}

@@ -17,18 +17,35 @@ ENGINE = {
     "native": SEAM | {"layers", "models"},
     "loader": SEAM | {"layers", "models", "native"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
-    "dummy": SEAM,
+    "dummy": SEAM | {"models"},
     "benchmark": SEAM
-    | {"core", "scheduler", "startup", "loader", "runner", "models", "layers", "dummy"},
+    | {
+        "core",
+        "scheduler",
+        "engine_plan",
+        "startup",
+        "loader",
+        "runner",
+        "models",
+        "layers",
+        "dummy",
+    },
     "config": set(),
     "errors": set(),
     "protocol": {"config"},
-    "client": SEAM,
-    "__init__": SEAM | {"client"},
+    "speech_stream": SEAM,
+    "worker_process": SEAM | {"speech_stream"},
+    "client": SEAM | {"speech_stream", "worker_process"},
+    "__init__": SEAM | {"client", "speech_stream"},
     "talker_engine": SEAM | {"runner", "scheduler"},
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
-    "startup": SEAM | {"core", "loader", "runner", "models", "layers", "kernels"},
+    "engine_plan": SEAM | {"loader", "layers"},
+    "warm_up": SEAM | {"core"},
+    "startup": SEAM
+    | {"core", "engine_plan", "warm_up", "loader", "runner", "models", "layers", "kernels"},
+    "watermark": {"protocol"},
+    "what_fits": SEAM | {"startup", "engine_plan", "loader", "models"},
     "worker": SEAM | {"core", "startup"},
 }
 BASE = {"answers", "errors", "schemas", "settings"}
@@ -38,23 +55,25 @@ HTTP_SIDE = {
     "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
-    "decoding": set(),
+    "decoding": {"provenance"},
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
-    "provenance": BASE,
+    "provenance": BASE | {"decoding"},
     "speech": BASE | {"text", "voices", "http", "decoding", "provenance"},
     "settings_file": {"settings"},
     "settings_check": BASE | {"voices"},
     "state": BASE
     | {"settings_check", "http", "decoding", "text", "voices", "speech", "provenance"},
-    "live": BASE | {"state", "http", "text", "voices", "speech"},
+    "live": BASE | {"state", "http", "text", "voices", "speech", "provenance"},
     "routes": BASE
     | {"state", "live", "http", "decoding", "text", "voices", "speech", "provenance"},
     "app": BASE | {"state", "http", "routes"},
+    "load": BASE,
     "check": BASE | {"settings_file", "http", "voices"},
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
-    "__main__": BASE | {"cli", "settings_file", "provenance"},
+    "ray_serve": BASE | {"settings_file", "app", "http"},
+    "__main__": BASE | {"cli", "load", "settings_file", "provenance"},
     "__init__": set(),
 }
 
@@ -135,11 +154,21 @@ def test_nothing_that_serves_imports_test_gear():
 
 
 def test_only_the_client_is_async():
-    assert importers("engine", "asyncio") <= {"engine.client"}
+    ends = {"engine.client", "engine.worker_process", "engine.speech_stream"}
+    assert importers("engine", "asyncio") == ends
 
 
 def test_litestar_stays_at_the_edge():
-    edge = {"routes", "http", "app", "errors", "speech.response", "live.socket"}
+    edge = {
+        "routes",
+        "http",
+        "app",
+        "errors",
+        "speech.response",
+        "speech.trailers",
+        "live.socket",
+        "live.body",
+    }
     seen = {m.split(".", 1)[1] for m in importers("qtts_openai", "litestar")}
     assert {m for m in seen if m not in edge and m.split(".")[0] not in edge} == set()
 

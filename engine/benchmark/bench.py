@@ -39,6 +39,7 @@ from engine.benchmark import roofline as floor
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.dummy.checkpoint import write_random_checkpoint
+from engine.engine_plan import choose_device
 from engine.errors import EngineError
 from engine.loader.checkpoint import resolve
 from engine.protocol import FRAME_S, Prompt, Ready, SamplingParams, Submit
@@ -46,7 +47,7 @@ from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.talker_runner import TalkerRunner
 from engine.runner.transfer import Download, upload
 from engine.scheduler.sequence import Sequence
-from engine.startup import build, choose_device
+from engine.startup import build
 
 SHAPES = ("tiny-0b6", "tiny-1b7", "0.6B", "1.7B")
 BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 32, 64, 128)}

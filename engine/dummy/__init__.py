@@ -1,4 +1,4 @@
 """Checkpoints with random weights in the official layout, for tests and benchmarks.
 
-Imports only `models.config` and errors; nothing that serves imports it.
+May import: models and the seam; nothing that serves imports it.
 """

@@ -3,7 +3,7 @@
 They make noise, not speech, at exactly the published cost when the shape is a published one.
 Values are the same bits on every machine: per tensor, Philox raw output keyed by
 SHA-256(seed, name), 24 bits of it as a uniform in [-1, 1), times a half width, plus a centre,
-in float32. No libm function is involved. Needs numpy only.
+in float32. No libm function is involved. The nets say which tensors there are (tensors.py).
 
 The widths keep the nets well conditioned: hidden states of order one, logits spread so that greedy
 decoding does not hang on rounding, the row of the end token damped so that speech goes on, the
@@ -87,8 +87,8 @@ def _write_files(
     _write_json(codec_dir / "configuration.json", CODEC_CONFIGURATION)
     _write_json(codec_dir / "preprocessor_config.json", CODEC_PREPROCESSOR_CONFIG)
     weights, codec_weights = out / "model.safetensors", codec_dir / "model.safetensors"
-    _write_safetensors(weights, list(model_tensors(config)), dtype, seed, progress)
-    _write_safetensors(codec_weights, list(codec_tensors(codec_config)), "float32", seed, progress)
+    _write_safetensors(weights, model_tensors(config), dtype, seed, progress)
+    _write_safetensors(codec_weights, codec_tensors(codec_config), "float32", seed, progress)
 
 
 # ---------------------------------------------------------------------------- values

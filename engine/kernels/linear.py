@@ -17,7 +17,6 @@ Sums are float32. Values are rounded to x's dtype where the plain layers round t
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -182,25 +181,3 @@ def fused_linear(
         num_stages=config.num_stages,
     )
     return out
-
-
-def fused_linear_reference(
-    x: Tensor,
-    weight: Tensor,
-    *,
-    bias: Tensor | None = None,
-    scale: Tensor | None = None,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    gated: bool = False,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """What `fused_linear` computes, in torch's own operators and with the same roundings."""
-    if norm is not None:
-        x = F.rms_norm(x, x.shape[-1:], None, eps) * norm
-    wide = weight.float() if scale is None else weight.float() * scale[:, None]
-    y = F.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)
-    if gated:
-        gate, up = y.chunk(2, dim=-1)
-        y = F.silu(gate) * up
-    return y if residual is None else residual + y

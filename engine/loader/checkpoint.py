@@ -175,10 +175,7 @@ def _stays(linear: Linear) -> None:
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:
     """The codec decoder of a checkpoint directory."""
-    config_file = path / "speech_tokenizer" / "config.json"
-    config = read_config(config_file, CodecConfig)
-    with _building(config_file, dtype, device):
-        decoder = CodecDecoder(config.decoder_config)
+    decoder = build_codec(path, dtype, device)
     load_weights(
         path / "speech_tokenizer" / "model.safetensors",
         decoder.weight_map(),
@@ -186,6 +183,14 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
     )
     decoder.finish_loading()
     return decoder
+
+
+def build_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:
+    """Without its weights."""
+    config_file = path / "speech_tokenizer" / "config.json"
+    config = read_config(config_file, CodecConfig)
+    with _building(config_file, dtype, device):
+        return CodecDecoder(config.decoder_config)
 
 
 def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) -> CodecEncoder:

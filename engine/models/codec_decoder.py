@@ -6,7 +6,6 @@ nothing is ever decoded twice, and streaming equals one whole pass for every cut
 once packed on a CPU, within rounding elsewhere. Rows of many streams go through together.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -126,10 +125,6 @@ class CodecDecoder(nn.Module):
         for module in self.modules():
             if isinstance(module, SnakeBeta):
                 module.kernel = snake
-
-    @property
-    def samples_per_frame(self) -> int:
-        return math.prod(self.config.upsampling_ratios) * math.prod(self.config.upsample_rates)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of one row's state tensor."""

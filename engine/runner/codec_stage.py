@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from engine.protocol import AudioChunk, Finished, FinishReason, Outbound
+from engine.protocol import AudioChunk, Finished, FinishReason, Outbound, Timing
 from engine.runner.codec_runner import CodecRunner, Pcm, Snapshot
 from engine.scheduler.codec_schedule import CodecSchedule
 from engine.scheduler.sequence import Sequence
@@ -28,7 +28,7 @@ class CodecStage:
         """codecs by model; models that share one map to the same object."""
         self.codecs, self.schedule, self.clock = codecs, CodecSchedule(ramp), clock
         self.snapshots: dict[tuple[str, str], Snapshot] = {}
-        self.queue: deque[tuple[list[Sequence], Pcm] | Finished] = deque()
+        self.queue: deque[tuple[list[Sequence], list[Timing | None], Pcm] | Finished] = deque()
 
     def start(self, seq: Sequence, ref_codes: Tensor | None) -> None:
         """Begin a sequence's audio in its row: silent, or behind a reference recording."""
@@ -61,10 +61,11 @@ class CodecStage:
         started = self.clock()
         pcm = self.codecs[seqs[0].model].decode([seq.row for seq in seqs], frames)
         self.schedule.observe(num_frames * len(seqs), self.clock() - started)
+        first = [None if seq.num_emitted_frames else seq.timing for seq in seqs]
         for seq in seqs:
             del seq.codes[:num_frames]
             seq.note_emitted(num_frames, self.clock())
-        self.queue.append((seqs, pcm))
+        self.queue.append((seqs, first, pcm))
 
     def end(self, finished: Finished) -> None:
         """Report the end of a sequence behind its audio."""
@@ -78,12 +79,12 @@ class CodecStage:
             if isinstance(head, Finished):
                 outputs.append(head)
             else:
-                seqs, pcm = head
+                seqs, first, pcm = head
                 if not (wait or pcm.ready):
                     break
                 outputs += [
-                    AudioChunk(seq.id, chunk)
-                    for seq, chunk in zip(seqs, pcm.result(), strict=True)
+                    AudioChunk(seq.id, chunk, timing)
+                    for seq, timing, chunk in zip(seqs, first, pcm.result(), strict=True)
                     if seq.finish_reason is not FinishReason.ABORT
                 ]
             self.queue.popleft()

@@ -129,6 +129,8 @@ class NativeTalkerEngine:
             self.runners[batch.model].prefill(chunks)
         for chunk in batch.prefill:
             chunk.seq.num_prefilled = max(chunk.seq.num_prefilled, chunk.end)
+            if chunk.seq.is_prefilled:
+                chunk.seq.timing.prefilled = self.clock()
         elapsed = self.clock() - started
         num_tokens = sum(chunk.end - chunk.start for chunk in chunks)
         if num_tokens:
@@ -148,6 +150,7 @@ class NativeTalkerEngine:
                 self._failed.append((seq, error))
                 return None
             self._voices.pop(seq.id, None)
+            seq.timing.started = self.clock()
             self._started.append(seq)
         return PrefillChunk(seq, max(chunk.start, seq.num_prefilled), chunk.end)
 

@@ -78,6 +78,10 @@ class VoiceEncoder:
             )
         return self.done[key, with_codes]
 
+    def hear(self, samples: bytes) -> "Future[VoicePrompt]":
+        """Of a recording that is not kept."""
+        return self._pool.submit(self.encode, samples, False)
+
     def num_ref_frames(self, key: str) -> int:
         """Codec frames a registered recording becomes."""
         return -(-len(self.samples[key]) // (SAMPLE_BYTES * SAMPLES_PER_FRAME))

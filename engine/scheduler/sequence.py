@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from engine.config import Sampling
-from engine.protocol import FRAME_S, FinishReason, Prompt
+from engine.protocol import FRAME_S, FinishReason, Prompt, Timing
 
 
 class SequenceStatus(enum.Enum):
@@ -49,6 +49,7 @@ class Sequence:
     # When the listener began to play, as if without a pause since; None before the first audio.
     playback_started_at: float | None = None
     overtaken: int = 0
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def num_tokens(self) -> int:

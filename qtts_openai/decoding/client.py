@@ -12,9 +12,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -32,7 +32,9 @@ EXTRA_MEMORY_BYTES = 192 << 20
 _PACKAGES = Path(qtts_openai.__file__).resolve().parents[1]
 _SAMPLE_BYTES = 4
 
-Outcome = Literal["decoded", "refused", "crashed", "timed_out", "cancelled", "busy", "unavailable"]
+Outcome = Literal[
+    "decoded", "examined", "refused", "crashed", "timed_out", "cancelled", "busy", "unavailable"
+]
 HELLO = b"+"  # a child's first byte, from behind its filter of system calls
 
 
@@ -47,6 +49,18 @@ class DecoderUnavailableError(Exception):
 class Reply(msgspec.Struct, frozen=True):
     num_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     refused: Annotated[str, msgspec.Meta(max_length=500)] | None = None
+
+
+T = TypeVar("T")
+Answer = Callable[[asyncio.StreamReader], Awaitable[T]]
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """JSON, which may be a refusal."""
+    line = await reader.readuntil(b"\n")
+    if (refused := msgspec.json.decode(line, type=Reply).refused) is not None:
+        raise _Refused(refused)
+    return line
 
 
 class AudioDecoder:
@@ -69,41 +83,48 @@ class AudioDecoder:
 
     async def decode(self, data: bytes) -> ReferenceAudio:
         """Mono at the engine's rate. DecodeError: it is the file's fault; BusyError: others'."""
+        return await self._in_turn([data], self._answer)
+
+    async def examine(self, data: bytes, statement: bytes, root: bytes) -> bytes:
+        """What provenance.verifying finds, as JSON; raises as `decode`."""
+        return await self._in_turn([data, statement, root], _line, examine=True)
+
+    async def _in_turn(self, parts: list[bytes], answer: Answer[T], examine: bool = False) -> T:
         outcome: Outcome = "cancelled"
         try:
             async with self.turns.take():
-                audio = await self._decode(data)
-            outcome = "decoded"
-            return audio
+                read = await self._have_read(parts, answer, examine)
+            outcome = "examined" if examine else "decoded"
+            return read
         except _Refused:
             outcome = "refused"
             raise
         except TimeoutError:
             outcome = "timed_out"
-            raise DecodeError(f"it could not be decoded within {self.timeout_s:g} s") from None
+            raise DecodeError(f"it could not be read within {self.timeout_s:g} s") from None
         except (BusyError, DecoderUnavailableError) as error:
             outcome = "busy" if isinstance(error, BusyError) else "unavailable"
             raise
         except DecodeError:
             outcome = "crashed"
-            logger.warning("an audio file ended the process that decoded it")
+            logger.warning("an audio file ended the process that read it")
             raise
         finally:
             self.count(outcome)
 
-    async def _decode(self, data: bytes) -> ReferenceAudio:
+    async def _have_read(self, parts: list[bytes], answer: Answer[T], examine: bool) -> T:
         zygote, job = await self._fork()
         taken = False
         try:
             reader, writer = await asyncio.open_connection(sock=job)
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    writer.write(self._job(len(data)))
+                    writer.write(self._job([len(part) for part in parts], examine))
                     await reader.readexactly(1)
                     taken = True
                     zygote.note_filter(await reader.readexactly(1))
-                    writer.write(data)
-                    return await self._answer(reader)
+                    writer.writelines(parts)
+                    return await answer(reader)
             finally:
                 # The child ends with this, whatever it is doing.
                 writer.transport.abort()
@@ -125,23 +146,22 @@ class AudioDecoder:
                 zygote.close()
         raise DecoderUnavailableError("what decodes audio ends as soon as it is begun")
 
-    def _job(self, num_bytes: int) -> bytes:
+    def _job(self, parts: list[int], examine: bool) -> bytes:
         samples_bytes = int(self.max_s * 48_000 * _SAMPLE_BYTES)
         job = {
-            "num_bytes": num_bytes,
+            "examine": examine,
+            "parts": parts,
             "rate_hz": SAMPLE_RATE_HZ,
             "min_s": self.min_s,
             "max_s": self.max_s,
-            "memory_bytes": EXTRA_MEMORY_BYTES + 4 * num_bytes + 5 * samples_bytes,
+            "memory_bytes": EXTRA_MEMORY_BYTES + 4 * sum(parts) + 5 * samples_bytes,
             "cpu_s": int(self.timeout_s) + 1,
         }
         return msgspec.json.encode(job) + b"\n"
 
     async def _answer(self, reader: asyncio.StreamReader) -> ReferenceAudio:
         """What a child says is believed within bounds only: it may be the file that speaks."""
-        reply = msgspec.json.decode(await reader.readuntil(b"\n"), type=Reply)
-        if reply.refused is not None:
-            raise _Refused(reply.refused)
+        reply = msgspec.json.decode(await _line(reader), type=Reply)
         most = int((self.max_s + 1) * SAMPLE_RATE_HZ) * _SAMPLE_BYTES
         if not 0 < reply.num_bytes <= most or reply.num_bytes % _SAMPLE_BYTES:
             raise ValueError(f"{reply.num_bytes} bytes of samples")

@@ -16,10 +16,12 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import av
+import msgspec
 
 from qtts_openai.decoding import sandbox
 from qtts_openai.decoding.decoder import RefusedError, decode, warm_up
@@ -119,16 +121,34 @@ def _serve(fd: int) -> None:
     while not line.endswith(b"\n") and len(line) < MAX_LINE:
         line += os.read(fd, 1)
     job = json.loads(line)
+    work = _examiner() if job["examine"] else _decode
     filtered = sandbox.enter(memory_bytes=job["memory_bytes"], cpu_s=job["cpu_s"])
     _write(fd, HELLO if filtered else HELLO_WITHOUT_FILTER)
-    data = _read(fd, job["num_bytes"])
+    parts = [_read(fd, num_bytes) for num_bytes in job["parts"]]
     try:
-        samples = decode(data, job["rate_hz"], job["min_s"], job["max_s"]).tobytes()
+        answer = work(job, parts)
     except RefusedError as error:
-        _write(fd, json.dumps({"refused": str(error)}).encode() + b"\n")
-        return
-    _write(fd, json.dumps({"num_bytes": len(samples)}).encode() + b"\n")
-    _write(fd, samples)
+        answer = json.dumps({"refused": str(error)}).encode() + b"\n"
+    _write(fd, answer)
+
+
+def _decode(job: dict[str, Any], parts: list[bytes]) -> bytes:
+    samples = decode(parts[0], job["rate_hz"], job["min_s"], job["max_s"]).tobytes()
+    return json.dumps({"num_bytes": len(samples)}).encode() + b"\n" + samples
+
+
+def _examiner() -> Callable[[dict[str, Any], list[bytes]], bytes]:
+    """Few files are examined, so that only their children load what that takes."""
+    from qtts_openai.provenance.verifying import examine
+
+    def work(job: dict[str, Any], parts: list[bytes]) -> bytes:
+        data, statement, root = parts
+        try:
+            return msgspec.json.encode(examine(data, statement or None, root or None)) + b"\n"
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+
+    return work
 
 
 def _read(fd: int, num_bytes: int) -> bytes:

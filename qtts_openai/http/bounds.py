@@ -16,7 +16,8 @@ BYTES_PER_CHAR = 12
 # Files that a process needs beside its connections: worker restarts, records, uploads on disk.
 RESERVED_FILES = 32
 
-FORM_PATHS = frozenset({"/v1/audio/voices", "/v1/audio/voice_consents"})
+VERIFY_PATH = "/v1/audio/verify"
+FORM_PATHS = frozenset({"/v1/audio/voices", "/v1/audio/voice_consents", VERIFY_PATH})
 SPEECH_PATH = "/v1/audio/speech"
 
 
@@ -34,7 +35,7 @@ class ConnectionBounds(msgspec.Struct, frozen=True):
     def of(cls, server: ServerSettings) -> "ConnectionBounds":
         return cls(
             max_head_bytes=server.max_head_bytes,
-            max_connections=server.max_connections or most_connections(),
+            max_connections=server.max_connections or max_connections_of_system(),
             head_s=server.head_timeout_s,
             body_s=server.body_timeout_s,
             write_s=server.write_timeout_s,
@@ -42,7 +43,7 @@ class ConnectionBounds(msgspec.Struct, frozen=True):
         )
 
 
-def most_connections() -> int:
+def max_connections_of_system() -> int:
     """By the limit of open files, less those open now and a reserve."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -66,6 +67,8 @@ class BodyBounds:
         speech = self._texts + (self._base64 if clones else 0)
         if path == SPEECH_PATH:
             return min(speech, self._most)
+        if path == VERIFY_PATH and is_form:
+            return self._most
         if path == f"{SPEECH_PATH}/batch":
             return min(speech * self._items, self._most)
         return min(self._form if is_form and path in FORM_PATHS else SMALL_BODY, self._most)

@@ -4,10 +4,10 @@ In: tickets (one an utterance) with the name of their caller. Out: `begin()` is 
 that gets a free place. Policy only: no clock, no I/O.
 
 The engine's own queue is first come, first served, so little is put into it: a ticket without a
-place waits here, in one line per caller. A free place goes to the callers in turn. While several
-callers wait, none of them gets more than half of the places; one alone may have all. What has begun
-is never broken off, so until it has half of the places a newcomer waits for the end of one
-utterance at most.
+place waits here, in one line per caller. A free place goes to the caller who has the fewest, in
+turn among equals, so none gets more than half while another waits; one alone may have all. What has
+begun is never broken off: a newcomer waits for the end of one utterance at most, or not at all, as
+one who has nothing under way may have one of a few places more.
 
 When too many wait, the newest ticket of the longest line is refused in favour of a caller whose
 line is shorter. Firm tickets are never refused: parts of an answer, or of a batch, that has begun.
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from engine import QueueFullError
+
+SPARE = 8  # one place more in so many, for newcomers
 
 
 class Ticket(Protocol):
@@ -87,8 +89,7 @@ class FairQueue:
 
     def _serve(self) -> None:
         """Fill the free places."""
-        while self._lines and not self._is_full():
-            ticket = self._next()
+        while (ticket := self._next()) is not None:
             self._take_out(ticket)
             self._count(ticket, 1)
             try:
@@ -101,15 +102,23 @@ class FairQueue:
                     return self._put(ticket, ahead=True)
                 ticket.refuse(error)
 
-    def _next(self) -> Ticket:
-        """The head of the line whose turn it is; its next turn comes after everybody else's."""
-        half = (self._num_places() + 1) // 2
-        who = next(iter(self._lines))
-        if len(self._lines) > 1:
-            # At most two callers can have half of the places, so this does not look far.
-            who = next((w for w in self._lines if self.num_active_of(w) < half), who)
+    def _next(self) -> Ticket | None:
+        """The head of the line whose turn it is, if there is a place for it; the line's next turn
+        comes after everybody else's.
+        """
+        who = self._whose_turn()
+        if who is None:
+            return None
         self._lines.move_to_end(who)
         return next(iter(self._lines[who]))
+
+    def _whose_turn(self) -> str | None:
+        who = min(self._lines, key=self.num_active_of, default=None)
+        if who is None:
+            return None
+        places = self._num_places()
+        spare = 0 if self.num_active_of(who) else places // SPARE
+        return who if places == 0 or self.num_active < places + spare else None
 
     def _put(self, ticket: Ticket, ahead: bool) -> None:
         line = self._lines.setdefault(ticket.who, OrderedDict())

@@ -8,17 +8,19 @@ from typing import Any
 import msgspec
 
 from qtts_openai.errors import ApiError, retry_headers
-from qtts_openai.http import request_id
+from qtts_openai.http import request_id, tracing
 from qtts_openai.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from qtts_openai.http.bounds import FORM_PATHS, BodyBounds, plain_path
 from qtts_openai.http.origins import OriginPolicy
+from qtts_openai.http.tracing import Tracer
 
 Headers = dict[bytes, bytes]
 
 
 class Front:
     """`clones`: whether requests may bring reference audio; `is_draining`: whether new work is
-    refused; `count(route, method, status)` is called for each answer.
+    refused; `count(route, method, status, code)` is called for each answer, with the code of a
+    refusal that is made here.
     """
 
     def __init__(
@@ -29,11 +31,13 @@ class Front:
         *,
         clones: Callable[[], bool],
         is_draining: Callable[[], bool],
-        count: Callable[[str, str, int], None],
+        count: Callable[[str, str, int, str | None], None],
+        tracer: Tracer,
     ) -> None:
         self._inner = inner
         self._origins, self._bodies = origins, bodies
         self._clones, self._is_draining, self._count = clones, is_draining, count
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = dict(scope.get("headers", ()))
@@ -42,7 +46,12 @@ class Front:
         elif not self._may_connect(headers):
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await self._inner(scope, receive, send)
+            timeline = self._tracer.begin(scope["path"], "WebSocket", headers)
+            tracing.current.set(timeline)
+            try:
+                await self._inner(scope, receive, send)
+            finally:
+                self._tracer.end(timeline, f"WebSocket {plain_path(scope['path'])}")
 
     def _may_connect(self, headers: Headers) -> bool:
         """A WebSocket is open to every page unless the server looks at its origin."""
@@ -60,20 +69,35 @@ class Front:
             scope["method"] = "GET"  # the protocol drops the body
         _take_absolute_form(scope)
 
+        timeline = self._tracer.begin(scope["path"], method, headers)
+        tracing.current.set(timeline)
+        route, status, code = "unknown", 0, None
+
         async def send_counted(message: Message) -> None:
+            nonlocal route, status
             if message["type"] == "http.response.start":
                 self._finish_head(message, id_)
-                route = str(scope.get("path_template", "unknown"))
-                self._count(route, method, message["status"])
+                route, status = str(scope.get("path_template", route)), message["status"]
+                self._count(route, method, status, code)
             await send(message)
 
         try:
             self._check_origin(method, headers)
             limit = self._check_body(method, plain_path(scope["path"]), headers)
         except ApiError as error:
+            code = error.code
             await _refuse(error, send_counted)
-            return
-        await self._inner(scope, _limited(receive, limit), send_counted)
+        else:
+            await self._inner(scope, _limited(receive, limit), send_counted)
+        finally:
+            self._tracer.end(
+                timeline,
+                f"{method} {route}",
+                http__request__method=method,
+                http__route=route,
+                http__response__status_code=status,
+                request__id=id_,
+            )
 
     def _finish_head(self, message: Message, id_: str) -> None:
         extra = [(b"x-request-id", id_.encode())]

@@ -1,10 +1,18 @@
 """Prometheus metrics of the HTTP side and, at each scrape, the engine's latest Stats."""
 
 from collections.abc import Callable, Iterator
-from typing import get_args
+from typing import cast, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as open_metrics
 
 from engine import EngineClient, Stats
 from qtts_openai.decoding.client import Outcome
@@ -53,6 +61,12 @@ class Metrics:
             buckets=_TTFA_BUCKETS,
             registry=self.registry,
         )
+        self.queue = Histogram(
+            "qtts_queue_seconds",
+            "How long an utterance waited for a place in the engine",
+            buckets=_TTFA_BUCKETS,
+            registry=self.registry,
+        )
         self.rtf = Histogram(
             "qtts_real_time_factor",
             "Time that an answer took by the seconds of its speech; a slow listener's counts, too",
@@ -65,7 +79,14 @@ class Metrics:
         self.live_first_audio = Histogram(
             "qtts_live_first_audio_seconds",
             "First text of a live utterance to its first audio",
+            ["dialect"],
             buckets=_TTFA_BUCKETS,
+            registry=self.registry,
+        )
+        self.live_stalls = Counter(
+            "qtts_live_text_stalls",
+            "Live utterances whose text paused for so long that they gave up their row",
+            ["dialect"],
             registry=self.registry,
         )
         self.live_cancels = Counter(
@@ -92,7 +113,7 @@ class Metrics:
 
         self.refused = Counter(
             "qtts_refused",
-            "Requests refused for their key, a limit or a full queue",
+            "Requests answered with an error, by its code",
             ["reason"],
             registry=self.registry,
         )
@@ -101,6 +122,15 @@ class Metrics:
             "qtts_rate_store_failures",
             "Questions and reports that the shared store of limits did not get",
             registry=self.registry,
+        )
+
+        self.underruns = Counter(
+            "qtts_underruns_predicted",
+            "Times that a listener who plays as audio leaves had none",
+            registry=self.registry,
+        )
+        self.gaps = Counter(
+            "qtts_predicted_gap_seconds", "How long they had none", registry=self.registry
         )
 
         self.decoded = Counter(
@@ -125,8 +155,19 @@ class Metrics:
     def count_decoded(self, outcome: Outcome) -> None:
         self.decoded.labels(outcome).inc()
 
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
+    def note_gap(self, seconds: float) -> None:
+        if seconds > 0:
+            self.underruns.inc()
+            self.gaps.inc(seconds)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The text and its content type. Exemplars need OpenMetrics, which Prometheus asks for."""
+        if "application/openmetrics-text" in accept:
+            # Its escaping, on by default, would take vLLM's colons for a fault.
+            encode = cast(Callable[..., bytes], open_metrics.generate_latest)
+            text = encode(self.registry, open_metrics.ALLOWUTF8)
+            return text, open_metrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 
 class _EngineCollector:
@@ -144,20 +185,36 @@ class _EngineCollector:
             help_ = f"{name} of engine.Stats"
             labels = ["worker"]
             family = kind(f"qtts_engine_{shown}", help_, labels=labels)
-            for worker, stats in enumerate(self._engine.stats):
-                family.add_metric([str(worker)], float(getattr(stats, name)))
+            for worker, state in enumerate(self._engine.workers):
+                if state.stats is not None:
+                    family.add_metric([str(worker)], float(getattr(state.stats, name)))
             yield family
+        yield from self._workers()
         yield from self._load()
+
+    def _workers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(
+            "qtts_engine_worker_up", "1 while this worker takes work", labels=["worker"]
+        )
+        restarts = CounterMetricFamily(
+            "qtts_engine_worker_restarts", "Times it was started again", labels=["worker"]
+        )
+        for worker, state in enumerate(self._engine.workers):
+            up.add_metric([str(worker)], float(state.status == "ready"))
+            restarts.add_metric([str(worker)], float(state.num_restarts))
+        yield from (up, restarts)
 
     def _load(self) -> Iterator[Metric]:
         """What autoscalers and routers read, over all workers; the names of vLLM are those that
         llm-d's endpoint picker and vLLM's dashboards know.
         """
-        stats = [one for one in self._engine.stats if one is not None]
+        stats = self._engine.stats
         running = float(sum(one.num_running for one in stats))
         waiting = float(sum(one.num_waiting for one in stats) + self._num_queued())
         blocks = sum(one.num_blocks for one in stats)
         used = 1 - sum(one.num_free_blocks for one in stats) / blocks if blocks else 0.0
+        places = "Utterances that may be spoken at once"
+        yield GaugeMetricFamily("qtts_engine_num_places", places, float(self._engine.num_places))
         load = "Utterances spoken and waiting"
         yield GaugeMetricFamily("qtts_engine_load", load, running + waiting)
         for name, value in (("running", running), ("waiting", waiting)):

@@ -86,7 +86,7 @@ class GuardedProtocol(H11Protocol):
         self.bounds = bounds
         self.conn = Connection(h11.SERVER, bounds.max_head_bytes)
         self.phase = Phase.HEAD
-        self.since = self.loop.time()
+        self.since = self._heard_at = self.loop.time()
         self._inner = cast(ASGIApp, self.app)
         self.app = cast(Any, self._answer)
         self._num_received = 0  # bytes since the phase began
@@ -118,6 +118,7 @@ class GuardedProtocol(H11Protocol):
         if self.phase is Phase.IDLE:
             self._enter(Phase.HEAD)
         self._num_received += len(data)
+        self._heard_at = self.loop.time()
         super().data_received(data)
         self._follow()
 
@@ -158,7 +159,9 @@ class GuardedProtocol(H11Protocol):
 
     def check(self, now: float) -> None:
         """End what took too long."""
-        waited = now - self.since
+        # A text that comes while it is spoken may take its time, but not between two parts.
+        is_live = self.phase is Phase.BODY and _has_lines(self.scope)
+        waited = now - (self._heard_at if is_live else self.since)
         if self._is_unread(now):
             logger.warning("a client read nothing for %g s; its answer ends", self.bounds.write_s)
             self._reset()
@@ -286,6 +289,11 @@ class GuardedProtocol(H11Protocol):
         else:
             self._drop_cycle()
             self.transport.close()
+
+
+def _has_lines(scope: Any) -> bool:
+    kind = dict(scope["headers"]).get(b"content-type", b"")
+    return bool(kind.startswith(b"application/x-ndjson"))
 
 
 def _was_logged(error: Exception) -> bool:

@@ -116,7 +116,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def num_answers(self) -> int:
-        return sum(one.phase in (Phase.BODY, Phase.ANSWER) for one in self._guarded)
+        """Live sessions count while they speak."""
+        service = self.app.state.get("service")
+        num_live = sum(one.is_speaking for one in service.live) if service is not None else 0
+        return num_live + sum(one.phase in (Phase.BODY, Phase.ANSWER) for one in self._guarded)
 
     def _cut_answers(self) -> None:
         if num := self.num_answers():

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.live import session as s
+from qtts_openai.live import events as s
 from qtts_openai.live.dialect import Dialect, Visit
-from qtts_openai.live.socket import NORMAL, TOO_BIG, Closing
+from qtts_openai.live.socket import NORMAL, Closing
 
 # Clients give up after 10 s without a message.
 HEART_BEAT_S = 4.0
@@ -45,7 +45,7 @@ class DeepgramSession(Dialect):
 
     async def begin(self) -> None:
         voice = await self.voice(self.request(self._fields()))
-        self.session = s.LiveSession(voice, self.open_texts)
+        self.session = self.open(voice)
         await self._tell(self._metadata("Metadata" if self.version == 1 else "Connected"))
 
     def _fields(self) -> dict[str, Any]:
@@ -63,28 +63,11 @@ class DeepgramSession(Dialect):
             "speed": _number(self.query, "speed", float),
         }
 
-    def voice_name(self, name: str | None) -> str | None:
-        """By the table of the configuration; a name of ours is itself."""
-        table = self.settings.voices
-        known = table.get(name, name) if name is not None else None
-        if known and self.settings.unknown_voice == "default":
-            try:
-                self.service.resolver.preset(known)
-            except ApiError:
-                return None
-        return known
-
     async def take(self, message: dict[str, Any]) -> None:
         assert self.session is not None
         match message.get("type"):
             case "Speak":
-                text = message.get("text")
-                if not isinstance(text, str):
-                    raise invalid("Speak: `text` must be a string.", "text")
-                if len(text) > self.settings.max_text_message_bytes:
-                    raise Closing(TOO_BIG, "the text of a message is too long")
-                await self.charge(text)
-                if text:
+                if text := await self.text_of(message):
                     self.session.append(text)
             case "Flush":
                 self._flushed.append(self.session.flush())

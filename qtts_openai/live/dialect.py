@@ -1,20 +1,24 @@
-"""What the dialects have in common: one reader, one session, and one who tells what it says."""
+"""What the dialects have in common: one reader, sessions, and one who tells what each says."""
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.rate_limit import Lease
-from qtts_openai.live import session as s
-from qtts_openai.live.socket import NORMAL, POLICY, Closing, LiveSocket, together
+from qtts_openai.live import events as s
+from qtts_openai.live.session import LiveSession
+from qtts_openai.live.socket import NORMAL, POLICY, RESTART, TOO_BIG, Closing, LiveSocket
 from qtts_openai.live.voice import LiveVoice, OpenTexts
 from qtts_openai.schemas import SpeechRequest, read_speech
 from qtts_openai.state import AppState
 
 # Idle timeouts that a client may take to go on with an utterance that it began.
 MAX_SILENT = 10
+
+Tell = Callable[[s.Event], Awaitable[None]]
 
 
 class Visit(NamedTuple):
@@ -28,6 +32,7 @@ class Visit(NamedTuple):
     caller: Caller
     who: str
     lease: Lease
+    is_draining: Callable[[], bool]
 
 
 class Dialect:
@@ -37,15 +42,18 @@ class Dialect:
 
     def __init__(self, visit: Visit) -> None:
         self.socket, self.service, self.open_texts = visit[:3]
-        self.caller, self.who, self.lease = visit[3:]
+        self.caller, self.who, self.lease, self.is_draining = visit[3:]
         self.settings = self.service.settings.live
-        self.session: s.LiveSession | None = None
+        self.idle_s = self.settings.idle_timeout_s
+        self.max_message_bytes = self.service.settings.server.max_message_bytes
+        self.session: LiveSession | None = None
         self._num_chars = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # What a dialect is made of.
 
     async def begin(self) -> None:
-        """Make `session`. ApiError ends the connection, once it has been told."""
+        """What is said first. ApiError ends the connection, once it has been told."""
         raise NotImplementedError
 
     async def take(self, message: dict[str, Any]) -> None:
@@ -57,22 +65,26 @@ class Dialect:
     def error(self, error: ApiError) -> dict[str, Any]:
         raise NotImplementedError
 
+    async def refuse(self, error: ApiError) -> None:
+        """A message that cannot be taken; the session goes on unless this raises Closing."""
+        await self.socket.send(self.error(error))
+
     async def beat(self) -> None:
         """Every second, for dialects whose clients must hear something."""
+
+    @property
+    def sessions(self) -> Iterable[LiveSession]:
+        return (self.session,) if self.session is not None else ()
 
     # What all do alike.
 
     async def run(self) -> None:
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             await self._begin()
-            assert self.session is not None
-            pump = asyncio.create_task(self._pump(self.session))
-            reader = asyncio.create_task(self._read_on(self.session))
-            tasks = {pump, reader, asyncio.create_task(self._beat_on())}
-            async with together(*tasks):
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+            self._spawn(self._read_on())
+            self._spawn(self._beat_on())
+            await self._over
         except Closing as closing:
             if closing.code != NORMAL and closing.reason:
                 # A client that is gone or does not read has the close code only.
@@ -80,9 +92,23 @@ class Dialect:
                     await self.socket.send(self.error(invalid(closing.reason, None, "closing")))
             await self.socket.close(closing.code, closing.reason)
         finally:
-            if self.session is not None:
-                await self.session.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for session in [*self.sessions]:
+                await session.close()
             self.lease.release()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """The first that fails ends the connection."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._over.done():
+            self._over.set_exception(error)
 
     async def _begin(self) -> None:
         try:
@@ -94,29 +120,53 @@ class Dialect:
     async def _beat_on(self) -> None:
         while True:
             await asyncio.sleep(1)
+            if self.is_draining() and all(session.is_idle for session in self.sessions):
+                raise Closing(RESTART, "the server is shutting down")
             await self.beat()
 
-    async def _pump(self, session: s.LiveSession) -> None:
+    async def _pump(self, session: LiveSession, tell: Tell) -> None:
+        metrics = self.service.metrics
         async for event in session.events():
             if isinstance(event, s.Cancelled) and event.index is not None:
-                self.service.metrics.live_cancels.labels(self.name).inc()
-                self.service.metrics.live_heard.labels(self.name).inc(event.played_s)
-            await self.tell(event)
+                metrics.live_cancels.labels(self.name).inc()
+                metrics.live_heard.labels(self.name).inc(event.played_s)
+            await tell(event)
 
-    async def _read_on(self, session: s.LiveSession) -> None:
+    async def _read_on(self) -> None:
         num_silent = 0
         while True:
             try:
-                most = self.service.settings.server.max_message_bytes
-                message = await self.socket.receive(self.settings.idle_timeout_s, most)
+                message = await self.socket.receive(self.idle_s, self.max_message_bytes)
                 num_silent = 0
                 await self.take(message)
             except TimeoutError:
-                num_silent += session.waits_for_text
-                if session.is_idle or num_silent >= MAX_SILENT:
+                num_silent += any(session.waits_for_text for session in self.sessions)
+                if all(session.is_idle for session in self.sessions) or num_silent >= MAX_SILENT:
                     raise Closing(POLICY, "Idle timeout") from None
             except ApiError as error:
-                await self.socket.send(self.error(error))
+                await self.refuse(error)
+
+    @property
+    def is_speaking(self) -> bool:
+        return any(session.is_speaking for session in self.sessions)
+
+    def open(
+        self, voice: LiveVoice, by_sentence: bool = False, tell: Tell | None = None
+    ) -> LiveSession:
+        """A session whose events go to `tell`."""
+        session = LiveSession(voice, self.open_texts, by_sentence, self.name)
+        self._spawn(self._pump(session, tell or self.tell))
+        return session
+
+    async def text_of(self, message: dict[str, Any]) -> str:
+        """Its text, counted against the caller's limits."""
+        text = message.get("text")
+        if not isinstance(text, str):
+            raise invalid("`text` must be a string.", "text")
+        if len(text) > self.settings.max_text_message_bytes:
+            raise Closing(TOO_BIG, "the text of a message is too long")
+        await self.charge(text)
+        return text
 
     async def charge(self, text: str) -> None:
         """A 429 where the caller has no characters left."""
@@ -126,13 +176,30 @@ class Dialect:
     def request(self, fields: dict[str, Any]) -> SpeechRequest:
         """Unknown fields are ignored, as clients of other servers send their own."""
         settings = self.service.settings
-        body = {n: v for n, v in fields.items() if n not in ("input", "stream", "stream_format")}
-        body["input"] = ""
+        ours = ("stream", "stream_format", "timestamps")
+        body = {name: value for name, value in fields.items() if name not in ours} | {"input": ""}
         body["model"] = body.get("model") or settings.defaults.model or settings.models[0].id
         sounds = ("voice", "speaker", "ref_audio", "references", "speaker_embedding", "task_type")
         if not any(body.get(name) for name in sounds):
             body["voice"] = "default"
         return read_speech(body)[0]
+
+    def voice_name(self, name: str | None) -> str | None:
+        """By the table of the configuration; a name of ours is itself."""
+        known = self.settings.voices.get(name, name) if name is not None else None
+        if known and self.settings.unknown_voice == "default":
+            try:
+                self.service.resolver.preset(known)
+            except ApiError:
+                return None
+        return known
+
+    def model_name(self, name: Any) -> str | None:
+        """A name of ours; what a vendor calls its own models is the first one here."""
+        try:
+            return name if name and self.service.catalog.find(str(name)) else None
+        except ApiError:
+            return None
 
     async def voice(self, request: SpeechRequest) -> LiveVoice:
         return await LiveVoice.of(self.service, request, self.caller, self.who)

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """The dialect of /v1/audio/speech/stream: a superset of vllm-omni's, sglang-omni's and what
 LiveKit's Baseten plugin speaks.
 
@@ -11,43 +10,36 @@ clauses or whole utterances, each a session utterance of its own here.
 """
 
 import base64
-import re
 import secrets
 from collections import deque
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.live import session as s
+from qtts_openai.live import events as s
 from qtts_openai.live.dialect import Dialect, Visit
-from qtts_openai.live.socket import NORMAL, POLICY, TOO_BIG, Closing
-from qtts_openai.live.words import Word
+from qtts_openai.live.socket import NORMAL, POLICY, Closing
+from qtts_openai.live.units import Granularity, split
 from qtts_openai.schemas import SpeechRequest, to_struct
-
-_CLOSERS = "[\"'”’»」』)\\]]*"
-_ENDS = {
-    "none": re.compile(r"(?!)"),
-    "sentence": re.compile(rf"[.!?…]+{_CLOSERS}(?=\s)|[。！？।]+{_CLOSERS}"),
-    "clause": re.compile(rf"[.!?…,;:]+{_CLOSERS}(?=\s)|[。！？।，、；：]+{_CLOSERS}"),
-}
-# No sentence ends behind these, nor behind the initial of a name.
-_SHORT = re.compile(
-    r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|no|jr|sr)|\b[A-Za-z])\.\Z", re.I
-)
+from qtts_openai.speech.words import Word, alignment, times_ms
 
 
 class Config(msgspec.Struct, frozen=True):
     """What a config says beside the fields of a speech request."""
 
     stream_audio: bool = False
-    split_granularity: Literal["none", "sentence", "clause"] = "none"
+    split_granularity: Granularity = "none"
     word_timestamps: bool = False
     timestamp_type: str | None = None  # Baseten's clients: times in audio.done, audio stays binary
 
     @property
     def is_live(self) -> bool:
         return self.stream_audio and self.split_granularity == "none"
+
+    @property
+    def has_words(self) -> bool:
+        return self.word_timestamps or self.timestamp_type == "word"
 
     @property
     def has_chunks(self) -> bool:
@@ -61,16 +53,6 @@ class Mark(msgspec.Struct):
     utterance: int
     num_sentences: int = 0
     is_commit: bool = False
-
-
-def split(text: str, config: Config) -> tuple[list[str], str]:
-    """Whole units, and what is left."""
-    units, at = [], 0
-    for match in _ENDS[config.split_granularity].finditer(text):
-        if not _SHORT.search(text[at : match.end()]):
-            units.append(text[at : match.end()])
-            at = match.end()
-    return units, text[at:]
 
 
 class NativeSession(Dialect):
@@ -94,7 +76,7 @@ class NativeSession(Dialect):
     async def begin(self) -> None:
         try:
             message = await self.socket.receive(
-                self.settings.config_timeout_s, self.service.settings.server.max_message_bytes
+                self.settings.config_timeout_s, self.max_message_bytes
             )
         except TimeoutError:
             raise Closing(POLICY, "no session.config came in time") from None
@@ -107,14 +89,9 @@ class NativeSession(Dialect):
         if kind == "session.config":
             await self._configure(message)
             return
-        text = message.get("text")
-        if isinstance(text, str) and len(text) > self.settings.max_text_message_bytes:
-            raise Closing(TOO_BIG, "the text of a message is too long")
         match kind:
             case "input.text":
-                if not isinstance(text, str):
-                    raise invalid("input.text: `text` must be a string.", "text")
-                await self._append(text)
+                await self._append(await self.text_of(message))
             case "input.done":
                 self._finish(is_commit=False)
             case "input.commit":
@@ -143,7 +120,7 @@ class NativeSession(Dialect):
         self.config, self.wanted = config, request
         by_sentence = not config.is_live
         if self.session is None:
-            self.session = s.LiveSession(voice, self.open_texts, by_sentence)
+            self.session = self.open(voice, by_sentence)
         else:
             self.session.reconfigure(voice, by_sentence)
         await self.socket.send(
@@ -160,13 +137,12 @@ class NativeSession(Dialect):
 
     async def _append(self, text: str) -> None:
         assert self.session is not None
-        await self.charge(text)
         if self.config.is_live or self.config.split_granularity == "none":
             if text:
                 self._note(self.session.index)
                 self.session.append(text)
             return
-        units, self._held = split(self._held + text, self.config)
+        units, self._held = split(self._held + text, self.config.split_granularity)
         if len(self._held) > self.settings.max_held_chars:
             raise Closing(POLICY, "too much text without an end of a sentence")
         for unit in units:
@@ -260,7 +236,7 @@ class NativeSession(Dialect):
         message = {"type": "audio.start", **self._place(event.index)}
         message |= {"sentence_text": event.text.strip(), "format": self.wanted.response_format}
         message["sample_rate"] = self.wanted.sample_rate or 24_000
-        if self.config.word_timestamps:
+        if self.config.has_words:
             message["word_timestamps"] = True
         await self.socket.send(message)
 
@@ -303,12 +279,12 @@ class NativeSession(Dialect):
                     "type": "audio.chunk",
                     **self._place(index),
                     "audio_b64": "",
-                    "timestamps": [_times_ms(word) for word in self._words],
+                    "timestamps": [times_ms(word) for word in self._words],
                     "estimated": True,
                 }
             )
-        elif self.config.word_timestamps:
-            message["timestamp_info"] = {"word_alignment": _alignment(self._words)}
+        elif self.config.has_words:
+            message["timestamp_info"] = {"word_alignment": alignment(self._words)}
             message["estimated"] = True
         await self.socket.send(message)
 
@@ -355,16 +331,3 @@ class NativeSession(Dialect):
                 "estimated": True,
             }
         )
-
-
-def _times_ms(word: Word) -> dict[str, Any]:
-    times = {"start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
-    return {"word": word.text, **times}
-
-
-def _alignment(words: list[Word]) -> dict[str, Any]:
-    return {
-        "words": [word.text for word in words],
-        "word_start_times_seconds": [round(word.start_s, 3) for word in words],
-        "word_end_times_seconds": [round(word.end_s, 3) for word in words],
-    }

@@ -18,14 +18,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-import msgspec
-
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, SpeechStream
 from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.http.turns import Turn
+from qtts_openai.live.events import Audio, Cancelled, Event, Failed, Finished, Started, Words
+from qtts_openai.live.playback import Playback
 from qtts_openai.live.utterance import Piece, Utterance
 from qtts_openai.live.voice import LiveVoice, OpenTexts
-from qtts_openai.live.words import Word, split_at
+from qtts_openai.provenance.marks import Mark
 from qtts_openai.speech.encoders import AudioEncoder
 from qtts_openai.speech.loudness import amplify
 
@@ -35,69 +35,31 @@ BYTES_PER_S = SAMPLE_RATE_HZ * 2
 SILENCE_S = 0.25  # at once
 
 
-class Started(msgspec.Struct, frozen=True):
-    index: int
-    text: str  # so far
-
-
-class Audio(msgspec.Struct, frozen=True):
-    """Encoded; `start_s` and `duration_s` are of the speech in it, within the utterance."""
-
-    index: int
-    data: bytes
-    start_s: float
-    duration_s: float
-
-
-class Words(msgspec.Struct, frozen=True):
-    index: int
-    words: list[Word]
-    estimated: bool = True
-
-
-class Finished(msgspec.Struct, frozen=True):
-    """`text` is empty where there was nothing to say."""
-
-    index: int
-    text: str
-    audio_s: float
-    reason: str = "stop"
-
-
-class Cancelled(msgspec.Struct, frozen=True):
-    """`index` is of the utterance that was heard, None where nothing was under way."""
-
-    index: int | None
-    played_s: float
-    text_spoken: str
-    text_remaining: str
-
-
-class Failed(msgspec.Struct, frozen=True):
-    index: int
-    error: ApiError
-    has_audio: bool
-
-
-Event = Started | Audio | Words | Finished | Cancelled | Failed
-
-
 class LiveSession:
     """`by_sentence`: whole sentences, for formats and clients that need files; so does a voice
     that cannot take text while it speaks.
     """
 
-    def __init__(self, voice: LiveVoice, open_texts: OpenTexts, by_sentence: bool = False) -> None:
-        self.voice, self._open_texts = voice, open_texts
-        self.settings = voice.service.settings.live
+    def __init__(
+        self,
+        voice: LiveVoice,
+        open_texts: OpenTexts,
+        by_sentence: bool = False,
+        dialect: str = "",
+        mark: Mark | None = None,
+    ) -> None:
+        """`mark`: in what is encoded, where its format has a place for it."""
+        self._mark = mark
+        self.voice, self._open_texts, self._dialect = voice, open_texts, dialect
+        self.settings, self._metrics = voice.service.settings.live, voice.service.metrics
         self.by_sentence = by_sentence or not voice.is_live
         self._utterances: deque[Utterance] = deque()  # not spoken to the end
-        self._playing: deque[Utterance] = deque()  # made, and perhaps not heard to the end
+        self._playback = Playback()
         self._events: deque[Event] = deque()
         self._news, self._room, self._text_news = (asyncio.Event() for _ in range(3))
-        self._unsent_s = self._offset_s = self._plays_until = 0.0
+        self._unsent_s = self._offset_s = 0.0
         self._num_utterances = 0
-        self._closed = False
+        self._closed = self._is_in_engine = False
         self._task = asyncio.create_task(self._run())
 
     # ---- verbs ----
@@ -122,6 +84,12 @@ class LiveSession:
         return not self._utterances and not self._events
 
     @property
+    def is_speaking(self) -> bool:
+        """Something is on its way that needs no more text."""
+        whole = any(utterance.is_flushed for utterance in self._utterances)
+        return whole or self._is_in_engine or bool(self._events)
+
+    @property
     def waits_for_text(self) -> bool:
         """Nothing is left to say of an utterance that has not been flushed."""
         first = self._utterances[0] if self._utterances else None
@@ -136,24 +104,20 @@ class LiveSession:
         """Drop everything that is not heard yet. `played_s`: how much of the utterance that is
         heard now its listener says to have heard. Idempotent; always answered by Cancelled.
         """
-        told = self._heard(played_s)
+        told = self._playback.cut(self._utterances, played_s)
         self._task.cancel()
         self._utterances.clear()
-        self._playing.clear()
+        self._playback.clear()
         # An answer that was given stays: each cancel has its own.
         kept = [event for event in self._events if isinstance(event, Cancelled)]
         self._events = deque([*kept, told])
-        self._unsent_s = self._plays_until = 0.0
+        self._unsent_s = 0.0
         self._task = asyncio.create_task(self._run())
         self._news.set()
 
     def within_heard(self, offset_s: float) -> float:
         """An offset in the audio of the session, in the utterance that is heard."""
-        now = time.monotonic()
-        every = (*self._playing, *self._utterances)
-        over = [u for u in self._playing if u.heard_s(now) >= u.audio_s]
-        heard = next((u for u in every if u not in over), None)
-        return max(0.0, offset_s - heard.offset_s) if heard is not None else 0.0
+        return self._playback.within_heard(self._utterances, offset_s)
 
     def reconfigure(self, voice: LiveVoice, by_sentence: bool) -> None:
         """For utterances from here on."""
@@ -173,6 +137,8 @@ class LiveSession:
             while self._events:
                 event = self._events.popleft()
                 if isinstance(event, Audio):
+                    self._unsent_s -= event.duration_s
+                    self._room.set()
                     self._note_sent(event)
                 yield event
             if self._closed:
@@ -180,33 +146,11 @@ class LiveSession:
             self._news.clear()
             await self._news.wait()
 
-    # ---- what is heard ----
-
     def _note_sent(self, audio: Audio) -> None:
-        self._unsent_s -= audio.duration_s
-        self._room.set()
-        every = (*self._playing, *self._utterances)
-        utterance = next((u for u in every if u.index == audio.index), None)
-        if utterance is None:
-            return
-        now = time.monotonic()
-        if utterance.starts_at is None:
-            utterance.starts_at = max(now, self._plays_until)
-        utterance.sent_s += audio.duration_s
-        self._plays_until = max(now, self._plays_until) + audio.duration_s
-
-    def _heard(self, played_s: float | None) -> Cancelled:
-        now = time.monotonic()
-        every = [u for u in (*self._playing, *self._utterances) if u.text]
-        over = [u for u in every if u in self._playing and u.heard_s(now) >= u.audio_s]
-        left = [u for u in every if u not in over]
-        if not left:
-            return Cancelled(None, 0.0, "", "")
-        first = left[0]
-        played_s = first.heard_s(now) if played_s is None else min(played_s, first.sent_s)
-        spoken, remaining = split_at(first.words(), played_s)
-        rest = " ".join([remaining, *(u.text for u in left[1:])]).strip()
-        return Cancelled(first.index, played_s, spoken, rest)
+        every = (*self._playback.made, *self._utterances)
+        utterance = next((one for one in every if one.index == audio.index), None)
+        if utterance is not None:
+            self._playback.note_sent(utterance, audio.duration_s)
 
     # ---- speaking ----
 
@@ -234,10 +178,13 @@ class LiveSession:
             self._utterances.popleft()
 
     async def _speak(self, utterance: Utterance) -> None:
-        voice, reason = self.voice, "stop"
-        request = voice.request
+        request, reason = utterance.voice.request, "stop"
         encoder = AudioEncoder(
-            request.response_format, sample_rate=request.sample_rate, speed=request.speed
+            request.response_format,
+            sample_rate=request.sample_rate,
+            speed=request.speed,
+            mark=self._mark,
+            watermark=utterance.voice.service.watermark,
         )
         utterance.offset_s = self._offset_s
         while piece := await _next_piece(utterance):
@@ -245,15 +192,14 @@ class LiveSession:
                 await self._be_silent(utterance, encoder, piece)
             elif await self._speak_piece(utterance, encoder, piece) is FinishReason.LENGTH:
                 reason = "length"
-            utterance.spoken.append(utterance.pieces.popleft())
+            utterance.end_first_piece()
         if utterance.audio_s:
             await self._send(utterance, await asyncio.to_thread(encoder.flush), 0.0)
-            self._tell(Words(utterance.index, utterance.words()))
-        self._playing.append(utterance)
-        while len(self._playing) > 8:
-            self._playing.popleft()
+            self._tell(Words(utterance.index, utterance.clock.words()))
+        self._playback.made.append(utterance)
         self._offset_s += utterance.audio_s
-        self._tell(Finished(utterance.index, utterance.text, utterance.audio_s, reason))
+        finished = utterance.index, utterance.text, utterance.audio_s, reason
+        self._tell(Finished(*finished, utterance.num_ids))
 
     async def _be_silent(self, utterance: Utterance, encoder: AudioEncoder, piece: Piece) -> None:
         while (left_s := piece.silence_s - piece.audio_s) > 0:
@@ -269,6 +215,7 @@ class LiveSession:
         while True:
             reason = await self._speak_sequence(utterance, encoder, piece)
             if not piece.ids and not piece.is_whole:
+                self._metrics.live_stalls.labels(self._dialect).inc()
                 await self._until(utterance, lambda: bool(piece.ids) or piece.is_whole)
             if not piece.ids:
                 return reason
@@ -278,7 +225,7 @@ class LiveSession:
     ) -> FinishReason:
         await self._until_it_may_start(utterance, piece)
         is_open = False
-        if self.voice.is_live and not self.by_sentence:
+        if not utterance.by_sentence:
             is_open = await self._open_texts.take(lambda: piece.is_whole, utterance.news)
         begun: asyncio.Future[SpeechStream] = asyncio.get_running_loop().create_future()
 
@@ -288,8 +235,9 @@ class LiveSession:
 
         turn: Turn | None = None
         feeding: asyncio.Task[None] | None = None
+        self._is_in_engine = True
         try:
-            turn = self.voice.speak(piece.text, ids, begun.set_result)
+            turn = utterance.voice.speak(piece.text, ids, begun.set_result)
             feeding = asyncio.create_task(self._feed(utterance, piece, begun))
             async for pcm in turn:
                 await self._hand_out(utterance, encoder, piece, pcm)
@@ -299,6 +247,7 @@ class LiveSession:
             assert stream.finished is not None
             return stream.finished.reason
         finally:
+            self._is_in_engine = False
             if turn is not None:
                 turn.abort()
             if feeding is not None:
@@ -321,7 +270,7 @@ class LiveSession:
 
     async def _until_it_may_start(self, utterance: Utterance, piece: Piece) -> None:
         """The start rule: so many words, or the end of the text, or a while after the first."""
-        if self.by_sentence:
+        if utterance.by_sentence:
             await self._until(utterance, lambda: piece.is_whole)
             return
         least = self.settings.start_words
@@ -339,23 +288,25 @@ class LiveSession:
     async def _hand_out(
         self, utterance: Utterance, encoder: AudioEncoder, piece: Piece, pcm: bytes
     ) -> None:
-        gain_db = self.voice.plan.gain_db
+        gain_db = utterance.voice.plan.gain_db
         if gain_db and not piece.silence_s:
             pcm = amplify(pcm, 10 ** (gain_db / 20))
-        duration_s = len(pcm) / BYTES_PER_S
+        utterance.clock.hear(pcm)
+        made_s = len(pcm) / BYTES_PER_S
+        duration_s = made_s / utterance.voice.request.speed  # as it is heard
         cheap = encoder.is_cheap
         data = encoder.encode(pcm) if cheap else await asyncio.to_thread(encoder.encode, pcm)
         if not utterance.audio_s:
             self._count_first(utterance)
             self._tell(Started(utterance.index, utterance.text))
-        piece.audio_s += duration_s
+        piece.audio_s += made_s
         await self._send(utterance, data, duration_s)
         utterance.audio_s += duration_s
 
     def _count_first(self, utterance: Utterance) -> None:
         if utterance.first_text_at is not None:
             waited_s = time.monotonic() - utterance.first_text_at
-            self.voice.service.metrics.live_first_audio.observe(waited_s)
+            self._metrics.live_first_audio.labels(self._dialect).observe(waited_s)
 
     async def _send(self, utterance: Utterance, data: bytes, duration_s: float) -> None:
         """Wait until the client is no more than `ahead_s` behind, in what it has got and in what
@@ -364,12 +315,14 @@ class LiveSession:
         while self._unsent_s > self.settings.ahead_s:
             self._room.clear()
             await self._room.wait()
-        ahead_s = self._plays_until + self._unsent_s - time.monotonic() - self.settings.ahead_s
-        if self._plays_until and ahead_s > 0:
+        until = self._playback.until
+        ahead_s = until + self._unsent_s - time.monotonic() - self.settings.ahead_s
+        if until and ahead_s > 0:
             await asyncio.sleep(ahead_s)
-        if data or duration_s:
+        words = utterance.clock.new_words()
+        if data or duration_s or words:
             self._unsent_s += duration_s
-            self._tell(Audio(utterance.index, data, utterance.audio_s, duration_s))
+            self._tell(Audio(utterance.index, data, utterance.audio_s, duration_s, words))
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
@@ -14,7 +13,8 @@ from qtts_openai.http.auth import KeyRing, chosen_protocol
 from qtts_openai.http.callers import ANONYMOUS, caller_of
 from qtts_openai.settings import LiveSettings
 
-NORMAL, UNSUPPORTED, POLICY, TOO_BIG, FAILED = 1000, 1003, 1008, 1009, 1011
+NORMAL, PROTOCOL, UNSUPPORTED, POLICY, TOO_BIG, FAILED = 1000, 1002, 1003, 1008, 1009, 1011
+RESTART = 1012
 
 Socket = WebSocket[Any, Any, Any]
 
@@ -96,14 +96,3 @@ def check_key(socket: Socket, ring: KeyRing) -> None:
 
 async def accept(socket: Socket) -> None:
     await socket.accept(subprotocols=chosen_protocol(socket))
-
-
-@contextlib.asynccontextmanager
-async def together(*tasks: asyncio.Task[Any]) -> AsyncIterator[None]:
-    """Cancels them at the end, and waits for that."""
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

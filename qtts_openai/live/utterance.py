@@ -6,8 +6,9 @@ import time
 from collections import deque
 
 from qtts_openai.live.voice import LiveVoice
-from qtts_openai.live.words import Word, expected_s, timed
 from qtts_openai.settings import LiveSettings
+from qtts_openai.speech.words import WordClock
+from qtts_openai.text.duration_estimate import seconds_of
 from qtts_openai.text.pauses import Part
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\Z")
@@ -29,14 +30,10 @@ class Piece:
         self.text = ""
         self.ids: list[int] = []
         self.num_ids = 0
-        self.num_words = 0
+        self.num_words = self.last_word = 0  # of its own, of the utterance
         self.is_whole = silence_s > 0
         self.began_at: float | None = None  # when its first word was there
         self.audio_s = 0.0
-
-    @property
-    def words(self) -> list[str]:
-        return self.text.split()
 
 
 class Utterance:
@@ -46,7 +43,7 @@ class Utterance:
         self.index = index
         self.text = ""
         self.pieces: deque[Piece] = deque()
-        self.spoken: list[Piece] = []
+        self.num_ids = 0
         self.is_flushed = False
         self.audio_s = 0.0  # made so far
         self.sent_s = 0.0  # handed to the client
@@ -54,7 +51,8 @@ class Utterance:
         self.offset_s = 0.0  # audio of the session before it
         self.first_text_at: float | None = None
         self.news = asyncio.Event()
-        self._voice, self._by_sentence = voice, by_sentence
+        self.voice, self.by_sentence = voice, by_sentence
+        self.clock = WordClock(voice.request.speed)
         self._feed = voice.feed()
         chars = voice.segment_chars or float("inf")
         self._limits = [
@@ -87,16 +85,21 @@ class Utterance:
         if isinstance(part, float):
             self._end_piece()
             self.pieces.append(Piece(part))
+            self.pieces[-1].last_word = self.clock.num_words
             return
         follows_pause = bool(self.pieces) and self.pieces[-1].silence_s > 0
         piece = self._open_piece()
-        self.text += f" {part}" if follows_pause and self.text else part
+        said = f" {part}" if follows_pause and self.text else part
+        self.text += said
+        self.clock.say(said)
+        piece.last_word = self.clock.num_words
         if not piece.text:
             part = part.lstrip()
-        ids = self._voice.ids(part)
+        ids = self.voice.ids(part)
         piece.text += part
         piece.ids += ids
         piece.num_ids += len(ids)
+        self.num_ids += len(ids)
         piece.num_words += len(part.split())
         piece.began_at = piece.began_at or time.monotonic()
         if self._is_full(piece):
@@ -112,11 +115,11 @@ class Utterance:
             self.pieces[-1].is_whole = True
 
     def _is_full(self, piece: Piece) -> bool:
-        text, seconds = piece.text, expected_s(piece.text)
+        text, seconds = piece.text, sum(map(seconds_of, piece.text))
         at_sentence, at_clause, at_word = (
             len(text) >= chars or seconds >= most_s for chars, most_s in self._limits
         )
-        if _SENTENCE_END.search(text) and (at_sentence or self._by_sentence):
+        if _SENTENCE_END.search(text) and (at_sentence or self.by_sentence):
             return True
         return (
             (at_clause and _CLAUSE_END.search(text) is not None)
@@ -124,16 +127,9 @@ class Utterance:
             or piece.num_ids >= self._max_ids
         )
 
-    def words(self) -> list[Word]:
-        """So far: by the real duration of what was made, else as expected."""
-        out: list[Word] = []
-        at = 0.0
-        for piece in (*self.spoken, *self.pieces):
-            is_made = piece in self.spoken
-            words = timed(piece.words, at, piece.audio_s if is_made else None)
-            at = at + piece.audio_s if is_made else (words[-1].end_s if words else at)
-            out += words
-        return out
+    def end_first_piece(self) -> None:
+        """It is spoken."""
+        self.clock.end(self.pieces.popleft().last_word)
 
     def heard_s(self, now: float) -> float:
         """At most, for a client that plays what it gets as it comes."""

@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from engine import Prompt, SpeechStream
+from engine import SpeechStream
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.turns import Turn
 from qtts_openai.live.feed import TextFeed
@@ -61,7 +61,8 @@ class LiveVoice:
 
         def begin() -> SpeechStream:
             known, is_open = ids()
-            prompt: Prompt = self.plan.build(text)
+            # Text that is all there is spoken as any other: the voice knows where it leads.
+            prompt = (self.plan.build_open if is_open else self.plan.build)(text)
             if self.is_live:
                 prompt = msgspec.structs.replace(prompt, text=known, text_open=is_open)
             plan = self.plan
@@ -75,19 +76,19 @@ class LiveVoice:
 
 
 class OpenTexts:
-    """Rows that are held by text which is still to come: half of all at most, so that whole texts
+    """Places that are held by text which is still to come: half of all at most, so that whole texts
     find a place, too.
     """
 
-    def __init__(self, num_rows: Callable[[], int]) -> None:
-        self._num_rows = num_rows
+    def __init__(self, num_places: Callable[[], int]) -> None:
+        self._num_places = num_places
         self._num_open = 0
         self._freed = asyncio.Event()
 
     async def take(self, is_whole: Callable[[], bool], news: asyncio.Event) -> bool:
         """Wait for a place; False where the text was whole before, and needs none."""
         while not is_whole():
-            if self._num_open < max(1, self._num_rows() // 2):
+            if self._num_open < max(1, self._num_places() // 2):
                 self._num_open += 1
                 return True
             self._freed.clear()

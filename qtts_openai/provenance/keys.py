@@ -11,19 +11,14 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from qtts_openai.provenance.statements import ALGORITHMS
 from qtts_openai.settings import SettingsError
 
 VALID_DAYS = 5 * 365
-# As in JOSE and C2PA, with the bytes of each half of a signature.
-_ALGORITHMS: dict[str, tuple[str, hashes.HashAlgorithm, int]] = {
-    "secp256r1": ("ES256", hashes.SHA256(), 32),
-    "secp384r1": ("ES384", hashes.SHA384(), 48),
-}
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -34,7 +29,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
     @property
     def algorithm(self) -> str:
-        return _ALGORITHMS[self.key.curve.name][0]
+        return ALGORITHMS[self.key.curve.name][0]
 
     def key_pem(self) -> bytes:
         pem: bytes = self.key.private_bytes(
@@ -49,30 +44,15 @@ class Credentials(msgspec.Struct, frozen=True):
 
     def sign(self, data: bytes) -> bytes:
         """r and s side by side, as JOSE has them."""
-        _, hash_, size = _ALGORITHMS[self.key.curve.name]
-        halves = utils.decode_dss_signature(self.key.sign(data, ec.ECDSA(hash_)))
+        _, method, size = ALGORITHMS[self.key.curve.name]
+        halves = utils.decode_dss_signature(self.key.sign(data, method))
         return b"".join(half.to_bytes(size, "big") for half in halves)
-
-
-def has_signed(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _ALGORITHMS:
-        return False
-    _, hash_, size = _ALGORITHMS[key.curve.name]
-    if len(signature) != 2 * size:
-        return False
-    halves = (int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big"))
-    try:
-        key.verify(utils.encode_dss_signature(*halves), data, ec.ECDSA(hash_))
-    except InvalidSignature:
-        return False
-    return True
 
 
 def load_credentials(certificate: str, key: str) -> Credentials:
     chain = tuple(_read(certificate, "certificate", x509.load_pem_x509_certificates))
     private = _read(key, "key", lambda pem: serialization.load_pem_private_key(pem, None))
-    if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name not in _ALGORITHMS:
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name not in ALGORITHMS:
         raise SettingsError(f"{key}: a key on P-256 or P-384 is needed", "provenance.key")
     if chain[0].public_key() != private.public_key():
         message = f"{certificate}: its first certificate is not that of {key}"

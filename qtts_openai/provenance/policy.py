@@ -11,6 +11,7 @@ import msgspec
 from qtts_openai.errors import ApiError
 from qtts_openai.provenance.audit import Trail
 from qtts_openai.provenance.marks import Mark
+from qtts_openai.provenance.watermark import Watermark
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import ProvenanceSettings, SettingsError
 
@@ -22,6 +23,7 @@ EXTRA = "needs more packages: pip install 'qtts-openai[provenance]'"
 
 class Provenance(msgspec.Struct, frozen=True):
     mark: Mark | None = None
+    watermark: Watermark | None = None
     seal: Seal | None = None
     trail: Trail | None = None
 

@@ -1,43 +1,44 @@
 """What tells where a file is from: the mark in its metadata, a C2PA manifest, a statement beside
-it.
+it. Loads little: it runs in a process of its own for each file that is sent to a server.
 """
 
-import base64
 import hashlib
 import io
-from pathlib import Path
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Any
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
-from qtts_openai.provenance.keys import has_signed
+from qtts_openai.answers import Finding, VerifyAnswer, answer_of
 from qtts_openai.provenance.marks import STATEMENT
 
+HAS_EXTRA = all(find_spec(name) is not None for name in ("c2pa", "cryptography"))
+if HAS_EXTRA:
+    import c2pa
+
+    from qtts_openai.provenance import statements
+
+EXIT_STATUS = {"right": 0, "nothing": 3, "wrong": 4}
+
+_UNCHECKED = "needs: pip install 'qtts-openai[provenance]'"
 _NONE = ("C2paError.ManifestNotFound", "no JUMBF", "ManifestNotFound")
 _TYPES = {b"ID3": "audio/mpeg", b"RIFF": "audio/wav", b"fLaC": "audio/flac"}
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """`untrusted`: unchanged since it was signed, by somebody whom no given root vouches for."""
-
-    what: Literal["mark", "c2pa", "statement"]
-    verdict: Literal["present", "absent", "valid", "untrusted", "invalid", "unchecked"]
-    detail: str = ""
-
-
-def examine(data: bytes, statement: bytes | None, root: bytes | None) -> list[Finding]:
-    """`root`: a certificate in PEM that signers may rest on."""
+def examine(data: bytes, statement: bytes | None, root: bytes | None) -> VerifyAnswer:
+    """`root`: a certificate in PEM that signers may rest on; ValueError where it is none."""
+    if root and HAS_EXTRA:
+        statements.read_root(root)
     findings = [_mark(data), _c2pa(data, root)]
     if statement is not None:
         findings.append(_statement(data, statement, root))
-    return findings
+    return answer_of(findings)
 
 
 def _mark(data: bytes) -> Finding:
-    found = STATEMENT.encode() in data[: 1 << 16] + data[-(1 << 16) :]
-    return Finding("mark", "present", STATEMENT) if found else Finding("mark", "absent")
+    if STATEMENT.encode() in data[: 1 << 16] + data[-(1 << 16) :]:
+        return Finding(what="mark", verdict="present", detail=STATEMENT)
+    return Finding(what="mark", verdict="absent")
 
 
 def _c2pa(data: bytes, root: bytes | None) -> Finding:
@@ -45,77 +46,46 @@ def _c2pa(data: bytes, root: bytes | None) -> Finding:
     if data.startswith(b"ID3") and b"fLaC" in data[: 1 << 20]:
         content_type = "audio/flac"  # C2PA puts its tag before the file
     if content_type is None:
-        return Finding("c2pa", "absent", "a format without C2PA")
-    try:
-        import c2pa
-    except ImportError:
-        return Finding("c2pa", "unchecked", "install qtts-openai[provenance]")
+        return Finding(what="c2pa", verdict="absent", detail="a format without C2PA")
+    if not HAS_EXTRA:
+        return Finding(what="c2pa", verdict="unchecked", detail=_UNCHECKED)
     anchors = {"user_anchors": root.decode()} if root else {}
-    settings = c2pa.Settings.from_dict({"verify": {"verify_trust": True}, "trust": anchors})
+    # A manifest may say that it lies elsewhere: nobody is asked for it.
+    checks = {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}
+    settings = c2pa.Settings.from_dict({"verify": checks, "trust": anchors})
     try:
         reader = c2pa.Reader(
             content_type, io.BytesIO(data), context=c2pa.Context(settings=settings)
         )
     except c2pa.C2paError as error:
         if any(word in f"{type(error).__name__} {error}" for word in _NONE):
-            return Finding("c2pa", "absent")
-        return Finding("c2pa", "invalid", str(error))
+            return Finding(what="c2pa", verdict="absent")
+        return Finding(what="c2pa", verdict="invalid", detail=str(error)[:500])
     with reader:
         results: Any = reader.get_validation_results() or {}
     failed = [one["code"] for one in results.get("activeManifest", {}).get("failure", [])]
     if not failed:
-        return Finding("c2pa", "valid")
+        return Finding(what="c2pa", verdict="valid")
     verdict: Any = "untrusted" if failed == ["signingCredential.untrusted"] else "invalid"
-    return Finding("c2pa", verdict, ", ".join(failed))
+    return Finding(what="c2pa", verdict=verdict, detail=", ".join(failed)[:500])
 
 
 def _statement(data: bytes, statement: bytes, root: bytes | None) -> Finding:
+    if not HAS_EXTRA:
+        return Finding(what="statement", verdict="unchecked", detail=_UNCHECKED)
     try:
-        claim, chain = _opened(statement)
+        claim, chain = statements.open_statement(statement)
+        sha256, detail = claim["sha256"], f"{claim['software']}, model {claim['model']}"
     except (msgspec.MsgspecError, ValueError, KeyError, TypeError, IndexError) as error:
-        return Finding("statement", "invalid", f"cannot be read: {error}")
+        return _invalid_statement(f"cannot be read: {error}"[:500])
     if chain is None:
-        return Finding("statement", "invalid", "the signature is not that of its certificate")
-    if claim["sha256"] != hashlib.sha256(data).hexdigest():
-        return Finding("statement", "invalid", "it speaks of other bytes")
-    detail = f"{claim['software']}, model {claim['model']}"
-    trusted = root is not None and _rests_on(chain, root)
-    return Finding("statement", "valid" if trusted else "untrusted", detail)
+        return _invalid_statement("the signature is not that of its certificate")
+    if sha256 != hashlib.sha256(data).hexdigest():
+        return _invalid_statement("it speaks of other bytes")
+    is_trusted = root is not None and statements.rests_on(chain, statements.read_root(root))
+    verdict: Any = "valid" if is_trusted else "untrusted"
+    return Finding(what="statement", verdict=verdict, detail=detail[:500])
 
 
-def _opened(statement: bytes) -> tuple[dict[str, Any], list[x509.Certificate] | None]:
-    """What was signed, and the certificates; None for these where the signature is wrong."""
-    fields = msgspec.json.decode(statement, type=dict[str, str])
-    header = msgspec.json.decode(_decoded(fields["protected"]))
-    chain = [x509.load_der_x509_certificate(base64.b64decode(one)) for one in header["x5c"]]
-    signed = f"{fields['protected']}.{fields['payload']}".encode()
-    is_right = has_signed(chain[0], _decoded(fields["signature"]), signed)
-    claim = msgspec.json.decode(_decoded(fields["payload"]), type=dict[str, Any])
-    return claim, chain if is_right else None
-
-
-def _decoded(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def _rests_on(chain: list[x509.Certificate], root: bytes) -> bool:
-    """Each certificate was issued by the next, and the last by the root."""
-    anchor = x509.load_pem_x509_certificate(root)
-    try:
-        for one, issuer in zip(chain, [*chain[1:], anchor], strict=True):
-            one.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def exit_status(findings: list[Finding]) -> int:
-    """0: something was found and nothing speaks against it; 3: nothing; 4: something is wrong."""
-    verdicts = {finding.verdict for finding in findings}
-    if "invalid" in verdicts:
-        return 4
-    return 0 if verdicts & {"present", "valid", "untrusted"} else 3
-
-
-def read_optional(path: str | None) -> bytes | None:
-    return Path(path).read_bytes() if path else None
+def _invalid_statement(why: str) -> Finding:
+    return Finding(what="statement", verdict="invalid", detail=why)

@@ -17,7 +17,7 @@ from qtts_openai.http.request_body import read_fields, take_upload
 from qtts_openai.routes.openapi import errors, form_body, json_body, operation
 from qtts_openai.state import AppState
 from qtts_openai.voices import names
-from qtts_openai.voices.store import no_such_consent, owner_of
+from qtts_openai.voices.store import Consent, no_such_consent, owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ async def create_consent(request: Request, service: NamedDependency[AppState]) -
         service.audit.write, "consent.created", key=caller.id, consent=consent.id
     )
     logger.info("voice consent %s was made by %s", consent.id, caller.name)
-    return consent.answer()
+    return _answer(service, consent)
 
 
 @get(
@@ -68,7 +68,7 @@ async def list_consents(
         if after not in ids:
             raise no_such_consent(after)
         consents = consents[ids.index(after) + 1 :]
-    page = [consent.answer() for consent in consents[:limit]]
+    page = [_answer(service, consent) for consent in consents[:limit]]
     return ConsentList(
         data=page,
         has_more=len(consents) > limit,
@@ -87,7 +87,7 @@ async def retrieve_consent(
     consent_id: FromPath[str], request: Request, service: NamedDependency[AppState]
 ) -> ConsentAnswer:
     consent = await asyncio.to_thread(service.store.consent, consent_id, caller_of(request))
-    return consent.answer()
+    return _answer(service, consent)
 
 
 @post(
@@ -107,7 +107,7 @@ async def update_consent(
         service.store.rename_consent, consent_id, names.clean(update.name), caller
     )
     logger.info("voice consent %s was renamed by %s", consent_id, caller.name)
-    return renamed.answer()
+    return _answer(service, renamed)
 
 
 @delete(
@@ -138,6 +138,10 @@ async def delete_consent(
         logger.info("voice %s was disabled with it", voice.id)
     ids = [voice.id for voice in disabled]
     return DeletedConsent(id=consent_id, disabled_voices=ids or UNSET)
+
+
+def _answer(service: AppState, consent: Consent) -> ConsentAnswer:
+    return consent.answer(service.settings.cloning.consent_days)
 
 
 handlers = [create_consent, list_consents, retrieve_consent, update_consent, delete_consent]

@@ -13,6 +13,7 @@ from qtts_openai.routes import (
     models,
     openapi,
     speech,
+    verify,
     voices,
 )
 
@@ -20,6 +21,7 @@ DOCUMENTED = [
     *speech.handlers,
     *voices.handlers,
     *consents.handlers,
+    *verify.handlers,
     *models.handlers,
     *health.handlers,
 ]

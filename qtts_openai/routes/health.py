@@ -10,15 +10,12 @@ from litestar import MediaType, Response, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from qtts_openai.answers import Alive, EngineStatus, Health, Readiness
+from qtts_openai.http.asgi import Request
 from qtts_openai.http.auth import OPEN
 from qtts_openai.routes.openapi import errors
 from qtts_openai.state import AppState
-
-# The framework adds the charset to any text.
-_METRICS = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 
 
 def _status(state: State) -> EngineStatus:
@@ -62,9 +59,10 @@ async def health(state: State) -> Response[Health]:
     media_type=MediaType.TEXT,
     responses=errors(503),
 )
-async def metrics(service: NamedDependency[AppState]) -> Response[bytes]:
-    """For Prometheus."""
-    return Response(service.metrics.render(), media_type=_METRICS)
+async def metrics(request: Request, service: NamedDependency[AppState]) -> Response[bytes]:
+    """For Prometheus; with exemplars for who asks for OpenMetrics."""
+    text, kind = service.metrics.render(request.headers.get("accept", ""))
+    return Response(text, media_type=kind.removesuffix("; charset=utf-8"))
 
 
 handlers = [live, ready, health, metrics]

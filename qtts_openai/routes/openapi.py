@@ -42,6 +42,7 @@ _BODIES = (
     schemas.VoiceRequest,
     schemas.ConsentRequest,
     schemas.ConsentUpdate,
+    schemas.VerifyRequest,
 )
 BINARY = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
 

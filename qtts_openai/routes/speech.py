@@ -21,10 +21,13 @@ from litestar.response import Stream
 from qtts_openai import schemas as s
 from qtts_openai.answers import BatchAnswer
 from qtts_openai.decoding.turns import current_caller
+from qtts_openai.http import tracing
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.http.request_id import current as current_request_id
+from qtts_openai.live.body import CONTENT_TYPE as LINES
 from qtts_openai.routes.batch import Batch, read_items
+from qtts_openai.routes.live import speak_body
 from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.response import SpeechResponse, respond, while_connected
@@ -46,8 +49,13 @@ _AUDIO = {
     responses=errors(404, 429, 500, 503),
 )
 async def create_speech(request: Request, service: NamedDependency[AppState]) -> Response[Any]:
-    """Audio in `response_format`, as it is made or whole; or server-sent events."""
+    """Audio in `response_format`, as it is made or whole; or server-sent events. A body of
+    application/x-ndjson is spoken while it comes.
+    """
+    if request.content_type[0] == LINES:
+        return await speak_body(request, service)
     body = await request.body()
+    tracing.current.get().mark("read")
     started = time.perf_counter()
     wanted, ignored = s.read_speech(_parsed(service, body))
     who = source_of(request)
@@ -60,7 +68,16 @@ async def create_speech(request: Request, service: NamedDependency[AppState]) ->
         caller, id_ = caller_of(request), current_request_id.get()
         marked = await service.provenance(wanted, utterance, caller, id_)
         stream = service.submit(utterance, who)
-        speech = SpeechResponse(wanted, stream, service.metrics, lease, started, marked)
+        speech = SpeechResponse(
+            wanted,
+            stream,
+            service.metrics,
+            lease,
+            started,
+            marked,
+            utterance.texts,
+            service.aligner,
+        )
     except BaseException:
         lease.refund()
         raise

@@ -99,7 +99,8 @@ async def create_voice(request: Request, service: NamedDependency[AppState]) -> 
         making = _from_sample(service, wanted, upload, name, owner, caller)
         voice, sample = await while_connected(request, making)
     samples = sample.samples if sample is not None else None
-    said = {"key": caller.id, "voice": voice.id, "consent": voice.consent}
+    said: dict[str, Any] = {"key": caller.id, "voice": voice.id, "consent": voice.consent}
+    said |= {"consent_similarity": voice.consent_similarity}
     await asyncio.to_thread(
         service.audit.write, "voice.created", **said, reference_sha256=voice.reference_key
     )
@@ -167,12 +168,18 @@ async def _from_sample(
     await asyncio.to_thread(service.store.check_consent, wanted.consent, caller)
     service.catalog.need("base", "A voice from a sample", "audio_sample")
     sample = await service.references.read(upload.data, "audio_sample")
+    base = service.catalog.of_family("base")
+    assert base is not None
+    likeness = await service.references.likeness.check(
+        base.id, sample, wanted.consent, "audio_sample"
+    )
     voice = service.store.new_voice(
         name,
         owner,
         type="audio_sample",
         reference_key=sample.key,
         consent=wanted.consent,
+        consent_similarity=likeness,
         ref_text=wanted.ref_text,
         mime_type=upload.content_type[:100] or "application/octet-stream",
         file_size=len(upload.data),

@@ -3,7 +3,7 @@
 In: 16-bit mono PCM at 24 kHz, cut anywhere. Out: bytes of mp3, opus, aac, flac, wav, pcm, ulaw or
 alaw. The stages, of which a request has those it needs:
 
-    int16 mono 24 kHz -> speed (atempo, pitch kept) -> sample_rate (soxr) -> container
+    int16 mono 24 kHz -> speed (atempo, pitch kept) -> watermark -> sample_rate (soxr) -> container
 
 `encode(pcm)` may return nothing yet; `flush()` ends the file. The bytes do not depend on how the
 PCM was cut, and are the same each time, but for the serial number of an Ogg stream.
@@ -23,6 +23,7 @@ from av.filter import Graph
 from engine import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from qtts_openai.errors import invalid
 from qtts_openai.provenance.marks import Mark
+from qtts_openai.provenance.watermark import Marking, Watermark
 from qtts_openai.schemas import AudioFormat
 
 CONTENT_TYPES: dict[AudioFormat, str] = {
@@ -62,7 +63,7 @@ class Stage(Protocol):
 
 class AudioEncoder:
     """`speed` 0.25-4; `sample_rate` as check_rate lets through, None for the format's own; `mark`
-    goes where the format has a place for it.
+    goes where the format has a place for it, `watermark` into the sound.
     """
 
     def __init__(
@@ -72,11 +73,12 @@ class AudioEncoder:
         sample_rate: int | None = None,
         speed: float = 1.0,
         mark: Mark | None = None,
+        watermark: Watermark | None = None,
     ) -> None:
         self.content_type = CONTENT_TYPES[audio_format]
         self.sample_rate = sample_rate or _default_rate(audio_format)
         self.bit_depth = 8 if audio_format in ("ulaw", "alaw") else 16
-        self._stages = list(_stages(audio_format, self.sample_rate, speed, mark))
+        self._stages = list(_stages(audio_format, self.sample_rate, speed, mark, watermark))
         # wav and pcm cost next to nothing; the rest is worth a thread.
         self.is_cheap = len(self._stages) == 1 and audio_format in ("wav", "pcm")
 
@@ -113,11 +115,17 @@ def check_rate(audio_format: AudioFormat, sample_rate: int | None) -> None:
 
 
 def _stages(
-    audio_format: AudioFormat, rate: int, speed: float, mark: Mark | None
+    audio_format: AudioFormat,
+    rate: int,
+    speed: float,
+    mark: Mark | None,
+    watermark: Watermark | None,
 ) -> Iterator[Stage]:
     comments = mark.comments() if mark else {}
     if speed != 1.0:
         yield _Tempo(speed)
+    if watermark is not None:
+        yield Marking(watermark)
     if audio_format == "opus":
         # Ogg Opus always plays at 48 kHz; the nearest rate above keeps what was asked for.
         rate = next(known for known in _OPUS_RATES if known >= rate)

@@ -20,6 +20,7 @@ from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Settings
 from qtts_openai.speech.encoders import check_rate
+from qtts_openai.text import spoken
 from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from qtts_openai.text.script import Preparer, Script, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
@@ -46,18 +47,20 @@ class SpeechPlan(msgspec.Struct, frozen=True):
     num_chars: int
     gain_db: float = 0.0  # for the PCM that the engine makes
     unspoken: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()  # of the prompts, as they are spoken
     # Whose voice it is, where it is not a preset, and what allows it.
     voice_id: str | None = None
     consent: str | None = None
 
 
 class LivePlan(msgspec.Struct, frozen=True):
-    """All but the text. `build` makes a prompt of a whole text, `prepare` makes a segment
-    speakable; `is_live`: text may come while it is spoken.
+    """All but the text. `build` makes a prompt of a whole text, `build_open` one whose text may
+    come while it is spoken, where `is_live`; `prepare` makes a segment speakable.
     """
 
     model: ModelInfo
     build: Callable[[str], Prompt]
+    build_open: Callable[[str], Prompt]
     prepare: Preparer
     builder: PromptBuilder
     params: SamplingParams
@@ -72,9 +75,13 @@ class Planner:
         self.writer = ScriptWriter(settings)
         self._threads = ThreadPoolExecutor(MAX_THREADS, "planning")
 
+    def warm_up(self) -> None:
+        self._threads.submit(spoken.warm_up)
+
     async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> SpeechPlan:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
         self.writer.check(request)
+        _check_times(request)
         check_rate(request.response_format, request.sample_rate)
         resolved = await self.resolver.resolve(request, caller)
         _note_use(resolved, caller)
@@ -88,15 +95,17 @@ class Planner:
         check_length(
             request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
         )
+        _check_times(request)
         check_rate(request.response_format, request.sample_rate)
         resolved = await self.resolver.resolve(request, caller)
         language = _language(request, resolved.model)
         is_live = not resolved.reference_text and request.non_streaming_mode is not True
-        if is_live:
-            request = msgspec.structs.replace(request, non_streaming_mode=False)
+        instruct = _instruct(request, resolved)
+        row_by_row = msgspec.structs.replace(request, non_streaming_mode=False)
         return LivePlan(
             model=resolved.model,
-            build=self._build(request, resolved, language, _instruct(request, resolved)),
+            build=self._build(request, resolved, language, instruct),
+            build_open=self._build(row_by_row, resolved, language, instruct),
             prepare=self.writer.preparer(request, resolved.model, language),
             builder=self.resolver.catalog.builders[resolved.model.id],
             params=_sampling(request, resolved),
@@ -120,6 +129,7 @@ class Planner:
             script.num_chars + len(instruct or ""),
             self._gain_db(resolved),
             script.unspoken,
+            tuple(part for part in script.parts if isinstance(part, str)),
             resolved.voice.id if resolved.voice and resolved.voice.is_stored else None,
             resolved.voice.consent if resolved.voice else request.consent,
         )
@@ -156,6 +166,12 @@ class Planner:
             reference_text=resolved.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
+
+
+def _check_times(request: SpeechRequest) -> None:
+    if request.timestamps and request.stream_format != "sse":
+        message = "timestamps: they are server-sent events; set stream_format to 'sse'."
+        raise invalid(message, "timestamps")
 
 
 def _note_use(resolved: ResolvedVoice, caller: Caller) -> None:

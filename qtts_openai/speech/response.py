@@ -16,7 +16,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -24,20 +24,24 @@ import msgspec
 from litestar import Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from engine import SAMPLE_RATE_HZ, EngineError, FinishReason, GenerationFailedError
 from qtts_openai.answers import UsageAnswer
 from qtts_openai.errors import ApiError, as_api_error
+from qtts_openai.http import tracing
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.http.rate_limit import Lease
 from qtts_openai.provenance.policy import Provenance
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.settings import Defaults
+from qtts_openai.speech.aligner import MAX_PCM_BYTES, Aligner
 from qtts_openai.speech.cache import Recording, Replay
 from qtts_openai.speech.encoders import AudioEncoder
+from qtts_openai.speech.playback import Playback
 from qtts_openai.speech.segmented_stream import PcmStream
+from qtts_openai.speech.trailers import StreamWithTrailers
+from qtts_openai.speech.words import Word, WordClock, words_event
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +59,10 @@ class SpeechResponse:
         lease: Lease | None = None,
         started: float | None = None,
         provenance: Provenance | None = None,
+        texts: tuple[str, ...] = (),
+        aligner: Aligner | None = None,
     ) -> None:
-        """`started`: when the request had been read, by time.perf_counter."""
+        """`started`: when the request had been read, by time.perf_counter. `texts`: as spoken."""
         self.request = request
         self.stream = stream
         self.metrics = metrics
@@ -68,13 +74,19 @@ class SpeechResponse:
                 sample_rate=request.sample_rate,
                 speed=request.speed,
                 mark=self.provenance.mark,
+                watermark=self.provenance.watermark,
             )
         except BaseException:
             stream.abort()
             raise
+        self.clock = WordClock(request.speed) if request.timestamps else None
+        if self.clock:
+            self.clock.say(" ".join(texts))
+        self.aligner, self._pcm = aligner if self.clock else None, bytearray()
         self.first = b""
         self.audio_s = 0.0  # of speech, so far
         self.started = time.perf_counter() if started is None else started
+        self.timeline = tracing.current.get()
 
     async def start(self) -> None:
         """Wait for the first PCM; the engine's error comes from here."""
@@ -86,7 +98,9 @@ class SpeechResponse:
             if self.lease is not None:
                 self.lease.refund()
             raise
-        self.metrics.ttfa.observe(time.perf_counter() - self.started)
+        self.timeline.mark("heard")
+        exemplar = self.timeline.exemplar()
+        self.metrics.ttfa.observe(time.perf_counter() - self.started, exemplar)
         self.metrics.characters.inc(len(self.request.input))
 
     async def chunks(self) -> AsyncGenerator[bytes]:
@@ -98,6 +112,9 @@ class SpeechResponse:
                 yield await self._encode(pcm)
             self._check_end()
             yield self.encoder.flush()
+        except (GeneratorExit, asyncio.CancelledError):
+            self.metrics.finished.labels(FinishReason.ABORT.value).inc()
+            raise
         finally:
             self.metrics.streams.dec()
             self.close()
@@ -112,6 +129,10 @@ class SpeechResponse:
         seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
         self.audio_s += seconds
         self.metrics.audio.inc(seconds)
+        if self.clock:
+            self.clock.hear(pcm)
+        if self.aligner and len(self._pcm) <= MAX_PCM_BYTES:
+            self._pcm += pcm
         if self.encoder.is_cheap:
             return self.encoder.encode(pcm)
         return await asyncio.to_thread(self.encoder.encode, pcm)
@@ -124,7 +145,7 @@ class SpeechResponse:
         self.metrics.finished.labels(reason.value).inc()
         if self.audio_s:
             took_s = time.perf_counter() - self.started
-            self.metrics.rtf.observe(took_s / self.audio_s)
+            self.metrics.rtf.observe(took_s / self.audio_s, self.timeline.exemplar())
         level = logging.WARNING if reason is FinishReason.LENGTH else logging.INFO
         logger.log(level, "spoke %.1f s, finish reason %s", self.audio_s, reason.value)
 
@@ -148,10 +169,12 @@ class SpeechResponse:
 
     async def _sealed(self) -> AsyncGenerator[bytes]:
         """What goes out of a stream; its signature is there before its end is."""
-        seal, trail = self.provenance.seal, self.provenance.trail
+        seal, trail, playback = self.provenance.seal, self.provenance.trail, Playback()
         try:
             async with aclosing(self.chunks()) as chunks:
                 async for chunk in chunks:
+                    self.timeline.mark("encoded")
+                    self.metrics.note_gap(playback.sent(self.audio_s / self.request.speed))
                     for hashing in (seal, trail):
                         if hashing and chunk:
                             hashing.add(chunk)
@@ -188,17 +211,30 @@ class SpeechResponse:
                     audio = base64.b64encode(chunk).decode()
                     yield _event(type="speech.audio.delta", audio=audio, **mark)
                     mark = {}
+                    if self.clock and (words := self.clock.new_words()):
+                        yield _event(**words_event(words))
         except Exception as error:
             self._log_broken(error)
             yield _event(type="error", error=as_api_error(error).detail)
             return
         assert self.stream.finished is not None
+        if self.clock:
+            self.clock.end()
+            if words := self.clock.new_words():
+                yield _event(**words_event(words))
+            if exact := await self._exact_words(self.clock):
+                yield _event(**words_event(exact, estimated=False))
         yield _event(
             type="speech.audio.done",
             usage=self.usage(),
             finish_reason=self.stream.finished.reason.value,
             **self.marked(),
         )
+
+    async def _exact_words(self, clock: WordClock) -> list[Word] | None:
+        if self.aligner is None:
+            return None
+        return await self.aligner.words(bytes(self._pcm), clock.words(), clock.speed)
 
     def marked(self) -> dict[str, Any]:
         """Fields for events and items of a batch."""
@@ -279,59 +315,14 @@ def _stream(
         """On the event loop: a plain function would be run in a thread."""
         speech.close()
 
-    return _Stream(
-        speech,
+    return StreamWithTrailers(
+        speech.ending,
         content,
         status_code=200,
         media_type=media_type,
         headers=headers,
         background=BackgroundTask(close),
     )
-
-
-class _Stream(Stream):
-    """With how the speech ended in trailers, where the client reads them and the HTTP server can
-    send them (of uvicorn's, only that for HTTP/2 can).
-    """
-
-    def __init__(
-        self, speech: SpeechResponse, content: AsyncIterator[bytes], **options: Any
-    ) -> None:
-        super().__init__(content, **options)
-        self._speech = speech
-
-    def to_asgi_response(self, *args: Any, **options: Any) -> ASGIApp:  # type: ignore[override]
-        answer, ending = super().to_asgi_response(*args, **options), self._speech.ending
-
-        async def answer_with_trailers(scope: Scope, receive: Receive, send: Send) -> None:
-            sends_trailers = _reads_trailers(scope)
-            await answer(scope, receive, _with_trailers(send, ending) if sends_trailers else send)
-
-        return answer_with_trailers
-
-
-def _reads_trailers(scope: Scope) -> bool:
-    accepted = (value for name, value in scope["headers"] if name.lower() == b"te")
-    return "http.response.trailers" in (scope.get("extensions") or {}) and any(
-        b"trailers" in value.lower() for value in accepted
-    )
-
-
-def _with_trailers(send: Send, ending: Callable[[], dict[str, str]]) -> Send:
-    async def tell(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            message["trailers"] = True
-        await send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            headers = [(name.encode(), value.encode()) for name, value in ending().items()]
-            trailers: Any = {
-                "type": "http.response.trailers",
-                "headers": headers,
-                "more_trailers": False,
-            }
-            await send(trailers)
-
-    return tell
 
 
 async def while_connected(http: Request, work: Awaitable[T]) -> T:

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001
 """Characters: emoji, what is invisible, forms of one letter, white space."""
 
+import re
 import unicodedata
 from functools import lru_cache
 
@@ -14,12 +15,9 @@ _PICTURE = (
 )
 _SEQUENCE = rf"(?:\p{{RI}}\p{{RI}}?|{_PICTURE}(?:\u200D{_PICTURE})*+|\p{{Emoji_Modifier}})"
 _EMOJI = regex.compile(rf"(?V1){_SEQUENCE}")
-# After something else only: of a run of spaces there is one match, at its start.
-_EMOJI_AND_SPACE = regex.compile(
-    rf"(?V1)(?:(?<![ \t])[ \t]++)?(?:{_SEQUENCE})(?:[ \t]*+{_SEQUENCE})*+[ \t]*+"
-)
-# Most text has none: one quick look saves the slow ones.
-_PERHAPS_EMOJI = regex.compile(r"[\u200D\u203C-\u2BFF\u3030-\u3299\U0001F000-\U0001FBFF]")
+_EMOJI_AND_SPACE = regex.compile(rf"(?V1)(?:{_SEQUENCE})(?:[ \t]*+{_SEQUENCE})*+[ \t]*+")
+# Where one may begin: the slow pattern is tried nowhere else.
+_PERHAPS_EMOJI = re.compile("[\u203c-\u2bff\u3030-\u3299\U0001f000-\U0001fbff]")
 _KEYCAP = regex.compile(r"([0-9#*])\uFE0F?\u20E3")
 _LINE_END = regex.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _INVISIBLE = regex.compile(r"(?V1)[[\p{Cf}\p{Cc}\p{Co}\p{Cs}\p{DI}\uFFFC\uFFFD\u2800]--[\n\t]]")
@@ -28,8 +26,9 @@ _COMPATIBLE = regex.compile(
     r"[\uFB00-\uFB06\uFB13-\uFB17\uFF10-\uFF19\uFF21-\uFF3A\uFF41-\uFF5A\uFF66-\uFF9F"
     r"\U0001D400-\U0001D7FF]+"
 )
-_SPACES = regex.compile(r"[^\S\n]++")
-_BLANK_LINES = regex.compile(r" ?\n(?:[ ]?\n)*+ ?")
+# Not the one that is already as it should be.
+_SPACES = regex.compile(r"(?: (?=[^\S\n])|[^\S\n ])[^\S\n]*+")
+_BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def line_ends(text: str) -> str:
@@ -38,9 +37,16 @@ def line_ends(text: str) -> str:
 
 def drop_emoji(text: str) -> str:
     """Left out, with the space beside them; a key cap is its figure."""
-    if _PERHAPS_EMOJI.search(text) is None:
-        return text
-    return _EMOJI_AND_SPACE.sub(_gap, _KEYCAP.sub(r"\1", text))
+    text = _KEYCAP.sub(r"\1", text) if "\u20e3" in text else text
+    kept, at = [], 0
+    for begin in _PERHAPS_EMOJI.finditer(text):
+        if begin.start() < at or not (found := _EMOJI_AND_SPACE.match(text, begin.start())):
+            continue
+        before = text[at : begin.start()].rstrip(" \t")
+        start, end = at + len(before), found.end()
+        kept += [before, _gap(text[start - 1 : start], text[start:end], text[end : end + 1])]
+        at = end
+    return "".join(kept) + text[at:]
 
 
 def name_emoji(text: str, language: str) -> str:
@@ -63,13 +69,11 @@ def _name(picture: str, language: str) -> str:
     return named.strip("\0").replace("_", " ") if "\0" in named else ""
 
 
-def _gap(match: "regex.Match[str]") -> str:
+def _gap(before: str, dropped: str, after: str) -> str:
     """A space where there was one and two words or sentences would touch without it."""
-    text, start, end = match.string, match.start(), match.end()
-    before, after = text[start - 1 : start], text[end : end + 1]
     if not before.strip() or not after.strip() or after in ".,;:!?)…":
         return ""
-    had_space = match[0][0] in " \t" or match[0][-1] in " \t"
+    had_space = dropped[0] in " \t" or dropped[-1] in " \t"
     return " " if had_space or (before.isalnum() and after.isalnum()) else ""
 
 
@@ -85,11 +89,8 @@ def compose(text: str) -> str:
 
 def spaces(text: str) -> str:
     """One space between words, at most one blank line, nothing at the edges of a line."""
-    return _BLANK_LINES.sub(_line_gap, _SPACES.sub(" ", text)).strip()
-
-
-def _line_gap(match: "regex.Match[str]") -> str:
-    return "\n\n" if match[0].count("\n") > 1 else "\n"
+    text = _SPACES.sub(" ", text).replace(" \n", "\n").replace("\n ", "\n")
+    return _BLANK_LINES.sub("\n\n", text).strip()
 
 
 def has_text(text: str) -> bool:

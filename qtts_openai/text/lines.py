@@ -6,6 +6,7 @@ from itertools import pairwise
 
 MIN_WRAP = 45  # no prose is wrapped at fewer characters
 _CLOSING = "\"'”’»」』)]}*_"
+_ADDED = ".。।"
 _MARKS = re.compile(r"[\W_]")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]")
 _DEVANAGARI = re.compile(r"[\u0900-\u097f]")
@@ -18,10 +19,14 @@ def join_wrapped(text: str) -> str:
 
 def _joined(paragraph: str) -> str:
     lines = paragraph.split("\n")
-    width = max(map(len, lines))
-    if len(lines) < 2 or width < MIN_WRAP:
+    if len(lines) < 2:
         return paragraph
-    pairs = list(pairwise(lines))
+    # Without the marks that end_lines adds: joined or not, it is so the next time, too.
+    bare = [line.rstrip(_ADDED) for line in lines]
+    width = max(map(len, bare))
+    if width < MIN_WRAP:
+        return paragraph
+    pairs = pairwise(bare)
     if all(len(line) + 1 + len(after.split(" ", 1)[0]) > width for line, after in pairs):
         return " ".join(lines)
     return paragraph

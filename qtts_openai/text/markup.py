@@ -23,6 +23,7 @@ _FIGURES_TIMES = re.compile(r"(?<=\d)\*+(?=\d)")
 _ONE_TILDE = re.compile(r"(?<!~)~(?!~)")
 _FOOTNOTE = re.compile(r"\[\^[^\[\]\s]{1,40}\]:?")
 _LEFT_OVER = re.compile(r"(?<!\w)(?<![*_~])(?:\*\*+|__+|~~+)|(?:\*\*+|__+|~~+)(?!\w)|`+")
+_LEFT = ("**", "__", "~~", "`")
 _TAG = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|</?([a-z][\w:-]*)[^<>]*>", re.I | re.S
 )
@@ -156,8 +157,10 @@ _INLINE = frozenset(
         "thinking",
     ]
 )
+# All that CommonMark may read as more than text, and little else: reading takes milliseconds.
 _SOME_MARKUP = re.compile(
-    r"[*_`~<>\[\]\\|&#=]|(?m:^ {0,3}(?:[-+](?:[ \t]|$)|--|\d{1,9}[.)](?:[ \t]|$)))"
+    r"[*_`~<\[\\]|&(?=[#\w])|"
+    r"(?m:^[ \t]*+(?:[-=|: \t]++$|>|#{1,6}(?:\s|$)|(?:[-+]|\d{1,9}[.)])(?:\s|$)))"
 )
 _OPENS, _CLOSES = re.compile(r"^(.*\S)[ \t]+```([\w+-]*)$"), re.compile(r"^[ \t]*```[ \t]*(\S.*)$")
 
@@ -177,15 +180,16 @@ def plain_markup(text: str, speak_code: bool = True) -> str:
     reader = _Reader(text, speak_code)
     for event in pyromark.events(_prepared(text), options=_OPTIONS):
         reader.take(event)
-    read = _FOOTNOTE.sub("", "".join(reader.out))
-    return _LEFT_OVER.sub("", read)
+    read = "".join(reader.out)
+    read = _FOOTNOTE.sub("", read) if "[^" in read else read
+    return _LEFT_OVER.sub("", read) if any(map(read.__contains__, _LEFT)) else read
 
 
 def _prepared(text: str) -> str:
     """What people write and CommonMark would misread: 5*3*2, ~50, a fence within a line."""
-    text = _NO_DEFINITION.sub(r"\1\\[\2\\]:", text)
-    text = _FIGURES_TIMES.sub(lambda match: "\\*" * len(match[0]), text)
-    text = _ONE_TILDE.sub(r"\\~", text)
+    text = _NO_DEFINITION.sub(r"\1\\[\2\\]:", text) if "]:" in text else text
+    text = _FIGURES_TIMES.sub(lambda match: "\\*" * len(match[0]), text) if "*" in text else text
+    text = _ONE_TILDE.sub(r"\\~", text) if "~" in text else text
     return "\n".join(_fences(text.split("\n"))) if "```" in text else text
 
 
@@ -220,6 +224,9 @@ def strip_tags(text: str, whole: str, keep_unknown: bool = False) -> str:
     return _TAG.sub(read, text)
 
 
+_NOTHING_TO_SAY = frozenset(["Emphasis", "Strong", "Strikethrough", "Link", "Image"])
+
+
 class _Reader:
     """Events of the parser -> text in `out`."""
 
@@ -238,17 +245,19 @@ class _Reader:
             self.out.append("\n" if event in ("SoftBreak", "HardBreak") else "\n\n")
             return
         ((kind, value),) = event.items()
-        if kind in ("Start", "End"):
+        if kind in ("Text", "Code"):
+            self._text(value, kind == "Code" or self._is_code)
+        elif kind in ("Start", "End"):
             name, detail = (value, None) if isinstance(value, str) else next(iter(value.items()))
+            if name in _NOTHING_TO_SAY:
+                return
             step: Callable[[Any], None] | None = getattr(self, f"_{kind}_{name}".lower(), None)
             if step is not None:
                 step(detail)
-            elif name not in ("Emphasis", "Strong", "Strikethrough", "Link", "Image"):
+            else:
                 self.out.append("\n\n")
         elif kind in ("Html", "InlineHtml"):
             self._tags(value)
-        elif kind in ("Text", "Code"):
-            self._text(value, kind == "Code" or self._is_code)
 
     def _text(self, value: str, is_code: bool) -> None:
         if is_code:
@@ -272,7 +281,7 @@ class _Reader:
 
     def _start_codeblock(self, kind: Any) -> None:
         """An indented text is no code in a chat."""
-        self._is_code = kind is not None
+        self._is_code = kind != "Indented"
         self.out.append("\n\n")
 
     def _end_codeblock(self, _: Any) -> None:

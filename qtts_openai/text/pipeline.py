@@ -3,7 +3,7 @@
     none   the text as it was sent
     clean  line_ends, emoji, invisible, letters, control_tokens, markup, spaces, wrapped_lines,
            line_marks
-    full   clean, then figures and last_mark
+    full   clean, then figures, plain_marks, last_mark and one_line
 
 `clean` is for every model: it changes nothing that a good model reads well by itself. Steps are run
 until none of them finds anything more, so what comes out is what they would give for it again.
@@ -18,7 +18,7 @@ import regex
 
 from qtts_openai.schemas import Level
 from qtts_openai.settings import CleanStep, Step
-from qtts_openai.text import characters, lines, markup, spoken
+from qtts_openai.text import characters, lines, marks, markup, spoken
 from qtts_openai.text.segments import CODES
 
 # What is nested deeper than that is an attack, and loses its brackets.
@@ -55,7 +55,12 @@ def speakable(text: str, options: TextOptions, language: str = "auto") -> str:
     if "figures" not in options.skip:
         text = spoken.spell_out(text, guess(text) if language == "auto" else language)
         text = text if "spaces" in options.skip else characters.spaces(text)
-    return text if "last_mark" in options.skip else lines.end_last_line(text)
+    steps = {
+        "plain_marks": marks.plain_marks,
+        "last_mark": lines.end_last_line,
+        "one_line": marks.one_line,
+    }
+    return _once(text, [step for name, step in steps.items() if name not in options.skip])
 
 
 def normalize(text: str, options: TextOptions, language: str = "auto") -> str:
@@ -64,10 +69,8 @@ def normalize(text: str, options: TextOptions, language: str = "auto") -> str:
 
 def guess(text: str) -> str:
     """The language whose letters the text has; letters of the alphabet are taken as English."""
-    for language, letters in _SCRIPTS.items():
-        if regex.search(letters, text):
-            return language
-    return "english"
+    letters = "".join(set(text))
+    return next((name for name, own in _SCRIPTS.items() if regex.search(own, letters)), "english")
 
 
 def _until_stable(text: str, options: TextOptions, language: str) -> str:

@@ -28,7 +28,7 @@ def _foreign(languages: frozenset[str]) -> "regex.Pattern[str] | None":
 def unspoken(text: str, languages: Iterable[str]) -> tuple[str, ...]:
     """The scripts in `text` that a model of these languages cannot speak, by Unicode's names."""
     pattern = _foreign(frozenset(languages))
-    letters = set(pattern.findall(text)) if pattern is not None else set()
+    letters = pattern.findall("".join(set(text))) if pattern is not None else set()
     return tuple(sorted({_script(letter) for letter in letters}))
 
 

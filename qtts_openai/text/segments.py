@@ -1,7 +1,9 @@
 # ruff: noqa: RUF001
 """Long text in pieces that are spoken one after the other: whole sentences, as far as they fit."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import regex
@@ -23,15 +25,16 @@ CODES = {
     "italian": "it",
 }
 # What the library is given at once: some marks make its time grow with the square of that.
-BLOCK_CHARS = 4000
+BLOCK_CHARS = 1000
 NEAR_CHARS = 100
+NOTHING_S = 1e-9  # what sums of floats may be wrong by
 _GRAPHEME = regex.compile(r"\X")
-# Where a sentence that is too long is cut, the best kind first.
+# Where a sentence that is too long is cut, the best kind first; (?r): the last one there is.
 _CUTS = (
-    regex.compile(r"\n"),
-    regex.compile(r"[;:؛；：](?=\s)|[；：؛]"),
-    regex.compile(r"[,،](?=\s)|[，、،]|\s[-–—](?=\s)"),
-    regex.compile(r"\s"),
+    regex.compile(r"(?r)\n"),
+    regex.compile(r"(?r)[;:؛；：](?=\s)|[；：؛]"),
+    regex.compile(r"(?r)[,،](?=\s)|[，、،]|\s[-–—](?=\s)"),
+    regex.compile(r"(?r)\s"),
 )
 
 
@@ -52,14 +55,13 @@ def split_sentences(parts: list[Part], size: Size, language: str = "auto") -> li
         if isinstance(part, float) or size.holds(part):
             pieces.append(part)
         else:
-            pieces += _pack(_fitting(part, size, CODES.get(language, "en")), size)
+            pieces += _pack(_sentences(part, CODES.get(language, "en")), size)
     return pieces
 
 
-def _fitting(text: str, size: Size, code: str) -> Iterator[str]:
+def _sentences(text: str, code: str) -> Iterator[str]:
     for block in _blocks(text):
-        for sentence in sentencex.segment(code, block):
-            yield from _cut(sentence, size)
+        yield from sentencex.segment(code, block)
 
 
 def _blocks(text: str) -> Iterator[str]:
@@ -76,30 +78,22 @@ def _blocks(text: str) -> Iterator[str]:
 
 def _cut(sentence: str, size: Size) -> Iterator[str]:
     """A sentence in pieces that fit, cut at its best mark within each."""
-    while not size.holds(sentence):
-        fits = _fitting_chars(sentence, size)
-        cut = _best_cut(sentence[:fits]) or _whole_graphemes(sentence, 0, fits)
-        yield sentence[:cut]
-        sentence = sentence[cut:]
-    if sentence:
-        yield sentence
-
-
-def _fitting_chars(text: str, size: Size) -> int:
-    """How many characters from the start on fit; at least one."""
-    seconds, most = 0.0, int(min(len(text), size.chars))
-    for at in range(most):
-        seconds += seconds_of(text[at])
-        if seconds > size.seconds:
-            return max(1, at)
-    return most
+    spoken_s = [0.0, *accumulate(map(seconds_of, sentence))]
+    at = 0
+    while at < len(sentence):
+        end = bisect_right(spoken_s, spoken_s[at] + size.seconds + NOTHING_S, at + 1) - 1
+        end = max(at + 1, int(min(end, at + size.chars)))
+        if end < len(sentence):
+            end = at + (_best_cut(sentence[at:end]) or _whole_graphemes(sentence, at, end - at))
+        yield sentence[at:end]
+        at = end
 
 
 def _best_cut(head: str) -> int:
-    for pattern in _CUTS:
-        end = max((match.end() for match in pattern.finditer(head)), default=0)
-        if end > len(head) // 8:
-            return end
+    for last in _CUTS:
+        found = last.search(head)
+        if found is not None and found.end() > len(head) // 8:
+            return found.end()
     return 0
 
 
@@ -112,13 +106,22 @@ def _whole_graphemes(text: str, at: int, most: int) -> int:
     return max((end for end in ends if end <= most), default=most)
 
 
+def _fitting(sentences: Iterator[str], size: Size) -> Iterator[tuple[str, float]]:
+    """Sentences, and pieces of those that are too long, each with its seconds."""
+    for sentence in sentences:
+        spoken_s = expected_frames(sentence) * FRAME_S
+        if len(sentence) <= size.chars and spoken_s <= size.seconds:
+            yield sentence, spoken_s
+        else:
+            yield from ((cut, expected_frames(cut) * FRAME_S) for cut in _cut(sentence, size))
+
+
 def _pack(sentences: Iterator[str], size: Size) -> list[Part]:
     """As many sentences in a piece as fit."""
     packed: list[Part] = []
     held: list[str] = []
     chars, seconds = 0, 0.0
-    for sentence in sentences:
-        more_s = expected_frames(sentence) * FRAME_S
+    for sentence, more_s in _fitting(sentences, size):
         if held and (chars + len(sentence) > size.chars or seconds + more_s > size.seconds):
             packed.append("".join(held).strip())
             held, chars, seconds = [], 0, 0.0

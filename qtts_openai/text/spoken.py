@@ -8,9 +8,9 @@ for some Chinese texts; nemo-text-processing needs pynini and a compiled grammar
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from itertools import chain, groupby, zip_longest
+from itertools import chain, groupby, product, zip_longest
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -25,10 +25,13 @@ Say = Callable[[re.Match[str]], str]
 class Rule(NamedTuple):
     pattern: re.Pattern[str]
     say: Say
-    needs: str = "0123456789"  # one of these is in every match
+    needs: Iterable[str] = "0123456789"  # one of these is in every match
 
 
-_DASH = " ?[–—-] ?"
+_DASHES = "–—-"
+_DASH = f" ?[{_DASHES}] ?"
+_ENDINGS = ("st", "nd", "rd", "th")
+_NTH = tuple(map("".join, product("0123456789", _ENDINGS)))
 _WORD = re.compile(r"\n|[^ \n]* |[^ \n]+")
 _LIST_NUMBER = re.compile(r"(?m)^(\d{1,2})[.)] (?=\S)")
 _URL = r"(?:https?://|ftp://|www\.)[^\s<>\"]+[^\s<>\".,;:!?)\]}'’*_]"
@@ -43,6 +46,7 @@ _PHONE = (
 )
 # What a line of plain words has not.
 _UNSPOKEN = re.compile(r"[^\w\s.,;:!?'\"“”‘’()–—…-]|[\d_½¼¾⅐-⅞²³¹⁰-₉①-⑨]|\w\.[a-z]")
+_UNSAID = r"©®™•◦▪·★☆✓✔✗✘|\^{}[]_#*`<>~"
 _SIGNS_OF_URLS = {"-": "dash", "_": "underscore", "?": "question mark", "=": "equals", "#": "hash"}
 
 
@@ -53,11 +57,13 @@ def spell_out(text: str, language: str) -> str:
         return text
     room = (GROWTH - 1) * len(text) + SPARE
     text, room = _replace(_LIST_NUMBER, _list_number(language), text, room)
+    if _UNSPOKEN.search(text) is None:
+        return text
     plain, written = _apart(text)
     # One line for each stretch, so that a rule runs once over all of them and never across two.
     said = "\n".join(written)
     for rule in rules:
-        if not rule.needs or any(map(said.__contains__, rule.needs)):
+        if any(map(said.__contains__, rule.needs)):
             said, room = _replace(rule.pattern, rule.say, said, room)
     return "".join(chain.from_iterable(zip_longest(plain, said.split("\n"), fillvalue="")))
 
@@ -67,8 +73,9 @@ def _apart(text: str) -> tuple[list[str], list[str]]:
     they may be its unit.
     """
     words = _WORD.findall(text)
-    flags = [_UNSPOKEN.search(word) is not None for word in words]
-    near = [word != "\n" and any(flags[max(0, at - 2) : at + 2]) for at, word in enumerate(words)]
+    flags = [False, False, *map(bool, map(_UNSPOKEN.search, words)), False]
+    beside = zip(words, flags, flags[1:], flags[2:], flags[3:], strict=False)
+    near = [word != "\n" and any(flags) for word, *flags in beside]
     runs = [
         (is_near, "".join(word for word, _ in run))
         for is_near, run in groupby(zip(words, near, strict=True), key=itemgetter(1))
@@ -96,6 +103,12 @@ def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[
         return said
 
     return pattern.sub(one, text), room
+
+
+def warm_up() -> None:
+    """Make every language's rules, which takes longer than a request may hold the event loop."""
+    for language in vocabularies():
+        _rules(language)
 
 
 @cache
@@ -166,21 +179,22 @@ def _dates(words: Vocabulary) -> list[Rule]:
         return _time(match, words)
 
     rules: list[Rule] = [
-        Rule(re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])"), iso),
-        Rule(re.compile(r"(?<![\w/.])(\d\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])"), local),
+        Rule(re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])"), iso, "-"),
+        Rule(re.compile(r"(?<![\w/.])(\d\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])"), local, "/."),
         Rule(
             re.compile(
                 r"(?<![\w:.,])(\d\d?):([0-5]\d)(?::[0-5]\d)?(?: ?([ap])\.?m\b)?(?![\w:])", re.I
             ),
             time,
+            ":",
         ),
     ]
     if words.code == "en":
         months = "|".join([*words.months, "Jan", "Feb", "Mar", "Apr", "Jun", "Jul", "Aug", "Sept?"])
         pattern = rf"\b({months}|Oct|Nov|Dec)\.? ([0-3]?\d)(?![\w:%]|[.,]\d)"
         rules += [
-            Rule(re.compile(pattern), named),
-            Rule(re.compile(r"\b(\d\d?) ?([ap])\.?m\b\.?", re.I), _half_day),
+            Rule(re.compile(pattern), named, [month[:3] for month in words.months]),
+            Rule(re.compile(r"\b(\d\d?) ?([ap])\.?m\b(?:\.(?!\s*\Z))?", re.I), _half_day, "mM"),
         ]
     return rules
 
@@ -208,8 +222,7 @@ def _hour(hour: int, words: Vocabulary) -> str:
 
 
 def _half_day(match: re.Match[str]) -> str:
-    end = "." if match[0].endswith(".") and not match.string[match.end() :].strip() else ""
-    return f"{vocabularies()['english'].say(match[1])} {match[2].upper()}M{end}"
+    return f"{vocabularies()['english'].say(match[1])} {match[2].upper()}M"
 
 
 def _year(value: int, words: Vocabulary) -> str:
@@ -226,7 +239,8 @@ def _decades(words: Vocabulary) -> list[Rule]:
         many = said[:-1] + "ies" if said.endswith("y") else said + "s"
         return f"{words.say(first)} {many}" if first else many
 
-    return [Rule(re.compile(r"(?<![\w.,])['’]?(\d\d)?([1-9]|(?<=\d)0)0['’]?s\b"), decade)]
+    pattern = r"(?<![\w.,])['’]?(\d\d)?([1-9]|(?<=\d)0)0['’]?s\b"
+    return [Rule(re.compile(pattern), decade, ("0s", "0's", "0’s"))]
 
 
 def _money(words: Vocabulary) -> list[Rule]:
@@ -244,9 +258,17 @@ def _money(words: Vocabulary) -> list[Rule]:
         return f"{words.say(match[2])} {words.to} {match[1]}{match[3]}"
 
     return [
-        Rule(re.compile(rf"({signs})({figure}){_DASH}(?:{signs})?({figure})"), span),
-        Rule(re.compile(rf"(?:US|A|C)?({signs}) ?({figure})(?: ?({scales})\b)?"), before),
-        Rule(re.compile(rf"(?<![\w.,])({figure})(?: ?({scales}))? ?({signs})(?!\w)"), after),
+        Rule(re.compile(rf"({signs})({figure}){_DASH}(?:{signs})?({figure})"), span, _DASHES),
+        Rule(
+            re.compile(rf"(?:US|A|C)?({signs}) ?({figure})(?: ?({scales})\b)?"),
+            before,
+            words.currencies,
+        ),
+        Rule(
+            re.compile(rf"(?<![\w.,])({figure})(?: ?({scales}))? ?({signs})(?!\w)"),
+            after,
+            words.currencies,
+        ),
     ]
 
 
@@ -290,19 +312,24 @@ def _measures(words: Vocabulary) -> list[Rule]:
         Rule(
             re.compile(rf"(?<![\w/.,-])({figure})(%|°)?{_DASH}(?=\d)({figure})(?![\w-]*-\d|/)"),
             span,
+            _DASHES,
         ),
-        Rule(re.compile(rf"(?<![\w/.,])(?:(\d+) ?)?({fractions})(?![\d/])"), fraction, ""),
+        Rule(
+            re.compile(rf"(?<![\w/.,])(?:(\d+) ?)?({fractions})(?![\d/])"),
+            fraction,
+            words.fractions,
+        ),
         Rule(re.compile(rf"(?<![\w.,])([-−])?({figure}) ?({units})(?![\w²³])"), measure),
     ]
 
 
 def _figures(words: Vocabulary) -> list[Rule]:
-    figure = _figure(words)
+    figure, number = _figure(words), words.number
 
     def say(match: re.Match[str]) -> str:
-        before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
-        said = words.say(match[0])
-        return f"{' ' if before.isalpha() else ''}{said}{' ' if after.isalpha() else ''}"
+        text, start, end = match.string, match.start(), match.end()
+        before = " " if start and text[start - 1].isalpha() else ""
+        return f"{before}{words.say(match[0])}{' ' if text[end : end + 1].isalpha() else ''}"
 
     def version(match: re.Match[str]) -> str:
         return f" {words.dot if words.code != 'en' else 'point'} ".join(
@@ -310,11 +337,11 @@ def _figures(words: Vocabulary) -> list[Rule]:
         )
 
     rules: list[Rule] = [
-        Rule(re.compile(r"(?<![\w.])\d+(?:\.\d+){2,}(?![\w.]*\d)"), version),
-        Rule(re.compile(r"(?<![\w)\].,])[-−](?=\d)"), lambda m: f"{words.minus} "),
-        Rule(re.compile(r"(?<=\d) ?\*\*? ?(?=\d)"), lambda m: f" {words.signs['×']} "),
-        Rule(re.compile(r"~ ?(?=\d)"), lambda m: f"{words.about} "),
-        Rule(re.compile(rf"(?:\b{words.number} )?#(?=\d)", re.I), lambda m: f"{words.number} "),
+        Rule(re.compile(r"(?<![\w.])\d+(?:\.\d+){2,}(?![\w.]*\d)"), version, "."),
+        Rule(re.compile(r"(?<![\w)\].,])[-−](?=\d)"), lambda m: f"{words.minus} ", "-−"),
+        Rule(re.compile(r"(?<=\d) ?\*\*? ?(?=\d)"), lambda m: f" {words.signs['×']} ", "*"),
+        Rule(re.compile(r"~ ?(?=\d)"), lambda m: f"{words.about} ", "~"),
+        Rule(re.compile(rf"(?:\b{number} )?#(?=\d)", re.I), lambda m: f"{number} ", "#"),
     ]
     if words.code == "en":
         rules += _english_figures(words)
@@ -336,10 +363,10 @@ def _english_figures(words: Vocabulary) -> list[Rule]:
         return year(int(match[1]), "en")
 
     return [
-        Rule(re.compile(r"\b24/7\b"), lambda m: "twenty-four seven"),
-        Rule(re.compile(r"(?<![\w/.,])(\d{1,9})/(\d{1,9})(?![\w/]|[.,]\d)"), part),
-        Rule(re.compile(r"(?<=\d):(?=\d)"), lambda m: f" {words.to} "),
-        Rule(re.compile(r"\b(\d[\d,]{0,11})(?:st|nd|rd|th)\b"), nth),
+        Rule(re.compile(r"\b24/7\b"), lambda m: "twenty-four seven", "/"),
+        Rule(re.compile(r"(?<![\w/.,])(\d{1,9})/(\d{1,9})(?![\w/]|[.,]\d)"), part, "/"),
+        Rule(re.compile(r"(?<=\d):(?=\d)"), lambda m: f" {words.to} ", ":"),
+        Rule(re.compile(rf"\b(\d[\d,]{{0,11}})(?:{'|'.join(_ENDINGS)})\b"), nth, _NTH),
         Rule(re.compile(r"(?<![\w.,])(1[1-9]\d\d|20\d\d)(?!\w|[.,]\d)"), nearby_year),
     ]
 
@@ -354,15 +381,15 @@ def _leftovers(words: Vocabulary) -> list[Rule]:
     def digit(match: re.Match[str]) -> str:
         return f" {words.say(str(unicodedata.digit(match[0])))} "
 
-    rules: list[tuple[str, Say]] = [
-        (r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", initials),
-        (r"\bC#", lambda match: "C sharp"),
-        (r"[⁰¹⁴-⁹₀-₉①-⑨]", digit),
-        (r" ?(?:[=-]>|[→⇒➔]) ?", lambda match: ", "),
-        (f"[{named}]", lambda match: f" {words.signs[match[0]]} "),
-        (r"(?<=\w)[_/|\\](?=\w)", lambda match: " "),
-        (r"[©®™•◦▪·★☆✓✔✗✘|\\^{}\[\]_#*`<>~]+", lambda match: " "),
-        (r" +(?=[,.;:!?])", lambda match: ""),
-        (r" {2,}", lambda match: " "),
+    rules: list[tuple[str, Say, Iterable[str]]] = [
+        (r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", initials, "&"),
+        (r"\bC#", lambda match: "C sharp", ["C#"]),
+        (r"[⁰¹⁴-⁹₀-₉①-⑨]", digit, "⁰¹⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉①②③④⑤⑥⑦⑧⑨"),
+        (r" ?(?:[=-]>|[→⇒➔]) ?", lambda match: ", ", ["=>", "->", *"→⇒➔"]),
+        (f"[{named}]", lambda match: f" {words.signs[match[0]]} ", words.signs),
+        (r"(?<=\w)[_/|\\](?=\w)", lambda match: " ", "_/|\\"),
+        (f"[{re.escape(_UNSAID)}]+", lambda match: " ", _UNSAID),
+        (r" +(?=[,.;:!?])", lambda match: "", map(" ".__add__, ",.;:!?")),
+        (r" {2,}", lambda match: " ", ["  "]),
     ]
-    return [Rule(re.compile(pattern), say, "") for pattern, say in rules]
+    return [Rule(re.compile(pattern), say, tuple(needs)) for pattern, say, needs in rules]

@@ -6,8 +6,10 @@ beside it.
 
 The file on disk is the truth and nothing is kept in memory, so a change by one server is seen by
 all at once. Bytes are written and synced before the record that names them and removed after it: a
-kill leaves a whole record or none, and at worst bytes that no record names, which a start removes
-when they are an hour old. Ids are made here, so no name from outside becomes a path.
+kill leaves a whole record or none, and at worst bytes that no record names. Those of a deleted
+record, or of a voice whose consent was withdrawn, are removed at the next start; others, which may
+belong to a change under way in another server, when they are an hour old. Ids are made here, so no
+name from outside becomes a path.
 """
 
 import logging
@@ -41,6 +43,7 @@ CREATE TABLE IF NOT EXISTS records (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_name ON records (kind, name);
+CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY);
 """
 
 
@@ -138,7 +141,16 @@ def storage_busy() -> ApiError:
 class Records(Generic[R]):
     """All records of one kind. Methods that take `db` are part of a transaction of the caller's."""
 
-    def __init__(self, database: Database, kind: type[R], folder: Path, prefix: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        kind: type[R],
+        folder: Path,
+        prefix: str,
+        has_lost_data: Callable[[R], bool] = lambda record: False,
+    ) -> None:
+        """`has_lost_data`: whether a record is there without its bytes, for good."""
+        self._has_lost_data = has_lost_data
         self.database = database
         self.folder = folder
         self.prefix = prefix
@@ -191,6 +203,7 @@ class Records(Generic[R]):
 
     def remove(self, db: sqlite3.Connection, record: R) -> None:
         db.execute("DELETE FROM records WHERE id = ?", (record.id,))
+        db.execute("INSERT OR IGNORE INTO gone (id) VALUES (?)", (record.id,))
 
     # ---- bytes ----
 
@@ -208,8 +221,10 @@ class Records(Generic[R]):
         path = self.path(id_)
         part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
 
+        has_data = data is not None
+
         def keep() -> None:
-            if data is not None:
+            if has_data:
                 part.replace(path)
                 sync_directory(self.folder)
 
@@ -218,6 +233,7 @@ class Records(Generic[R]):
                 if data is not None:
                     make_private(self.folder)
                     write_synced(part, data)
+                    del data  # there may be many of these at once
                 yield keep
             except BaseException:
                 self._remove_unnamed(id_)
@@ -253,13 +269,27 @@ class Records(Generic[R]):
         old = [path for path in self.folder.glob(f"{self.prefix}_*.json") if path.is_file()]
         if old:
             self._take_in(old)
-        known = {record.id for record in self.all()}
+        self._remove_gone()
+        records = self.all()
+        self.forget_data([record for record in records if self._has_lost_data(record)])
+        known = {record.id for record in records}
         before = time.time() - ORPHANS_AFTER_S
         for path in self.folder.glob(f"{self.prefix}_*.bin*"):
             id_ = path.name.partition(".")[0]
             is_old = path.is_file() and path.stat().st_mtime < before
             if is_old and (id_ not in known or path.suffix == ".part"):
                 path.unlink(missing_ok=True)
+
+    def _remove_gone(self) -> None:
+        """What a kill has left between a deletion and the removal of its bytes."""
+        if not self.database.path.exists():
+            return
+        with self.database.write() as db:
+            ids = [id_ for (id_,) in db.execute("SELECT id FROM gone")]
+            mine = [(id_,) for id_ in ids if id_.startswith(f"{self.prefix}_")]
+            for (id_,) in mine:
+                self.path(id_).unlink(missing_ok=True)
+            db.executemany("DELETE FROM gone WHERE id = ?", mine)
 
     def _take_in(self, files: list[Path]) -> None:
         found = {path: record for path in files if (record := self._from_file(path)) is not None}

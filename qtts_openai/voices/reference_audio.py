@@ -3,6 +3,8 @@
 import base64
 import binascii
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 from engine import ReferenceAudio
@@ -35,8 +37,15 @@ def decode_base64(text: str, param: str = "ref_audio") -> bytes:
 
 async def read_reference(decoder: AudioDecoder, data: bytes, param: str) -> ReferenceAudio:
     """A 400 that names `param` where the file cannot be used, whatever it did to its decoder."""
-    try:
+    with told_of(param):
         return await decoder.decode(data)
+
+
+@contextmanager
+def told_of(param: str) -> Iterator[None]:
+    """What a decoder raises, as an answer that names the field of the file."""
+    try:
+        yield
     except DecodeError as error:
         raise invalid(f"{param}: {error}.", param) from error
     except BusyError as error:
@@ -49,5 +58,5 @@ async def read_reference(decoder: AudioDecoder, data: bytes, param: str) -> Refe
 
 
 def busy() -> ApiError:
-    message = "Too much reference audio is being read; send it again later."
+    message = "Too much audio is being read; send it again later."
     return ApiError(429, message, code="decoder_busy", headers=retry_headers(RETRY_S))

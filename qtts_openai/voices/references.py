@@ -18,6 +18,7 @@ from qtts_openai.decoding.turns import BusyError, Turns
 from qtts_openai.errors import invalid
 from qtts_openai.http.turns import Turn
 from qtts_openai.settings import RefAudioSettings
+from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import Catalog
 from qtts_openai.voices.reference_audio import busy, decode_base64, read_reference
 from qtts_openai.voices.store import StoredVoice, VoiceStore
@@ -41,12 +42,14 @@ class References:
         catalog: Catalog,
         submit: Callable[[str, Prompt, SamplingParams], Turn],
         decoder: AudioDecoder,
+        likeness: Likeness,
     ) -> None:
         self.settings = settings
         self.store = store
         self.catalog = catalog
         self._submit = submit
         self.decoder = decoder
+        self.likeness = likeness
         wait_s = 3 * settings.http_timeout_s
         self.fetches = Turns(max_at_once=MAX_FETCHES, max_wait_s=wait_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()

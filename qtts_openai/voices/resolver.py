@@ -56,15 +56,21 @@ class VoiceResolver:
             return ResolvedVoice(model, voice)
         if request.speaker_embedding is not None:
             size = model.embedding_size
-            return ResolvedVoice(
-                model, None, self.references.of_embedding(request.speaker_embedding, size)
-            )
+            audio = self.references.of_embedding(request.speaker_embedding, size)
+            await self._check(model, audio, request, "speaker_embedding")
+            return ResolvedVoice(model, None, audio)
         if request.ref_audio is not None:
             audio, text = await self.references.of_request(request.ref_audio), request.ref_text
+            await self._check(model, audio, request, "ref_audio")
         else:
             assert voice is not None
             audio, text = await self.references.of_voice(voice.id)
         return ResolvedVoice(model, voice, audio, None if request.x_vector_only_mode else text)
+
+    async def _check(
+        self, model: ModelInfo, audio: ReferenceAudio, request: SpeechRequest, param: str
+    ) -> None:
+        await self.references.likeness.check(model.id, audio, request.consent, param)
 
     def _named_model(self, request: SpeechRequest) -> NamedModel:
         name = request.model or self.defaults.model

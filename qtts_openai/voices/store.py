@@ -41,6 +41,7 @@ CONSENT_CHARS = (10, 2000)
 _SENT = (
     "prompt",
     "consent",
+    "consent_similarity",
     "ref_text",
     "mime_type",
     "file_size",
@@ -54,14 +55,15 @@ class StoredVoice(Record, frozen=True, kw_only=True):
     """`seed` makes a described voice sound the same in every request. The bytes beside the record
     are the sample as float32 mono 24 kHz: the user's own, or the first utterance of a described
     voice, whose words are then `ref_text`; `reference_key` is their SHA-256. `mime_type` and
-    `file_size` are those of the file that was sent. A voice is disabled when the consent that it
-    rests on is withdrawn.
+    `file_size` are those of the file that was sent. `consent_similarity` is how like the voice of
+    its consent it was found. A voice is disabled when that consent is withdrawn.
     """
 
     type: Literal["audio_sample", "prompt"]
     prompt: str | None = None
     ref_text: str | None = None
     consent: str | None = None
+    consent_similarity: float | None = None
     seed: int | None = None
     reference_key: str | None = None
     mime_type: str | None = None
@@ -95,9 +97,14 @@ class StoredVoice(Record, frozen=True, kw_only=True):
 class Consent(Record, frozen=True, kw_only=True):
     language: str
 
-    def answer(self) -> ConsentAnswer:
+    def answer(self, days: float) -> ConsentAnswer:
+        """`days`: how long it counts; 0: for ever."""
         return ConsentAnswer(
-            id=self.id, created_at=self.created_at, name=self.name, language=self.language
+            id=self.id,
+            created_at=self.created_at,
+            name=self.name,
+            language=self.language,
+            expires_at=int(self.created_at + days * 86_400) if days else msgspec.UNSET,
         )
 
 
@@ -145,7 +152,9 @@ class VoiceStore:
             voices, consents = directory / "voices", directory / "consents"
             database = Database(voices / "records.db")
             self.database: Changes = database
-            self.voices = Records(database, StoredVoice, voices, "voice")
+            self.voices = Records(
+                database, StoredVoice, voices, "voice", lambda voice: voice.disabled
+            )
             self.consents = Records(database, Consent, consents, "cons")
         else:
             self.database = bucket = Bucket(object_store)

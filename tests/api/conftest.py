@@ -34,7 +34,7 @@ class Server:
         self.base_url = f"{url}/v1"
         self.engine = engine
         self.uvicorn = uvicorn_server
-        self.http = httpx.Client(base_url=self.base_url, timeout=20)
+        self.http = httpx.Client(base_url=self.base_url, timeout=60)
 
     def speak(self, **fields: object) -> httpx.Response:
         """POST /audio/speech with defaults that `...` removes."""
@@ -42,7 +42,7 @@ class Server:
         return self.http.post("/audio/speech", json={k: v for k, v in body.items() if v is not ...})
 
     def openai(self, **options: object) -> openai.OpenAI:
-        fields = {"api_key": "none", "max_retries": 0, "timeout": 20, **options}
+        fields = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
         return openai.OpenAI(base_url=self.base_url, **fields)
 
 

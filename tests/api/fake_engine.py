@@ -3,6 +3,7 @@ alone.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from engine import (
     ReferenceAudio,
     SamplingParams,
     Stats,
+    Timing,
     Usage,
+    WorkerState,
 )
 
 LANGUAGES = {"chinese": 2055, "english": 2050, "german": 2053, "japanese": 2058}
@@ -82,12 +85,21 @@ class FakeEngine:
         self.stream_error: Exception = EngineDeadError("the worker is gone")
         self.hang_after: int | None = None  # chunks before silence for ever
         self.chunk_delay_s = 0.0
+        self.stall_after: int | None = None  # frames after which live text came too late
         self.end_reason = FinishReason.STOP
 
     @property
     def stats(self) -> list[Stats]:
         numbers = dict.fromkeys(Stats.__struct_fields__, 0)
         return [Stats(**{**numbers, "num_running": len(self.live)})]
+
+    @property
+    def num_places(self) -> int:
+        return self.num_rows
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        return [WorkerState(self.status, 0, stats) for stats in self.stats]
 
     async def start(self) -> None:
         if self.start_error is not None:
@@ -97,6 +109,13 @@ class FakeEngine:
 
     def forget_voice(self, key: str) -> None:
         self.forgotten.append(key)
+
+    async def embed(self, model: str, samples: bytes) -> bytes:
+        """How loud it is in eight bands: a tone is itself at any loudness and length."""
+        assert model in self.models
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(samples, "<f4")))
+        bands = np.array_split(spectrum[: len(spectrum) // 8], 8)
+        return np.array([np.square(band).sum() for band in bands], "<f4").tobytes()
 
     def submit(
         self,
@@ -139,6 +158,8 @@ class FakeStream:
         self.num_live_frames = 0
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
+        self.timing: Timing | None = None
+        self.began = time.monotonic()
         self.ended = asyncio.Event()
         self.aborted = False
         self.text_open, self.unread_text = prompt.text_open, ()
@@ -158,19 +179,25 @@ class FakeStream:
         return self
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
+        assert self.text_open
         self.prompt = msgspec.structs.replace(self.prompt, text=self.prompt.text + text)
-        self.text_open = self.text_open and not final
+        self.text_open = not final
         self._news.set()
 
     async def _spoken_live(self) -> bytes | None:
         """A frame for each id, as they come; None once there are no more."""
+        at = self.num_live_frames
+        if self.text_open and at == self.engine.stall_after:
+            self.text_open, self.engine.stall_after = False, None
+            read, self.unread_text = self.prompt.text[:at], self.prompt.text[at:]
+            self.prompt = msgspec.structs.replace(self.prompt, text=read)
         while len(self.prompt.text) == self.num_live_frames and self.text_open and not self.aborted:
             self._news.clear()
             await self._news.wait()
         if self.num_live_frames >= len(self.prompt.text) or self.aborted:
             return None
         self.num_live_frames += 1
-        return b"\x01\x00" * SAMPLES_PER_FRAME
+        return b"\x00\x08" * SAMPLES_PER_FRAME
 
     async def __anext__(self) -> bytes:
         if self.prompt.text_open and (pcm := await self._spoken_live()) is not None:
@@ -186,6 +213,7 @@ class FakeStream:
             self.ended.set()
             raise self.engine.stream_error
         self._num_chunks += 1
+        self.timing = self.timing or Timing(*(self.began + i * 1e-5 for i in range(4)))
         for chunk in self._chunks:
             return chunk
         usage = Usage(num_prompt_tokens=len(self.prompt.text) + 8, num_frames=self.num_frames)

@@ -33,8 +33,8 @@ def checked(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def no_torch(monkeypatch):
     """Without the seconds that torch takes."""
-    code = 'print(\'{"torch": "2", "gpus": []}\')'
-    monkeypatch.setattr(module, "_DEVICES", code)
+    said = '{"torch": "2", "gpus": [], "workers": [], "error": null}'
+    monkeypatch.setattr(module, "_PLAN", ["echo", said])
 
 
 PORT = "server: {port: 0}\n"
@@ -43,8 +43,9 @@ PORT = "server: {port: 0}\n"
 def test_what_works_is_zero(checked):
     status, said = checked(PORT)
     assert status == 0 and "error" not in said
-    for what in ("settings", "ports", "keys", "models", "devices", "voices", "files"):
+    for what in ("settings", "ports", "keys", "models", "devices", "memory", "voices", "files"):
         assert f" {what}" in said
+    assert "32 utterances at once" in said
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,6 @@ def test_what_works_is_zero(checked):
         (PORT + "models: [{id: a, checkpoint: /nowhere}]", "no folder /nowhere"),
         (PORT + "models: [{id: a, checkpoint: .}]", "lacks config.json, *.safetensors"),
         (PORT + "auth: {keys_file: nokeys}", "cannot be read"),
-        (PORT + "engine: {device: cuda}", "sees none"),
         (PORT + "limits: {store: 'redis://:secret@127.0.0.1:9'}", "127.0.0.1:9 does not answer"),
         (PORT + "voices: {directory: config.yaml/x}", "cannot be written to"),
         ("server: {port: 0, admin_port: 18899}", "QTTS_ADMIN_KEY"),

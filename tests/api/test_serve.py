@@ -132,10 +132,12 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path):
 def test_a_reload_signal_reads_the_keys_again_and_ends_nothing(tokenizer_dir, tmp_path):
     port, keys = free_port(), tmp_path / "keys"
     keys.write_text("mine: from-file\n")
-    (tmp_path / "config.yaml").write_text("auth: {keys_file: keys}\n")
+    config = tmp_path / "config.yaml"
+    config.write_text("auth: {keys_file: keys}\n")
     with process(tokenizer_dir, tmp_path, port) as running:
         wait_ready(port)
         keys.write_text("other: another\n")
+        config.write_text("auth: {keys_file: keys}\nvoices: {aliases: {wink: ryan}}\n")
         running.send_signal(signal.SIGHUP)
         time.sleep(0.2)
         assert post(port).status_code == 200, "the variable's key stays"
@@ -147,6 +149,7 @@ def test_a_reload_signal_reads_the_keys_again_and_ends_nothing(tokenizer_dir, tm
         log = running.communicate(timeout=10)[1]
         assert running.returncode == 0
     assert "auth.keys_file was read: 2 keys, 1 new, 1 gone" in log
+    assert "the voices of the settings were read again" in log
     assert "from-file" not in log and "another" not in log
 
 

@@ -150,7 +150,7 @@ def test_long_strange_strings_are_answered_at_once(server, field):
         assert server.speak(**{field: text}).status_code == 413
         answer = server.speak(**{field: text[:60_000] + text[-1]})
         assert answer.status_code == 400 and len(answer.content) < 20_000
-        assert time.perf_counter() - started < 3
+        assert time.perf_counter() - started < 20  # a quadratic pass takes minutes
 
 
 def test_sampling_fields_reach_the_engine(server):

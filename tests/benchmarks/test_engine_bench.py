@@ -15,7 +15,7 @@ from engine.config import EngineConfig, ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
 from engine.dummy.configs import random_checkpoint_config, random_codec_config
 from engine.models.config import CodecConfig, TalkerConfig
-from engine.protocol import Ready
+from engine.protocol import Measured, Ready
 from engine.startup import build
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -88,12 +88,12 @@ def test_a_line_stands_below_its_columns():
 
 def test_a_batch_fits_rows_and_blocks():
     config = EngineConfig()
-    ready = Ready([], "cpu", "float32", 8, 200, 0, 0.0)
+    ready = Ready([], "cpu", "float32", 8, Measured(1, 8), 200, 0, 0.0)
     blocks = -(-(bench.PROMPT_TOKENS + bench.spoken(24)) // config.block_size)
     assert 8 * blocks <= 200 < 21 * blocks
     assert bench.fits(ready, config, 8, 24)
     assert not bench.fits(ready, config, 9, 24)
-    ready = Ready([], "cpu", "float32", 32, 200, 0, 0.0)
+    ready = Ready([], "cpu", "float32", 32, Measured(1, 32), 200, 0, 0.0)
     assert not bench.fits(ready, config, 21, 24)
 
 

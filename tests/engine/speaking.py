@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.client import EngineClient, SpeechStream
+from engine.client import EngineClient
 from engine.core import EngineCore
 from engine.protocol import (
     AudioChunk,
@@ -19,6 +19,7 @@ from engine.protocol import (
     SamplingParams,
     Submit,
 )
+from engine.speech_stream import SpeechStream
 
 ROLE = (1, 2, 3)
 MODELS = tuple(

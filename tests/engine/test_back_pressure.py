@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-from engine.client import SpeechStream
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.protocol import AudioChunk, Finished, FinishReason, Hold, Outbound, Usage
+from engine.speech_stream import SpeechStream
 from tests.engine.speaking import assert_idle, prompt, submit
 
 SECOND = bytes(48_000)

@@ -48,7 +48,7 @@ async def engine(models: list[ModelSpec]) -> AsyncIterator[EngineClient]:
 
 async def idle(engine: EngineClient) -> None:
     """Until the worker says that nothing runs or waits; it must have everything back by then."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         stats = engine.stats[0] if engine.stats else None
         told = stats is not None and stats.num_running == stats.num_waiting == 0
@@ -91,6 +91,19 @@ async def test_streams_carry_what_a_core_says(engine: EngineClient, core: Engine
             with pytest.raises(StopAsyncIteration):
                 await anext(stream)
     await idle(engine)
+
+
+async def test_the_first_audio_tells_when_the_stages_began(engine: EngineClient) -> None:
+    before = time.monotonic()
+    stream = start(engine, submit(0, num_frames=4))
+    await anext(stream)
+    timing = stream.timing
+    assert timing is not None
+    stages = (timing.received, timing.started, timing.prefilled, timing.framed)
+    moments = [before, *stages, time.monotonic()]
+    assert moments == sorted(moments)
+    await collect(stream)
+    assert stream.timing is timing
 
 
 async def test_a_slow_reader_gets_merged_chunks_and_holds_up_nobody(engine: EngineClient) -> None:
@@ -158,12 +171,12 @@ async def test_leaving_frees_at_once(engine: EngineClient) -> None:
     """Speaking, waiting in the queue, not yet sent: none of them runs on."""
     streams = [start(engine, submit(0, num_frames=900)) for _ in range(ROWS + QUEUE)]
     await anext(streams[0])
-    began = time.monotonic()
+    before = engine.stats[0].num_steps
     for stream in streams:
         stream.abort()
         stream.abort()
     await idle(engine)
-    assert time.monotonic() - began < 2.0  # 900 frames would take far longer
+    assert engine.stats[0].num_steps - before < 800, "far from their 900 frames"
     with pytest.raises(GenerationFailedError):
         await anext(streams[0])
     stream = start(engine, submit(0, num_frames=900))
@@ -176,7 +189,7 @@ async def test_stats_come_while_it_is_busy(engine: EngineClient) -> None:
     await idle(engine)
     before = engine.stats[0]
     stream = start(engine, submit(0, num_frames=900))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while engine.stats[0].num_running != 1:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -203,3 +216,13 @@ async def test_reason_reaches_the_reader(engine: EngineClient) -> None:
     stream = start(engine, submit(0, num_frames=3))
     await collect(stream)
     assert stream.finished is not None and stream.finished.reason is FinishReason.LENGTH
+
+
+async def test_it_hears_recordings_and_keeps_none(engine: EngineClient) -> None:
+    samples = recording(6, 9_600).samples
+    one, again = await asyncio.gather(*(engine.embed("base-0b6", samples) for _ in range(2)))
+    size = engine.models["base-0b6"].embedding_size
+    assert one == again and len(np.frombuffer(one, "<f4")) == size
+    with pytest.raises(InvalidPromptError):
+        await engine.embed("base-0b6", samples[:-1])
+    assert not engine._workers[0]._heard

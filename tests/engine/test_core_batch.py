@@ -32,7 +32,7 @@ from tests.engine.speaking import (
     submit,
 )
 
-SUBMITS = [random_submit(random.Random(i), i, 3 + i // 3) for i in range(64)]
+SUBMITS = [random_submit(random.Random(i), i, 3 + i // 5) for i in range(64)]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,9 @@ def test_one_that_follows_another_does_not_hurry(core: EngineCore) -> None:
 
 def test_the_queue_changes_nothing(small_core: EngineCore, alone: dict[int, Utterance]) -> None:
     """Four rows and few blocks: most wait, rows and blocks are reused over and over."""
-    together = speak(small_core, SUBMITS)
-    for one in SUBMITS:
+    submits = SUBMITS[::2]
+    together = speak(small_core, submits)
+    for one in submits:
         assert_same(together[one.id], alone[one.id], one)
     assert_idle(small_core)
 
@@ -106,9 +107,9 @@ def sampled(id_: int, seed: int | None, num_frames: int = 12) -> Submit:
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(seeds=st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=6, unique=True))
+@given(seeds=st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=4, unique=True))
 def test_same_seed_same_codes_other_seed_other_codes(core: EngineCore, seeds: list[int]) -> None:
     heard = speak(core, [sampled(i, seed) for i, seed in enumerate(seeds + seeds)])
     codes = [str(heard[i].codes) for i in range(2 * len(seeds))]

@@ -24,6 +24,7 @@ from tests.engine.speaking import (
 )
 
 TEXT = tuple(range(20, 44))
+WHOLE: dict[str, Utterance] = {}  # the text in one piece, by model
 QUICK = {
     "max_examples": 8,
     "deadline": None,
@@ -71,7 +72,9 @@ def test_pieces_are_the_whole(
     core: EngineCore, cuts: list[int], steps: list, final_apart: bool, model: str
 ) -> None:
     """Steps between pieces: a number, or None for as many as there are."""
-    expected = say(core, live(0, model, TEXT, 32, open_=False))
+    if model not in WHOLE:
+        WHOLE[model] = say(core, live(0, model, TEXT, 32, open_=False))
+    expected = WHOLE[model]
     bounds = [*cuts, len(TEXT)]
     with Speaker(core) as speaker:
         first = TEXT[: bounds[0]]

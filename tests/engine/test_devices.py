@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from engine.config import EngineConfig
+from engine.engine_plan import choose_device
 from engine.errors import CheckpointError
-from engine.startup import choose_device
 
 
 @pytest.fixture

@@ -2,15 +2,23 @@
 
 import socket
 from concurrent.futures import Future
+from functools import partial
 
 import msgspec
+import numpy as np
 import pytest
 
+from engine.client import EngineClient
+from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.protocol import (
     HEADER,
     Append,
+    AudioChunk,
+    Embed,
+    Embedding,
     Failed,
+    Finished,
     ForgetVoice,
     Outbound,
     ReferenceAudio,
@@ -147,3 +155,36 @@ def keys_kept(core: EngineCore) -> set[str]:
     kept = {*encoder.samples, *(key for key, _ in encoder.done)}
     kept |= {key for _, key in core.codec_stage.snapshots}
     return kept | {key[0] for key in runner.prefixes.kept if key[0]}
+
+
+def test_what_a_speaker_encoder_hears(core: EngineCore) -> None:
+    """As a prompt is cloned from it, of a recording that is not kept, amid speech."""
+    sample = recording(5, 9_600)
+    kept = dict(core.voices[BASE].samples)
+    core.add(submit(1, BASE))
+    handle(core, Embed(7, BASE, sample.samples))
+    handle(core, Embed(8, BASE, sample.samples[:-2]))
+    handle(core, Embed(9, "custom_voice-0b6", sample.samples))
+    told = {fact.id: fact for fact in steps(core) if not isinstance(fact, AudioChunk)}
+    heard, broken, deaf = told[7], told[8], told[9]
+    assert isinstance(told[1], Finished)
+    assert isinstance(heard, Embedding)
+    row = np.frombuffer(heard.numbers, "<f4")
+    expected = core.voices[BASE].encode(sample.samples, False).speaker_embedding
+    assert len(row) == core.voices[BASE].embedding_size
+    assert np.allclose(row, expected.float().numpy(), atol=1e-5)
+    assert isinstance(broken, Failed) and "broken" in broken.message
+    assert isinstance(deaf, Failed) and deaf.param == "model"
+    assert core.voices[BASE].samples == kept and not core.hearing
+    assert_idle(core)
+
+
+def test_every_replica_is_told_to_forget() -> None:
+    client = EngineClient(EngineConfig(data_parallel_size=3), [])
+    told: list[tuple[int, object]] = []
+    for worker in client._workers:
+        worker._voices["base", "key"] = worker._voices["base", "other"] = None
+        worker.send = partial(lambda index, message: told.append((index, message)), worker.index)
+    client.forget_voice("key")
+    assert told == [(index, ForgetVoice("key")) for index in range(3)]
+    assert all(list(worker._voices) == [("base", "other")] for worker in client._workers)

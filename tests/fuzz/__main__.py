@@ -21,7 +21,7 @@ from random import Random
 
 from qtts_openai.decoding.client import AudioDecoder
 from tests.fuzz import targets
-from tests.fuzz.server import Running, serving
+from tests.fuzz.server import Failure, Running, serving
 
 MAX_FAILURES = 20
 
@@ -51,6 +51,7 @@ class Fuzzer:
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self.slowest: dict[str, float] = defaultdict(float)
         self.failures: list[str] = []
+        self.num_logged = 0  # bytes of the server's log that were looked at
 
     def run(self, seed: int, minutes: float, count: int | None) -> None:
         end = time.monotonic() + 60 * minutes
@@ -64,9 +65,14 @@ class Fuzzer:
         started = time.monotonic()
         try:
             outcome = self.targets[name](Random(f"{name} {seed}"))
-        except targets.Failure as failure:
+        except Failure as failure:
             outcome = "FAILURE"
             self.failures.append(f"{name} --seed {seed}: {failure}")
+        if self.server is not None and self.server.log.stat().st_size > self.num_logged:
+            logged = self.server.log.read_text("utf-8", "replace")[self.num_logged :]
+            self.num_logged = self.server.log.stat().st_size
+            if "Traceback" in logged:
+                self.failures.append(f"{name} --seed {seed}: the server logged\n{logged[-3000:]}")
         self.slowest[name] = max(self.slowest[name], time.monotonic() - started)
         self.outcomes[name][outcome] += 1
 

@@ -29,16 +29,24 @@ CODE = """
 
     def client(config, specs):
         names = {{"tts-1": "custom_voice", "base": "base"}}
-        return FakeEngine([model_info(name, {tokenizer!r}, kind) for name, kind in names.items()])
+        engine = FakeEngine([model_info(name, {tokenizer!r}, kind) for name, kind in names.items()])
+        engine.chunk_delay_s = {chunk_delay_s!r}
+        return engine
 
     commands.EngineClient = client
     sys.exit(main(["serve", "--port", {port!r}]))
 """
 
 
+class Failure(Exception):
+    """What must not come."""
+
+
 class Running:
-    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
-        self.process = process
+    """`log`: what the server wrote; it is asked for errors only."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self.process, self.log = process, log
         self.http = httpx.Client(base_url=url, timeout=30)
 
     def rss_mb(self) -> float:
@@ -51,16 +59,22 @@ class Running:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Running]:
+def serving(directory: Path, config: str = CONFIG, chunk_delay_s: float = 0.0) -> Iterator[Running]:
     tokenizer = directory / "tokenizer"
     tokenizer.mkdir()
     write_random_tokenizer(tokenizer)
-    (directory / "config.yaml").write_text(CONFIG)
+    (directory / "config.yaml").write_text(config)
     port = free_port()
-    code = textwrap.dedent(CODE).format(tokenizer=str(tokenizer), port=port)
+    code = textwrap.dedent(CODE).format(
+        tokenizer=str(tokenizer), port=port, chunk_delay_s=chunk_delay_s
+    )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=directory, env=environment)
-    running = Running(process, f"http://127.0.0.1:{port}")
+    log = directory / "log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=directory, env=environment, stderr=errors
+        )
+    running = Running(process, f"http://127.0.0.1:{port}", log)
     try:
         _wait(running)
         yield running

@@ -15,8 +15,9 @@ from qtts_openai import schemas
 from qtts_openai.decoding.client import AudioDecoder, DecodeError
 from qtts_openai.errors import ApiError
 from tests.fuzz import seeds
+from tests.fuzz.live import LIVE
 from tests.fuzz.mutation import mutate
-from tests.fuzz.server import Running
+from tests.fuzz.server import Failure, Running
 
 BOUNDARY = "----b"
 FILES = ("audio_sample", "recording")
@@ -35,10 +36,6 @@ VALUES = (
     None, True, 0, -1, 1e308, 2**63, 2**64, 0.5, "", "\0", "\ud800", "x" * 3000, "🙂" * 50, [], {},
     [[]], {"id": None}, [None], "NaN", "<|im_end|>", "[pause:99999s]", "data:,", "file:///x",
 )  # fmt: skip
-
-
-class Failure(Exception):
-    pass
 
 
 def media(random: Random) -> bytes:
@@ -128,4 +125,5 @@ HTTP: dict[str, Callable[[Random, Running], str]] = {
     "http_reference": http_reference,
     "http_multipart": http_multipart,
     "http_json": http_json,
+    **LIVE,
 }

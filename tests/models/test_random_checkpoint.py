@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from safetensors import safe_open
 from engine import CheckpointError
 from engine.dummy.checkpoint import write_random_checkpoint
 from engine.dummy.configs import MARKER, random_checkpoint_config, random_codec_config
-from engine.dummy.tensors import codec_tensors, model_tensors
+from engine.dummy.tensors import TensorSpec, codec_tensors, model_tensors
+from tests.models import tensor_table
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cases.json"
 CHECKPOINTS = json.loads(GOLDEN.read_text(encoding="utf-8"))["checkpoints"]
@@ -47,8 +49,34 @@ def files_in(path: Path) -> dict[str, str]:
 def test_bits_are_those_of_the_golden_files(name: str, tmp_path: Path) -> None:
     recorded = dict(CHECKPOINTS[name])
     want = recorded.pop("sha256")
-    write_random_checkpoint(tmp_path / "out", **recorded)
-    assert {file: sha256(tmp_path / "out" / file) for file in want} == want
+    out = tmp_path / "out"
+    write_random_checkpoint(out, **recorded)
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    codec_config = json.loads((out / "speech_tokenizer/config.json").read_text(encoding="utf-8"))
+    in_order_of(out / "model.safetensors", tensor_table.model_tensors(config))
+    in_order_of(
+        out / "speech_tokenizer/model.safetensors", tensor_table.codec_tensors(codec_config)
+    )
+    assert {file: sha256(out / file) for file in want} == want
+
+
+def in_order_of(file: Path, table: Iterable[TensorSpec]) -> None:
+    """Write the tensors of `file`, which must be those of the table, again in the table's order."""
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    moved, parts, end = {"__metadata__": header.pop("__metadata__")}, [], 0
+    for name, shape in table:
+        entry = header.pop(name)
+        assert tuple(entry["shape"]) == shape, name
+        first, last = entry["data_offsets"]
+        parts.append(data[start + first : start + last])
+        moved[name] = entry | {"data_offsets": [end, end + last - first]}
+        end += last - first
+    assert not header
+    text = json.dumps(moved, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *parts]))
 
 
 def test_two_writes_are_equal(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The published sizes: every tensor has its place, and the smaller model speaks."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import torch
 from engine.config import EngineConfig, ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
 from engine.dummy.configs import random_checkpoint_config, random_codec_config
-from engine.dummy.tensors import codec_tensors, model_tensors
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -20,6 +20,7 @@ from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.talker import Talker
 from engine.protocol import AudioChunk, Finished, Prompt, SamplingParams, Submit
 from engine.startup import build
+from tests.models import tensor_table
 
 TOKENS = dict.fromkeys(
     ("assistant", "<|im_start|>", "<|im_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"), 0
@@ -44,7 +45,7 @@ def test_every_tensor_of_the_talker_has_its_place(
         if config.speaker_encoder_config is not None:
             nets.append(SpeakerEncoder(config.speaker_encoder_config))
     places = {name: tuple(slot.expected) for net in nets for name, slot in net.weight_map()}
-    assert places == {spec.name: tuple(spec.shape) for spec in model_tensors(raw)}
+    assert places == {spec.name: tuple(spec.shape) for spec in tensor_table.model_tensors(raw)}
 
 
 def test_every_tensor_of_the_codec_has_its_place(tmp_path: Path) -> None:
@@ -52,12 +53,13 @@ def test_every_tensor_of_the_codec_has_its_place(tmp_path: Path) -> None:
     config = as_struct(raw, CodecConfig, tmp_path)
     with torch.device("meta"):
         decoder, encoder = CodecDecoder(config.decoder_config), CodecEncoder(config)
-    published = {spec.name: tuple(spec.shape) for spec in codec_tensors(raw)}
+    published = {spec.name: tuple(spec.shape) for spec in tensor_table.codec_tensors(raw)}
     for net, is_unused in ((decoder, codec_decoder.is_unused), (encoder, codec_encoder.is_unused)):
         places = {name: tuple(slot.expected) for name, slot in net.weight_map()}
         assert places.items() <= published.items()
         assert all(is_unused(name) for name in published.keys() - places.keys())
-    assert decoder.samples_per_frame == 1920
+    rates = config.decoder_config.upsampling_ratios + config.decoder_config.upsample_rates
+    assert math.prod(rates) == 1920
 
 
 @pytest.mark.slow

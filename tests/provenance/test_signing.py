@@ -27,7 +27,7 @@ def examine(data: bytes, keys, statement: bytes | None = None) -> dict[str, str]
     from qtts_openai.provenance.verifying import examine
 
     found = examine(data, statement, (keys / "root.pem").read_bytes())
-    return {finding.what: finding.verdict for finding in found}
+    return {finding.what: finding.verdict for finding in found.findings}
 
 
 def manifest(server, answer) -> httpx.Response:
@@ -220,3 +220,67 @@ def test_keys_create(tmp_path, capsys):
     assert main(["keys", "create", str(tmp_path / "k"), "--organisation", "Me"]) == 0
     assert len(capsys.readouterr().out.split()) == 3
     assert main(["keys", "create", str(tmp_path / "k")]) == 1
+
+
+# ---- over HTTP ----
+
+
+def verify(server, data: bytes, **files) -> dict:
+    files = {name: ("x", sent) for name, sent in {"file": data, **files}.items()}
+    answer = server.http.post("/audio/verify", files=files)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    verdicts = {one["what"]: one["verdict"] for one in found["findings"]}
+    return {"verdict": found["verdict"], **verdicts}
+
+
+@pytest.mark.parametrize("audio_format", SIGNED)
+def test_the_route_reads_signatures_in_its_sandbox(server, start, keys, tmp_path, audio_format):
+    from qtts_openai.provenance.keys import create_keys
+
+    answer = server.speak(response_format=audio_format, stream=False)
+    statement, data = manifest(server, answer).content, answer.content
+    right = {"verdict": "right", "mark": "present", "c2pa": "valid", "statement": "valid"}
+    assert verify(server, data, manifest=statement) == right  # by the server's own certificates
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    wrong = right | {"verdict": "wrong", "c2pa": "invalid", "statement": "invalid"}
+    assert verify(server, bytes(changed), manifest=statement) == wrong
+    stranger = start()
+    untrusted = right | {"c2pa": "untrusted", "statement": "untrusted"}
+    assert verify(stranger, data, manifest=statement) == untrusted
+    root = (keys / "root.pem").read_bytes()
+    assert verify(stranger, data, manifest=statement, root=root) == right
+    create_keys(tmp_path / "other", "Somebody")
+    root = (tmp_path / "other" / "root.pem").read_bytes()
+    assert verify(server, data, manifest=statement, root=root) == untrusted
+
+
+def test_no_manifest_is_fetched_from_where_a_file_says(keys):
+    """A file without a manifest that names one elsewhere: nobody asks for it."""
+    import socket
+
+    import c2pa
+
+    from qtts_openai.provenance.keys import load_credentials
+    from qtts_openai.speech.encoders import AudioEncoder
+
+    encoder = AudioEncoder("wav")
+    plain = encoder.with_exact_sizes(encoder.encode(b"\1\0" * 24000) + encoder.flush())
+    credentials = load_credentials(str(keys / "certificate.pem"), str(keys / "key.pem"))
+    chain, key = credentials.chain_pem(), credentials.key_pem()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/manifest"
+        signed = io.BytesIO()
+        actions = {"actions": [{"action": "c2pa.created", "digitalSourceType": "x"}]}
+        made = {"assertions": [{"label": "c2pa.actions.v2", "data": actions}]}
+        info = c2pa.C2paSignerInfo(b"es256", chain, key, None)
+        with c2pa.Signer.from_info(info) as signer, c2pa.Builder(made) as builder:
+            builder.set_no_embed()
+            builder.set_remote_url(url)
+            builder.sign(signer, "audio/wav", io.BytesIO(plain), signed)
+        assert url.encode() in signed.getvalue()
+        assert examine(signed.getvalue(), keys)["c2pa"] != "valid"
+        listener.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            listener.accept()

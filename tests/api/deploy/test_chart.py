@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from engine import EngineClient, Stats
+from engine import EngineClient, Stats, WorkerState
 from qtts_openai.http.metrics import Metrics
 from qtts_openai.settings_file import parse_settings
 
@@ -128,12 +128,14 @@ def test_what_cannot_work_is_not_rendered(values, said):
 
 class FakeClient:
     status = "ready"
+    num_places = 16
     stats = (Stats(**dict.fromkeys(Stats.__struct_fields__, 3)),)
+    workers = (WorkerState("ready", 1, stats[0]),)
 
 
 def exported() -> set[str]:
     """Names as a scrape has them."""
-    text = Metrics(cast(EngineClient, FakeClient())).render().decode()
+    text = Metrics(cast(EngineClient, FakeClient())).render()[0].decode()
     named = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     return named | {f"{name}_bucket" for name in named}
 
@@ -156,7 +158,7 @@ def test_promtool_fires_the_alerts_and_likes_the_names():
     command = [promtool, "test", "rules", str(MONITORING / "rules_test.yaml")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
-    text = Metrics(cast(EngineClient, FakeClient())).render()
+    text = Metrics(cast(EngineClient, FakeClient())).render()[0]
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True)
     said = [line for line in checked.stderr.decode().splitlines() if not line.startswith("vllm:")]
     assert not said

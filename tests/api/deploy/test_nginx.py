@@ -89,7 +89,7 @@ def test_the_engine_stops_when_the_listener_leaves(server, proxied):
     with proxied.stream("POST", "/v1/audio/speech", json=body()) as answer:
         next(answer.iter_raw())
         assert server.engine.live
-    wait_until(lambda: not server.engine.live, 3)
+    wait_until(lambda: not server.engine.live)
 
 
 def test_a_broken_answer_stays_broken(server, proxied):

@@ -58,6 +58,30 @@ def test_while_another_waits_nobody_gets_more_than_half():
     assert begun(others) == 4
 
 
+def test_a_newcomer_need_not_wait_for_one_of_a_few_places_more():
+    queue = FairQueue(lambda: 16, 64)
+    flood = entered(queue, "a", 30)
+    (first, second), third, fourth = (
+        entered(queue, "b", 2), entered(queue, "c"), entered(queue, "d"),
+    )  # fmt: skip
+    assert begun(flood) == 16 and first.has_begun and begun(third) == 1
+    assert not second.has_begun and not begun(fourth), "one each, and two in all"
+    queue.leave(first)
+    assert second.has_begun, "it has nothing under way again, and came before the fourth"
+    for job in flood[:2]:
+        queue.leave(job)
+    assert begun(flood) == 16 and begun(fourth) == 1
+
+
+def test_a_free_place_goes_to_who_has_the_fewest():
+    queue = FairQueue(lambda: 6, 64)
+    flood, some, one = entered(queue, "a", 9), entered(queue, "b", 9), entered(queue, "c", 9)
+    for job in flood[:6]:
+        queue.leave(job)
+    assert [queue.num_active_of(who) for who in "abc"] == [2, 2, 2]
+    assert begun(some) == begun(one) == 2
+
+
 def test_callers_are_served_in_turn():
     queue = FairQueue(lambda: 1, 64)
     speaking: list[Job] = []
@@ -212,18 +236,21 @@ EVENTS = st.lists(
 )
 
 
-@given(EVENTS, st.integers(1, 9), st.integers(0, 12))
+@given(EVENTS, st.integers(1, 19), st.integers(0, 12))
 @settings(max_examples=150, deadline=None)
 def test_rules(events, places, max_waiting):
     queue = FairQueue(lambda: places, max_waiting)
     jobs: list[Job] = []
 
+    most = places + places // 8
+
     def check_begin(job: Job) -> None:
-        """Nobody gets a place beyond half while one that has less than half waits."""
+        """Nobody gets a place beyond half while another waits, nor one of the spare ones beside
+        another of its own.
+        """
         others = {j.who for j in jobs if not j.has_begun and not j.refused and j.who != job.who}
-        half = (places + 1) // 2
-        if queue.num_active_of(job.who) > half:
-            assert all(queue.num_active_of(who) >= half for who in others)
+        assert queue.num_active_of(job.who) <= (places + 1) // 2 or not others
+        assert queue.num_active <= places or queue.num_active_of(job.who) == 1
 
     for kind, who, pick in events:
         waiting = [job for job in jobs if not job.has_begun and not job.refused]
@@ -242,13 +269,16 @@ def test_rules(events, places, max_waiting):
                 queue.enter(job, ahead=kind == "ahead")
             except QueueFullError:
                 jobs.remove(job)
-                assert not job.is_firm and queue.num_active == places
+                assert not job.is_firm and queue.num_active >= places
         assert not any(job.refused and job.is_firm for job in jobs)
         jobs = [job for job in jobs if not job.refused]
         begun_now = [job for job in jobs if job.has_begun]
-        assert queue.num_active == len(begun_now) <= places
+        assert queue.num_active == len(begun_now) <= most
         assert queue.num_waiting == len(jobs) - len(begun_now)
-        assert not queue.num_waiting or queue.num_active == places, "no place is left empty"
+        assert not queue.num_waiting or queue.num_active >= places, "no place is left empty"
+        waiting = [job for job in jobs if not job.has_begun]
+        newcomers = [job for job in waiting if not queue.num_active_of(job.who)]
+        assert not newcomers or queue.num_active == most
         for job in jobs:
             assert queue.num_active_of(job.who) == sum(j.who == job.who for j in begun_now)
 

@@ -188,7 +188,7 @@ async def test_requests_pass_while_redis_does_not_answer(tmp_path, caplog, monke
             with caplog.at_level(logging.WARNING):
                 started = time.monotonic()
                 leases = [await limiter.acquire("a", 1) for _ in range(20)]
-            assert time.monotonic() - started < 2, "one wait, not twenty"
+            assert time.monotonic() - started < 5, "one wait, not twenty"
             assert all(lease.headers == held.headers or not lease.headers for lease in leases)
             warned = [r for r in caplog.records if "limits are not held" in r.message]
             assert len(warned) == 1 and sum(servers.failures) >= 20

@@ -14,7 +14,7 @@ def test_health_and_metrics(server):
     server.speak()
     text = server.http.get(f"{server.url}/metrics").text
     assert 'qtts_http_requests_total{method="POST",route="/v1/audio/speech",status="200"}' in text
-    assert "qtts_engine_num_rows" in text and "qtts_ttfa_seconds_bucket" in text
+    assert "qtts_engine_num_places" in text and "qtts_ttfa_seconds_bucket" in text
 
 
 def test_health_is_503_while_the_engine_is_not_ready(server):

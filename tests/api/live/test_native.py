@@ -199,8 +199,10 @@ def test_a_flat_config_means_wav_and_one_file(server: Server) -> None:
 
 @pytest.mark.parametrize("form", ["chunks", "alignment"])
 def test_words_have_times(server: Server, form: str) -> None:
-    extra = {"timestamp_type": "word"} if form == "alignment" else {}
-    with session(server, {**LIVE, "word_timestamps": True, **extra}) as client:
+    times: dict[str, Any] = {"chunks": {"word_timestamps": True}}.get(
+        form, {"timestamp_type": "word", "timestamp_transport_strategy": "sync"}
+    )
+    with session(server, {**LIVE, **times}) as client:
         client.send("input.text", text="Hello there my friend.")
         client.send("input.done")
         told, pcm = client.until("session.done")

@@ -111,12 +111,18 @@ def post_and_leave(server, body: dict, read_bytes: int) -> None:
             time.sleep(0.2)
 
 
-def wait_until(condition, seconds: float = 2.0) -> float:
+def wait_until(condition, seconds: float = 30.0) -> None:
+    """For what comes at once where the machine is not busy."""
     start = time.perf_counter()
     while not condition():
         assert time.perf_counter() - start < seconds, "not within time"
         time.sleep(0.005)
-    return time.perf_counter() - start
+
+
+def wait_until_freed(engine) -> None:
+    """Every utterance was given up; none came to its end."""
+    wait_until(lambda: engine.submitted and not engine.live)
+    assert all(stream.aborted for stream in engine.streams)
 
 
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])
@@ -124,41 +130,35 @@ def wait_until(condition, seconds: float = 2.0) -> float:
 def test_a_client_that_leaves_while_listening_frees_the_engine(server, stream_format, hang_after):
     server.engine.chunk_delay_s, server.engine.hang_after = 0.05, hang_after
     post_and_leave(server, {"input": LONG, "stream_format": stream_format}, 200)
-    assert wait_until(lambda: not server.engine.live) < 1
+    wait_until_freed(server.engine)
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_before_the_first_audio_frees_the_engine(server, stream):
     server.engine.hang_after = 0
     post_and_leave(server, {"input": LONG, "stream": stream}, 0)
-    assert wait_until(lambda: server.engine.submitted and not server.engine.live) < 1
+    wait_until_freed(server.engine)
 
 
 def test_a_client_that_leaves_while_a_whole_body_is_made_frees_the_engine(server):
     server.engine.hang_after = 2
     post_and_leave(server, {"input": LONG, "stream": False}, 0)
-    assert wait_until(lambda: server.engine.submitted and not server.engine.live) < 1
+    wait_until_freed(server.engine)
 
 
 def test_16_clients_that_read_a_little_and_vanish(server):
     server.engine.chunk_delay_s = 0.02
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: post_and_leave(server, {"input": LONG}, 100), range(16)))
-    assert wait_until(lambda: not server.engine.live) < 1
+    wait_until_freed(server.engine)
     assert len(server.engine.submitted) == 16
 
 
 def test_the_first_bytes_come_before_the_speech_is_done(server):
-    server.engine.chunk_delay_s = 0.05
-    start = time.perf_counter()
     body = {"model": "tts-1", "input": LONG, "voice": "alloy", "response_format": "pcm"}
+    server.engine.hang_after = 1  # what follows is not made before the first bytes are here
     with server.http.stream("POST", "/audio/speech", json=body) as answer:
-        chunks = answer.iter_raw()
-        next(chunks)
-        first = time.perf_counter() - start
-        rest = sum(len(chunk) for chunk in chunks)
-    assert first < 0.5 * (time.perf_counter() - start)
-    assert rest > 0
+        assert next(answer.iter_raw())
 
 
 def test_8_at_once_in_mixed_formats_are_all_whole(server):

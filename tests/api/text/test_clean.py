@@ -120,6 +120,29 @@ def test_code_blocks_can_be_left_out():
     assert "print" in normalize(text, CLEAN)
     dropped = normalize(text, TextOptions("clean", code_blocks="drop"))
     assert dropped == "Before.\n\nAfter x."
+    indented = normalize("    In *front*.", TextOptions("clean", code_blocks="drop"))
+    assert indented == "In front."
+
+
+@pytest.mark.parametrize("length", [43, 44, 45])
+def test_marks_of_lines_do_not_join_them_the_next_time(length):
+    once = normalize("word " * 8 + "x" * (length - 40) + "\nnext line", CLEAN)
+    assert normalize(once, CLEAN) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("→ no 🎉 → picture", "→ no → picture"),
+        ("🎉🎉 two", "two"),
+        ("a 🎉 🎉 b", "a b"),
+        ("a 🎉\n🎉 b", "a.\nb"),
+        ("a\t🎉, b", "a, b"),
+        ("⁉ ‼ 〰 stay, ↔️ goes", "⁉ ‼ 〰 stay, goes"),
+    ],
+)
+def test_emoji_leave_no_gap(text, expected):
+    assert normalize(text, CLEAN) == expected
 
 
 def words(text: str) -> list[str]:

@@ -193,9 +193,9 @@ def test_pronunciations_of_settings_and_request(start):
 
 
 def test_a_client_that_leaves_a_long_text_frees_every_part(patient):
-    from tests.api.speech.test_streaming import post_and_leave, wait_until
+    from tests.api.speech.test_streaming import post_and_leave, wait_until_freed
 
     patient.engine.chunk_delay_s = 0.05
     post_and_leave(patient, {"input": LONG}, 200)
-    assert wait_until(lambda: not patient.engine.live) < 1
+    wait_until_freed(patient.engine)
     assert len(patient.engine.submitted) < 4

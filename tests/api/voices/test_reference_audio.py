@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/large":
             self._answer(200, b"x" * 100_000)
         elif self.path == "/slow":
-            self.server.stopped.wait(5)
+            self.server.stopped.wait(60)
         elif self.path == "/drip":
             self.send_response(200)
             self.end_headers()
@@ -197,7 +197,7 @@ def test_a_slow_site_is_given_up(site, trusting, path):
     started = time.monotonic()
     with pytest.raises(ApiError, match="fetched"):
         get(f"{site}{path}", timeout_s=0.5)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_bodies_are_asked_for_as_they_are(site, trusting):
@@ -276,7 +276,9 @@ def hanging(tokenizer_dir):
     job = AudioDecoder._job
     settings = RefAudioSettings(decode_timeout_s=2)
     with pytest.MonkeyPatch.context() as patch, starter(tokenizer_dir) as start:
-        patch.setattr(AudioDecoder, "_job", lambda self, num_bytes: job(self, num_bytes + 1))
+        patch.setattr(
+            AudioDecoder, "_job", lambda self, parts, examine: job(self, [parts[0] + 1], examine)
+        )
         server = start(models=(CUSTOM, BASE), ref_audio=settings)
         add_voice(server, CLIP)  # waits until the zygote has begun
         yield server
@@ -287,7 +289,7 @@ def decoder_of(server) -> AudioDecoder:
 
 
 def wait_for_children(server, count: int) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if len(children(decoder_of(server)._begun.result().process.pid)) == count:
             return
         time.sleep(0.01)
@@ -301,33 +303,21 @@ def metric(server, outcome: str) -> float:
 
 
 def test_listeners_do_not_notice_files_that_hang(hanging):
-    """Six from one caller are one child at a time, and mp3 is made as fast as ever meanwhile."""
-    before, usual = metric(hanging, "timed_out"), timed_mp3(hanging)
-    with ThreadPoolExecutor(6) as pool:
-        answers = [pool.submit(post_reference, hanging) for _ in range(6)]
+    """Three from one caller are one child at a time, and others are served meanwhile."""
+    before = metric(hanging, "timed_out")
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(post_reference, hanging) for _ in range(3)]
         wait_for_children(hanging, 1)
-        slowest = max(timed_mp3(hanging) for _ in range(3))
-        assert slowest < 1.0 + 5 * usual
-        statuses = [answer.result() for answer in answers]
-    # The others were still waiting for their turn when they left.
-    assert statuses.count(400) == 1 and statuses.count(None) == 5
-    assert metric(hanging, "timed_out") == before + 1
+        assert hanging.speak(response_format="mp3").status_code == 200
+        assert not all(answer.done() for answer in answers)
+        assert [answer.result() for answer in answers] == [400] * 3
+    assert metric(hanging, "timed_out") == before + 3
     wait_for_children(hanging, 0)
 
 
-def post_reference(server) -> int | None:
-    """The status; None where the client lost patience."""
+def post_reference(server) -> int:
     body = {"model": "base", "input": "Hi.", "ref_audio": clip()}
-    try:
-        return httpx.post(f"{server.base_url}/audio/speech", json=body, timeout=3).status_code
-    except httpx.ReadTimeout:
-        return None
-
-
-def timed_mp3(server) -> float:
-    started = time.monotonic()
-    assert server.speak(response_format="mp3").status_code == 200
-    return time.monotonic() - started
+    return httpx.post(f"{server.base_url}/audio/speech", json=body, timeout=60).status_code
 
 
 @pytest.mark.parametrize("path", ["speech", "voices"])

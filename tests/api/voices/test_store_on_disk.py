@@ -241,6 +241,7 @@ KILLED = """
 
     def tell(what, voice):
         os.write(1, f"{what} {voice.id}\\n".encode())
+        os.write(progress, b".")
 
     def write(who):
         store = VoiceStore(directory, 10**6)
@@ -255,13 +256,16 @@ KILLED = """
             store.delete_voice(voice.id, ANONYMOUS)
             tell("deleted", voice)
 
+    watched, progress = os.pipe()
     for number in range(rounds):
         writers = []
         for who in "ab":
             writers.append(os.fork())
             if not writers[-1]:
                 write(f"{number}{who}")
-        time.sleep(random.uniform(0.2, 0.5))
+        for _ in range(random.randint(8, 40)):
+            os.read(watched, 1)
+        time.sleep(random.uniform(0, 0.02))
         for writer in writers:
             os.kill(writer, signal.SIGKILL)
             os.waitpid(writer, 0)

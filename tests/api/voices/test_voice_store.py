@@ -407,6 +407,10 @@ def test_a_file_without_a_name_is_told_what_it_lacks(server):
 
 
 def test_a_name_of_spaces_is_told_what_a_name_is(server):
-    answer = server.http.post("/audio/voices", json={"name": "  ", "prompt": "A man."})
-    error = assert_envelope(answer, 400, "name", "invalid_value")
-    assert "some text on one line" in error["message"]
+    fields = {"name": "  ", "prompt": "A man."}
+    form = {name: (None, value) for name, value in fields.items()}
+    for sent in ({"json": fields}, {"json": fields | {"name": ""}}, {"files": form}):
+        error = assert_envelope(
+            server.http.post("/audio/voices", **sent), 400, "name", "invalid_value"
+        )
+        assert "some text on one line" in error["message"], sent

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.audio_body import BodyError, PcmBody, open_body
-from benchmarks.audio_clock import Arrival, audible_onset, onset_times, percentiles, play
-from tests.benchmarks.stub_server import WAV_HEADER
+from qtts_openai.load.audio_body import BodyError, PcmBody, open_body
+from qtts_openai.load.audio_clock import Arrival, audible_onset, onset_times, percentiles, play
+from tests.api.load.stub_server import WAV_HEADER
 
 MS = 1000  # a sample rate at which times in ms are sample counts
 WINDOW = 240  # samples of 10 ms at 24 kHz

@@ -1,17 +1,20 @@
-"""How a speech server keeps up with its listeners: load on any OpenAI-style /v1/audio/speech.
+"""`qtts load`: how a speech server keeps up with its listeners, any OpenAI-style /v1/audio/speech.
 
-    python -m benchmarks.bench_serve --rate 2 --duration 30
-    python -m benchmarks.bench_serve --concurrency 8 --num-requests 100 --base-url http://host/v1
-    python -m benchmarks.bench_serve --rate 1 --num-requests 60 --model some/model \\
+    qtts load --rate 2 --duration 30
+    qtts load --rate 1 --ramp-to 12 --duration 60 --plot load.html
+    qtts load --concurrency 8 --num-requests 100 --base-url http://host/v1
+    qtts load --rate 1 --num-requests 60 --model some/model \\
         --body '{"voice": "ryan", "stream": true, "stream_format": "sse"}'
 
 Regime. Open loop (--rate): requests arrive as a Poisson process, whatever the server does; when it
-is too slow, they pile up. Closed loop (--concurrency): that many clients, each of which sends its
-next request when it has its last answer whole. Seeded: the same seed sends the same texts at the
-same times. --warmup requests go ahead, are answered whole and are not counted; then the clock
-starts on an idle server, and stops with the last byte of the last answer (so figures per second
-include filling up and running dry: make runs long). One text per request, from texts.py or --texts.
---body's fields go into each request as they are; given more than once, requests take turns.
+is too slow, they pile up. With --ramp-to the rate rises evenly from the first to the last second,
+and a table by fifths of the run says where the server falls behind. Closed loop (--concurrency):
+that many clients, each of which sends its next request when it has its last answer whole. Seeded:
+the same seed sends the same texts at the same times. --warmup requests go ahead, are answered whole
+and are not counted; then the clock starts on an idle server, and stops with the last byte of the
+last answer (so figures per second include filling up and running dry: make runs long). One text per
+request, from texts.py or --texts. --body's fields go into each request as they are; given more than
+once, requests take turns.
 
 Times are from right before a request is sent (a new connection's handshake counts) to when bytes
 come out of the client's HTTP library, on a monotonic clock:
@@ -36,7 +39,6 @@ Prints a table; the last line of stdout is one JSON document.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import shlex
@@ -47,32 +49,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, texts
-from benchmarks.audio_clock import percentiles
-from benchmarks.load import Load, poisson, probe_lag
-from benchmarks.serve_report import summarise, table
-from benchmarks.speech_client import Result, open_client
+import uvloop
 
-try:
-    from uvloop import new_event_loop
-except ImportError:
-    from asyncio import new_event_loop  # type: ignore[assignment]
+from qtts_openai.load import machine, plot, texts
+from qtts_openai.load.audio_clock import percentiles
+from qtts_openai.load.client import Result, open_client
+from qtts_openai.load.loops import Load, poisson, probe_lag
+from qtts_openai.load.report import phases, summarise, table
+from qtts_openai.settings import SettingsError
 
 NO_LIMIT = float("inf")
-PROGRAM = "benchmarks.bench_serve"
 SHOWN_OPTIONS = (
-    "base_url", "model", "rate", "concurrency", "num_requests", "duration", "warmup", "seed",
+    "base_url", "model", "rate", "ramp_to", "concurrency", "num_requests", "duration", "warmup",
+    "seed",
 )  # fmt: skip
 
 
-def main() -> int:
-    options = parse_arguments(sys.argv[1:])
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+def run(options: argparse.Namespace) -> int:
+    """The exit status: 0 where any request was good."""
+    check(options)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         load, extra = runner.run(measure(options))
     summary = {**summarise(load), **extra}
+    if options.ramp_to:
+        summary["phases"] = phases(load.results, options.duration)
     if options.records:
         write_records(options.records, load.results)
-    print(f"{options.base_url}: {regime(options)}, seed {options.seed}\n{table(summary)}\n")
+    head = f"{options.base_url}: {regime(options)}, seed {options.seed}"
+    if options.plot:
+        options.plot.write_text(plot.page(head, table(summary), load.results), "utf-8")
+    print(f"{head}\n{table(summary)}\n")
     print(machine.as_line(document(options, summary)), flush=True)
     if summary["interrupted"]:
         return 130
@@ -112,7 +118,8 @@ async def warm_up(load: Load, options: argparse.Namespace) -> None:
 async def drive(load: Load, options: argparse.Namespace) -> None:
     num, duration_s = options.num_requests or NO_LIMIT, options.duration or NO_LIMIT
     if options.rate:
-        await load.open_loop(poisson(options.rate, num, duration_s, options.seed))
+        rates = options.rate, options.ramp_to or options.rate
+        await load.open_loop(poisson(rates, num, duration_s, options.seed))
     else:
         await load.closed_loop(options.concurrency, num, duration_s)
 
@@ -135,7 +142,8 @@ def write_records(path: Path, results: list[Result]) -> None:
 
 def regime(options: argparse.Namespace) -> str:
     if options.rate:
-        return f"open loop, Poisson, {options.rate:g} requests/s"
+        rising = f" rising to {options.ramp_to:g}" if options.ramp_to else ""
+        return f"open loop, Poisson, {options.rate:g}{rising} requests/s"
     return f"closed loop, {options.concurrency} at a time"
 
 
@@ -144,7 +152,7 @@ def document(options: argparse.Namespace, summary: dict[str, Any]) -> dict[str, 
     shown["texts"] = options.texts.name if options.texts else "built-in"
     shown["body"] = [shortened(body) for body in options.body]
     return {
-        "benchmark": "bench_serve",
+        "benchmark": "load",
         "command": command_line(sys.argv[1:]),
         **machine.describe("httpx", "uvloop", "numpy"),
         "options": shown,
@@ -160,7 +168,7 @@ def command_line(arguments: list[str]) -> str:
             shown[index + 1] = "***"
         elif word.startswith("--api-key="):
             shown[index] = "--api-key=***"
-    return shlex.join(["python", "-m", PROGRAM, *shown])
+    return shlex.join(["qtts", *shown])
 
 
 def shortened(body: dict[str, Any]) -> dict[str, Any]:
@@ -172,17 +180,18 @@ def shortened(body: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
-    add_request_options(parser)
-    add_load_options(parser)
-    options = parser.parse_args(arguments)
+def check(options: argparse.Namespace) -> None:
+    """SettingsError where options do not go together; fills in what was left out."""
     options.body = options.body or [body_fields("{}")]
     if not options.num_requests and not options.duration:
-        parser.error("say when to end: --num-requests, --duration, or both")
-    return options
+        raise SettingsError("say when to end: --num-requests, --duration, or both")
+    if options.ramp_to and not (options.rate and options.duration):
+        raise SettingsError("--ramp-to needs --rate to begin with and --duration")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_request_options(parser)
+    add_load_options(parser)
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
@@ -205,11 +214,13 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_mutually_exclusive_group(required=True)
     shape.add_argument("--rate", type=positive(float), help="open loop: requests per second")
     shape.add_argument("--concurrency", type=positive(int), help="closed loop: clients")
+    add("--ramp-to", type=positive(float), metavar="RATE", help="open loop: the rate at the end")
     add("--num-requests", type=positive(int))
     add("--duration", type=positive(float), metavar="S", help="no request starts later")
     add("--warmup", type=int, default=2, metavar="N", help="requests ahead that do not count")
     add("--seed", type=int, default=0, help="of texts and arrival times")
     add("--records", type=Path, metavar="FILE", help="write each request's figures as JSON lines")
+    add("--plot", type=Path, metavar="FILE", help="draw the run over time: one HTML file")
 
 
 def positive(kind: type) -> Any:
@@ -233,9 +244,3 @@ def body_fields(text: str) -> dict[str, Any]:
             "response_format must be pcm or wav: bytes of other formats do not tell time"
         )
     return fields
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())
-    sys.exit(130)

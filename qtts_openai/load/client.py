@@ -6,14 +6,13 @@ the body come out of the HTTP library.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from benchmarks.audio_body import BodyError, open_body
-from benchmarks.audio_clock import Arrival, audible_onset, onset_times, play
+from qtts_openai.load.audio_body import BodyError, open_body
+from qtts_openai.load.audio_clock import Arrival, audible_onset, onset_times, play
 
 # uvicorn and others close a connection that was idle for 5 s; a request must not run into that.
 KEEPALIVE_S = 2.0
@@ -68,16 +67,15 @@ def open_client(base_url: str, api_key: str | None, timeout_s: float) -> httpx.A
 class Recording:
     """One request under way: PCM and arrivals so far."""
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now = now
-        self.started = now()
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
         self.ttfb_s = 0.0
         self.rate_hz = 0
         self.arrivals: list[Arrival] = []
         self.pcm = bytearray()
 
     def elapsed(self) -> float:
-        return self._now() - self.started
+        return time.perf_counter() - self.started
 
     async def run(self, client: httpx.AsyncClient, fields: dict[str, Any], rate_hz: int) -> None:
         """Raises httpx.HTTPError or BodyError where the server does not deliver."""

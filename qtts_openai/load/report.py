@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from benchmarks.audio_clock import percentiles
-from benchmarks.load import Load
+from qtts_openai.load.audio_clock import percentiles
+from qtts_openai.load.client import Result
+from qtts_openai.load.loops import Load
 
 COLUMNS = ("p50", "p95", "p99", "max")
 ROWS = (  # title, field of Result, factor, decimals
@@ -49,6 +50,42 @@ def _percentiles(good: list[Any], name: str) -> dict[str, float] | None:
     return percentiles([value for value in values if value is not None])
 
 
+def phases(results: list[Result], duration_s: float, num: int = 5) -> list[dict[str, Any]]:
+    """The run cut into parts of equal length by when requests were sent."""
+    cut: list[list[Result]] = [[] for _ in range(num)]
+    for result in results:
+        cut[min(num - 1, int(result.sent_at_s / duration_s * num))].append(result)
+    return [_phase(part, number, duration_s / num) for number, part in enumerate(cut)]
+
+
+def _phase(part: list[Result], number: int, length_s: float) -> dict[str, Any]:
+    good = [result for result in part if result.error is None]
+    return {
+        "from_s": number * length_s,
+        "requests_per_s": len(part) / length_s,
+        "num_failed": len(part) - len(good),
+        "audible_arrived_s": _percentiles(good, "audible_arrived_s"),
+        "underrun_share": sum(r.num_underruns > 0 for r in good) / len(good) if good else None,
+    }
+
+
+def _phase_lines(parts: list[dict[str, Any]]) -> list[str]:
+    lines = (
+        []
+        if not parts
+        else ["", "from, s   requests/s   audible p50, ms   p95, ms   with gaps   failed"]
+    )
+    for part in parts:
+        first = part["audible_arrived_s"]
+        p50, p95 = (f"{first[p] * 1e3:.0f}" if first else "-" for p in ("p50", "p95"))
+        share = "-" if part["underrun_share"] is None else f"{part['underrun_share']:.0%}"
+        lines.append(
+            f"{part['from_s']:7.1f}{part['requests_per_s']:13.2f}{p50:>18}{p95:>10}{share:>12}"
+            f"{part['num_failed']:>9}"
+        )
+    return lines
+
+
 def table(s: dict[str, Any]) -> str:
     failed = f"{sum(s['errors'].values())} failed {s['errors'] or ''}".strip()
     lines = [
@@ -71,7 +108,7 @@ def table(s: dict[str, Any]) -> str:
         lines.append(f"without an audible window: {s['num_silent']} answers")
     if s["interrupted"]:
         lines.append(f"interrupted; {s['num_unfinished']} requests were on their way")
-    return "\n".join([*lines, *_client_lines(s["client"])])
+    return "\n".join([*lines, *_client_lines(s["client"]), *_phase_lines(s.get("phases", []))])
 
 
 def _client_lines(client: dict[str, Any]) -> list[str]:

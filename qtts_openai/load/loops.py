@@ -1,6 +1,7 @@
 """Open and closed loop: when requests go out."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.speech_client import Result, speak
+from qtts_openai.load.client import Result, speak
 
 LAG_PROBE_S = 0.01
 
@@ -21,7 +22,7 @@ class Load:
     client: httpx.AsyncClient
     requests: Iterator[dict[str, Any]]
     rate_hz: int
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
     results: list[Result] = field(default_factory=list)
     in_flight: int = 0
     peak_in_flight: int = 0
@@ -69,14 +70,24 @@ class Load:
                 group.create_task(client())
 
 
-def poisson(rate: float, num: float, duration_s: float, seed: int) -> Iterator[float]:
-    """Arrival times of a Poisson process, until `num` of them or until `duration_s`."""
+def poisson(
+    rates: tuple[float, float], num: float, duration_s: float, seed: int
+) -> Iterator[float]:
+    """Arrival times of a Poisson process, until `num` of them or until `duration_s`, over which its
+    rate goes evenly from the first of `rates` to the last.
+    """
     rng = random.Random(seed)
-    at_s = rng.expovariate(rate)
-    while num > 0 and at_s < duration_s:
+    first, last = rates
+    slope = (last - first) / duration_s
+    expected = 0.0  # arrivals by now
+    while num > 0:
+        expected += rng.expovariate(1.0)
+        # first t + slope t^2 / 2 = expected, in the form that holds without a slope, too.
+        at_s = 2 * expected / (first + math.sqrt(max(0.0, first**2 + 2 * slope * expected)))
+        if at_s >= duration_s or first**2 + 2 * slope * expected < 0:
+            return
         yield at_s
         num -= 1
-        at_s += rng.expovariate(rate)
 
 
 async def probe_lag(lags: list[float]) -> None:

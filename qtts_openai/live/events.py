@@ -1,0 +1,67 @@
+"""What a live session tells, in order; `index` is of the utterance."""
+
+import msgspec
+
+from engine import FRAME_S
+from qtts_openai.answers import UsageAnswer
+from qtts_openai.errors import ApiError
+from qtts_openai.speech.words import Word
+
+
+class Started(msgspec.Struct, frozen=True):
+    index: int
+    text: str  # so far
+
+
+class Audio(msgspec.Struct, frozen=True):
+    """Encoded; `start_s` and `duration_s` are of the speech in it, within the utterance. `words`
+    begin in it, as far as can be told while it is made.
+    """
+
+    index: int
+    data: bytes
+    start_s: float
+    duration_s: float
+    words: list[Word] = []
+
+
+class Words(msgspec.Struct, frozen=True):
+    index: int
+    words: list[Word]
+    estimated: bool = True
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """`text` is empty where there was nothing to say."""
+
+    index: int
+    text: str
+    audio_s: float
+    reason: str = "stop"
+    num_ids: int = 0  # of the text
+
+    def usage(self) -> UsageAnswer:
+        num_frames = round(self.audio_s / FRAME_S)
+        return UsageAnswer(
+            input_tokens=self.num_ids,
+            output_tokens=num_frames,
+            total_tokens=self.num_ids + num_frames,
+        )
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """`index` is of the utterance that was heard, None where nothing was under way."""
+
+    index: int | None
+    played_s: float
+    text_spoken: str
+    text_remaining: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    index: int
+    error: ApiError
+    has_audio: bool
+
+
+Event = Started | Audio | Words | Finished | Cancelled | Failed

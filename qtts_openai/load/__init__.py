@@ -1,0 +1,4 @@
+"""Load on a speech server: `qtts load`.
+
+May import: the root (settings, schemas, errors).
+"""
