@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+Quantization = Literal["none", "int8", "int4"]
 PositiveInt = Annotated[int, Meta(ge=1)]
 # Keys that were called otherwise before 0.2.0.
 RENAMED_KEYS = {
@@ -55,9 +56,11 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     # Layer weights of talker and predictor: full precision, weight-only int8, or (CPU) int4.
-    quantization: Literal["none", "int8", "int4"] = "none"
-    # Talker and predictor in plain torch, or in Triton's kernels; "auto": kernels on a GPU.
-    kernels: Literal["auto", "torch", "triton"] = "auto"
+    # "auto": on a CPU int8 where full precision would be too slow for real time.
+    quantization: Quantization | Literal["auto"] = "none"
+    # Talker and predictor in plain torch, in Triton's kernels, or in the compiled decoder of
+    # engine/native; "auto": Triton's on a GPU, the compiled one on a CPU that has it.
+    kernels: Literal["auto", "torch", "triton", "native"] = "auto"
     # On a GPU, record steps as CUDA graphs; off to look for faults.
     cuda_graphs: bool = True
     # Utterances spoken at once. "auto": on a GPU by its free memory; on a CPU 32, but given no more

@@ -18,7 +18,7 @@ from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.engine_plan import EnginePlan, choose_device, choose_dtype, measure_threads
 from engine.errors import CheckpointError
-from engine.layers.linear import WeightForm, can_pack, transform_layers
+from engine.layers.linear import can_pack
 from engine.loader.checkpoint import (
     Checkpoint,
     TalkerCheckpoint,
@@ -27,6 +27,8 @@ from engine.loader.checkpoint import (
     load_ends,
     resolve,
 )
+from engine.loader.forms import Forms, choose_quantization, torch_form, use_native
+from engine.loader.host_memory import freed_at_once
 from engine.loader.memory import (
     Footprint,
     Geometry,
@@ -76,25 +78,30 @@ def build(
     if on_vllm:
         config = vllm_options.adjusted(config, device)
     paths = {spec.id: resolve(spec) for spec in models}
-    dtype = choose_dtype(config, device, list(paths.values()))
+    native = not on_vllm and use_native(config, device)
+    dtype = choose_dtype(config, device, list(paths.values()), native=native)
     check_weights_fit(list(paths.values()), dtype, device)
     if device.type == "cpu":
         known = config.threads or (measured.threads if measured is not None else 0)
         torch.set_num_threads(known or measure_threads(dtype))
     else:
         _prepare_gpu(device)
+    quantization = choose_quantization(config, device, native, list(paths.values()))
+    own_int8 = on_gpu and quantization == "int8" and config.kernels != "torch"
+    forms = Forms(quantization, dtype, device, native=native, own_int8=own_int8)
     checkpoints: dict[str, Checkpoint] = {}
     for spec in models:
         path = paths[spec.id]
-        checkpoints[spec.id] = (load_ends if on_vllm else load)(spec, path, dtype, device)
+        checkpoints[spec.id] = (
+            load_ends(spec, path, dtype, device)
+            if on_vllm
+            else load(spec, path, dtype, device, forms)
+        )
         log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
         if checkpoints[spec.id].info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
-    form = weight_form(config, dtype, device)
-    native = {m: c for m, c in checkpoints.items() if isinstance(c, TalkerCheckpoint)}
-    for one in native.values():
-        transform_weights(one, form)
-    decoders = _codec_decoders(checkpoints, dtype, device)
+    with freed_at_once():
+        decoders = _codec_decoders(checkpoints, dtype, device)
     configs = {model: checkpoint.config for model, checkpoint in checkpoints.items()}
     needs, free = footprint(configs, decoders, dtype), free_bytes(device)
     if on_vllm:
@@ -118,14 +125,15 @@ def build(
             num_rows=memory.num_rows,
             num_blocks=sum(memory.num_blocks.values()),
             kernels=plan.use_kernels,
-            form=form,
+            form=torch_form(quantization, dtype) if device.type == "cpu" else None,
         )
     else:
-        talker = native_talker(config, plan, native)
+        ours = {m: c for m, c in checkpoints.items() if isinstance(c, TalkerCheckpoint)}
+        talker = native_talker(config, plan, ours)
     codecs = _codec_runners(config, memory, decoders)
     if plan.use_kernels and on_gpu:
         runners = talker.runners if isinstance(talker, NativeTalkerEngine) else {}
-        _accelerate(config, list(runners.values()), codecs)
+        _accelerate(config, list(runners.values()), codecs, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
     warm_up(core)
     if on_gpu or config.max_num_seqs != "auto":
@@ -216,7 +224,11 @@ def _state_bytes(decoder: CodecDecoder) -> int:
 
 @torch.inference_mode()
 def _accelerate(
-    config: EngineConfig, runners: list[TalkerRunner], codecs: dict[str, CodecRunner]
+    config: EngineConfig,
+    runners: list[TalkerRunner],
+    codecs: dict[str, CodecRunner],
+    *,
+    int8: bool,
 ) -> None:
     """On a GPU: measure which kernels are fastest here, then capture the steps as graphs."""
     # Triton is there only with a GPU.
@@ -229,7 +241,7 @@ def _accelerate(
             runner.talker,
             runner.predictor,
             runner.buffers.num_rows,
-            int8=config.quantization == "int8",
+            int8=int8,
         )
     distinct = {id(codec): codec for codec in codecs.values()}.values()
     for codec in distinct:
@@ -246,29 +258,6 @@ def _accelerate(
         chosen - started,
         time.monotonic() - chosen,
     )
-
-
-def transform_weights(checkpoint: TalkerCheckpoint, form: WeightForm | None) -> None:
-    if form is not None:
-        transform_layers((checkpoint.talker, checkpoint.predictor), form)
-
-
-def weight_form(
-    config: EngineConfig, dtype: torch.dtype, device: torch.device
-) -> WeightForm | None:
-    """On a CPU, what the decoder layers' weights are turned into, if anything. On a GPU the kernels
-    bring their own forms (kernels/fused.py).
-    """
-    form = config.quantization
-    if device.type == "cuda" and form == "int8" and config.kernels != "torch":
-        return None
-    if device.type != "cpu" or not can_pack(dtype):
-        if form != "none":
-            raise CheckpointError(f"engine.quantization {form} needs a CPU with bfloat16")
-        return None
-    if form != "none" and dtype != torch.bfloat16:
-        raise CheckpointError(f"engine.quantization {form} needs engine.dtype bfloat16")
-    return "packed" if form == "none" else form
 
 
 def _codec_decoders(

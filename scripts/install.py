@@ -304,6 +304,16 @@ def main(path: Path, packages: list[str]) -> None:
         say(f"torch {build.version} is there{', of the system' if build == system else ''}")
     if packages:
         install_rest(environment, build, packages)
+        compile_decoder(environment)
+
+
+def compile_decoder(environment: Environment) -> None:
+    """The CPU's decoder layers in C++; everything works without them, slower."""
+    command = [environment.python, "-m", "engine.native.build"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+        say(f"decoder layers in C++ left out, speech takes longer on a CPU: {reason}")
 
 
 if __name__ == "__main__":

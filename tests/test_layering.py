@@ -14,7 +14,8 @@ ENGINE = {
     "layers": SEAM,
     "models": SEAM | {"layers"},
     "kernels": SEAM | {"layers", "models"},
-    "loader": SEAM | {"layers", "models"},
+    "native": SEAM | {"layers", "models"},
+    "loader": SEAM | {"layers", "models", "native"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
     "backends": SEAM
     | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels", "runner"},

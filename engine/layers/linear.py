@@ -67,14 +67,18 @@ class Linear(nn.Module):
         out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
-    def transform_(self, form: WeightForm, pack_from: int = PACK_FROM) -> None:
+    def transform_(self, form: WeightForm, pack_from: int | None = None) -> None:
         """Give the weight another form and drop the plain one; a weight of fewer numbers than
-        `pack_from` stays plain.
+        `pack_from` (PACK_FROM) stays plain.
         """
         assert self.product is None, "the weight has been transformed already"
-        if self.weight.numel() >= pack_from:
-            self.product = FORMS[form](self.weight)
-            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+        if self.weight.numel() >= (PACK_FROM if pack_from is None else pack_from):
+            self.replace_(FORMS[form](self.weight))
+
+    def replace_(self, product: Product) -> None:
+        """Multiply so from now on, and drop the plain weight."""
+        self.product = product
+        self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
 def transform_layers(nets: Iterable[nn.Module], form: WeightForm) -> None:

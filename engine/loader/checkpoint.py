@@ -4,6 +4,7 @@
 local directory; `load` reads the nets of it straight to the device and dtype they run in.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from engine.config import ModelSpec
 from engine.errors import CheckpointError
+from engine.layers.linear import Linear
+from engine.loader.forms import Forms
+from engine.loader.host_memory import freed_at_once
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -132,17 +136,30 @@ def _check_ids(path: Path, config: ModelConfig) -> None:
             raise CheckpointError(f"{path}: {name} is {id_}, and the vocabulary has {size} entries")
 
 
-def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> TalkerCheckpoint:
-    """Everything of a checkpoint but the codec decoder, which is shared (load_codec)."""
+def load(
+    spec: ModelSpec,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    forms: Forms | None = None,
+) -> TalkerCheckpoint:
+    """Everything of a checkpoint but the codec decoder, which is shared (load_codec). Without
+    `forms` the weights stay plain.
+    """
     ends = load_ends(spec, path, dtype, device)
-    c = ends.config.talker_config
-    with _building(path / "config.json", dtype, device):
-        talker, predictor = Talker(c), CodePredictor(c)
-    load_weights(
-        path / "model.safetensors",
-        [slot for net in (talker, predictor) for slot in net.weight_map()],
-        unused=lambda name: ends.speaker_encoder is not None and not name.startswith("talker."),
-    )
+    c, weights = ends.config.talker_config, path / "model.safetensors"
+    with freed_at_once():
+        with _building(path / "config.json", dtype, device):
+            talker, predictor = Talker(c), CodePredictor(c)
+        with forms.of(weights, talker, predictor) if forms else nullcontext(_stays) as complete:
+            load_weights(
+                weights,
+                (slot for net in (talker, predictor) for slot in net.weight_map()),
+                unused=lambda name: (
+                    ends.speaker_encoder is not None and not name.startswith("talker.")
+                ),
+                complete=complete,
+            )
     return TalkerCheckpoint(**vars(ends), talker=talker, predictor=predictor)
 
 
@@ -173,6 +190,10 @@ def load_ends(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.dev
         )
     encoder = load_codec_encoder(path, codec_config, device) if is_base else None
     return Checkpoint(info, config, generation, codec_config, speaker_encoder, encoder)
+
+
+def _stays(linear: Linear) -> None:
+    pass
 
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:

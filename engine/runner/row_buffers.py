@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.layers.sampling_table import SamplingTable
+from engine.loader.host_memory import zeros
 from engine.models.config import TalkerConfig
 from engine.runner.transfer import upload
 from engine.scheduler.sequence import Sequence
@@ -55,7 +56,8 @@ class RowBuffers:
         self.block_tables[-1] = num_blocks - 1
         self.seen = torch.zeros(n, c.vocab_size, dtype=torch.bool, device=self.device)
         self.sampling = SamplingTable(n, self.device)
-        self.text_rows = pad.new_zeros(num_blocks * self.block_size + 1, c.hidden_size)
+        text_shape = (num_blocks * self.block_size + 1, c.hidden_size)
+        self.text_rows = zeros(text_shape, pad.dtype, self.device)
         self.text_rows[-1] = pad
 
     @property

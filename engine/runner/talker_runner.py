@@ -60,8 +60,9 @@ class TalkerRunner:
         )
         blocks, size = kv_cache.shape[2:4]
         self.buffers = RowBuffers(c, blocks, size, num_rows, max_tokens, self.prompts.pad[0])
-        self.kernels = "triton" if kernels else "torch"
-        self.backend = make_backend(kernels, c, self.buffers, rotary, inner_rotary)
+        is_native = self.talker.whole is not None
+        self.kernels = "triton" if kernels else "native" if is_native else "torch"
+        self.backend = make_backend(self.kernels, c, self.buffers, rotary, inner_rotary)
         self.frame = FrameStep(
             self.talker, self.predictor, self.prompts, kv_cache, self.buffers, self.backend
         )

@@ -82,7 +82,7 @@ class Feedback:
             inner.head_dim, inner.rope_theta, c.num_code_groups, self.pad.dtype, device
         )
         # The talker's rotation and attention are vLLM's: the backend is asked for neither.
-        self.backend = make_backend(kernels, c, b, rotary, rotary)
+        self.backend = make_backend("triton" if kernels else "torch", c, b, rotary, rotary)
         no_cache = self.pad.new_zeros(0)
         self.frame = FrameStep(ends, predictor, self.prompts, no_cache, b, self.backend)
         self.graphs: FrameGraphs | None = None
