@@ -8,8 +8,16 @@ import numpy as np
 from engine import ModelInfo, ReferenceAudio
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.schemas import SpeechRequest
-from qtts_openai.settings import Defaults, ModelSettings, RefAudioSettings, Settings, VoiceEntry
+from qtts_openai.settings import (
+    CloningSettings,
+    Defaults,
+    ModelSettings,
+    RefAudioSettings,
+    Settings,
+    VoiceEntry,
+)
 from qtts_openai.speech.planner import Planner, SpeechPlan
+from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import Catalog
 from qtts_openai.voices.presets import VoiceTable
 from qtts_openai.voices.references import References
@@ -65,6 +73,7 @@ class Parts:
             self.catalog,
             self.engine.submit,
             self.decoder,
+            Likeness(CloningSettings(), self.engine, self.store, self.decoder),
         )
         self.resolver = VoiceResolver(
             self.settings.defaults, self.catalog, self.table, self.references
