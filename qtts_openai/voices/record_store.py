@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 BUSY_S = 5.0
 _CREATING = threading.Lock()
+# The kind of what was deleted, whose bytes may still be there. In place, for on a full disk a
+# deletion must not take more room than the record did.
+GONE = "gone"
 ORPHANS_AFTER_S = 3600.0
 
 _SCHEMA = """
@@ -43,7 +46,6 @@ CREATE TABLE IF NOT EXISTS records (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_name ON records (kind, name);
-CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY);
 """
 
 
@@ -190,6 +192,7 @@ class Records(Generic[R]):
 
     def insert(self, db: sqlite3.Connection, record: R) -> None:
         """A new record; one of that id stays as it is."""
+        db.execute("DELETE FROM records WHERE id = ? AND kind = ?", (record.id, GONE))
         db.execute(
             "INSERT OR IGNORE INTO records (id, kind, name, body) VALUES (?, ?, ?, ?)",
             (record.id, self.prefix, names.key(record.name), msgspec.json.encode(record)),
@@ -202,8 +205,9 @@ class Records(Generic[R]):
         )
 
     def remove(self, db: sqlite3.Connection, record: R) -> None:
-        db.execute("DELETE FROM records WHERE id = ?", (record.id,))
-        db.execute("INSERT OR IGNORE INTO gone (id) VALUES (?)", (record.id,))
+        db.execute(
+            "UPDATE records SET kind = ?, name = '', body = x'' WHERE id = ?", (GONE, record.id)
+        )
 
     # ---- bytes ----
 
@@ -285,11 +289,11 @@ class Records(Generic[R]):
         if not self.database.path.exists():
             return
         with self.database.write() as db:
-            ids = [id_ for (id_,) in db.execute("SELECT id FROM gone")]
-            mine = [(id_,) for id_ in ids if id_.startswith(f"{self.prefix}_")]
+            gone = db.execute("SELECT id FROM records WHERE kind = ?", (GONE,)).fetchall()
+            mine = [(id_,) for (id_,) in gone if id_.startswith(f"{self.prefix}_")]
             for (id_,) in mine:
                 self.path(id_).unlink(missing_ok=True)
-            db.executemany("DELETE FROM gone WHERE id = ?", mine)
+            db.executemany("DELETE FROM records WHERE id = ?", mine)
 
     def _take_in(self, files: list[Path]) -> None:
         found = {path: record for path in files if (record := self._from_file(path)) is not None}
