@@ -1,5 +1,6 @@
 """A browser of the distribution, and a server with all three families behind the page."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,15 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = Settings(models=tuple(models), engine=engine, voices=voices)
     with serving(settings, EngineClient(settings.engine, settings.specs())) as server:
         yield server
+
+
+def only_if_idle(figures: str) -> None:
+    """Say what was measured; skip what a machine with other work cannot promise."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    told = f"{figures}, at a load of {load:.1f} on {cores} cores"
+    print(told)
+    if load > cores / 2:
+        pytest.skip(f"not an idle machine: {told}")
 
 
 class Watched:
