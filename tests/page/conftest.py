@@ -13,7 +13,6 @@ pytest.importorskip("playwright", reason="make page installs it")
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from engine import EngineClient, EngineConfig
-from engine.dummy.checkpoint import write_random_checkpoint
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
 from tests.api.conftest import Server, serving, start, tokenizer_dir
 
@@ -53,6 +52,8 @@ def axe() -> str:
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded voice, and tiny random checkpoints of the other families."""
+    from engine.dummy.checkpoint import write_random_checkpoint  # imports torch
+
     folder = tmp_path_factory.mktemp("studio")
     models = [ModelSettings(id="qtts-embedded", checkpoint="embedded", aliases=("tts-1",))]
     for name, model_type in (("design", "voice_design"), ("base", "base")):
