@@ -366,6 +366,17 @@ def test_live_text_is_spoken_while_it_is_typed(start, watched):
     assert not watched.errors
 
 
+def test_the_embedded_voice_reads_along(studio, watched):
+    page = live_page(lambda: studio, watched)[1]
+    page.locator("#live-text").press_sequentially("Good evening to all of you ")
+    page.wait_for_function(HEARD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#said [data-state=spoken] >> text=Good evening to all of you")
+    assert page.evaluate("live.take.seconds") > 1 and not watched.errors
+    page.click("#tab-server")
+    page.wait_for_selector("#tiles >> text=cpu, float32")
+
+
 def test_live_speech_is_interrupted_where_it_was_heard(start, watched):
     server, page = live_page(start, watched)
     text = " ".join(["nothing", "here", "is", "written", "in", "figures"] * 10)
