@@ -9,12 +9,18 @@ INSTALL = $(PYTHON) scripts/install.py $(VENV)
 LOCK := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate
 PYTHON ?= $(shell $(FIND_PYTHON))
 GPU_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-LANES := not gpu and not clients and not listen and not attack and not page and not provenance and not deploy and not ray
+LANES := not gpu and not vllm and not clients and not listen and not attack and not page and not provenance and not deploy and not ray
 TEST_MARKS := $(LANES) and not slow
 
 export TORCH_BUILD
 
-.PHONY: help install serve test test-fast test-slow test-deploy test-ray attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
+# vLLM asks for versions of its own, so it has an environment of its own.
+ifeq ($(VENV),.venv-vllm)
+VLLM := -r tests/vllm/requirements.txt
+export PINS := constraints-vllm.txt
+endif
+
+.PHONY: help install serve test test-fast test-slow test-deploy test-ray test-vllm attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -32,6 +38,13 @@ SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
 		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term)
+	@echo "Not run: the tests of the vLLM backend (make test-vllm)"
+
+test-vllm: ## the talker on vLLM, on this CPU, in .venv-vllm (3.6 GB)
+	@$(MAKE) --no-print-directory VENV=.venv-vllm .venv-vllm/.test
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-vllm/bin/python -m pytest -m vllm tests/vllm $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false VLLM_TEST_RUNNER=v2 \
+		.venv-vllm/bin/python -m pytest -m vllm tests/vllm/test_golden.py $(ARGS)
 
 attack: $(VENV)/.test ## attack a server of its own in every known way
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)
@@ -98,11 +111,14 @@ carry: FOR ?= 3.12
 carry: $(VENV)/.serve ## gather what the server imports, torch aside, for the Python FOR= of another machine
 	@$(BIN)/python scripts/install.py $(VENV) --target carry --python-version $(FOR) --python-platform linux -r pyproject.toml
 
+EXTRAS := dev objects otel provenance ray redis test watermark # not vllm, whose pins are others
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: $(VENV)/.serve ## refresh versions and hashes (torch's and uv's stay: edit theirs by hand, then run this)
 	@for name in torch uv; do sed -n 's/^\('$$name'==[^ ]*\).*/\1/p' constraints-$$name.txt \
 		| $(LOCK) --no-deps - -o constraints-$$name.txt >/dev/null || exit 1; done
-	@$(LOCK) pyproject.toml --all-extras --no-emit-package torch -c constraints-torch.txt -o constraints.txt >/dev/null
+	@$(LOCK) pyproject.toml $(EXTRAS:%=--extra %) --no-emit-package torch -c constraints-torch.txt -o constraints.txt >/dev/null
+	@test ! -e .venv-vllm/.test || .venv-vllm/bin/uv pip freeze -q --exclude-editable --python .venv-vllm/bin/python \
+		| grep -v '^torch==' | $(LOCK) --no-deps - -o constraints-vllm.txt >/dev/null
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -114,7 +130,7 @@ $(VENV)/.dev: WITH := -e '.[dev]'
 $(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constraints-torch.txt constraints-uv.txt scripts/install.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=..." >&2; exit 1; }
 	@echo "[setup] $(VENV), uv, torch, the server and its dependencies ($(@F))"
-	@$(INSTALL) $(WITH)
+	@$(INSTALL) $(WITH) $(VLLM)
 	@touch $@ $(VENV)/.serve
 
 # Third-party clients ask for versions of their own, so they have an environment of their own.

@@ -5,7 +5,7 @@ Everything a caller may use is here.
 """
 
 from engine.client import EngineClient, WorkerState
-from engine.config import RENAMED_KEYS, EngineConfig, ModelSpec
+from engine.config import RENAMED_KEYS, Backend, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
     EngineDeadError,
@@ -35,6 +35,7 @@ __all__ = [
     "RENAMED_KEYS",
     "SAMPLES_PER_FRAME",
     "SAMPLE_RATE_HZ",
+    "Backend",
     "CheckpointError",
     "EngineClient",
     "EngineConfig",

@@ -31,25 +31,36 @@ class WorkerState(NamedTuple):
 
 class EngineClient:
     """One engine as the HTTP side sees it: `config.data_parallel_size` workers, each with all
-    models, the one with the least work before it first.
+    models, the one with the least work before it first. A model on vLLM has as many
+    of its own.
     """
 
     def __init__(self, config: EngineConfig, models: list[ModelSpec]) -> None:
         self.config = config
         self.models: dict[str, ModelInfo] = {}
-        self._workers = [
-            WorkerProcess(config, models, index) for index in range(config.data_parallel_size)
-        ]
+        self._workers: list[WorkerProcess] = []
+        first_gpu = 0
+        for group, num_gpus in _groups(config, models):
+            for _ in range(config.data_parallel_size):
+                self._workers.append(WorkerProcess(config, group, first_gpu))
+                first_gpu += num_gpus
         self._ids = itertools.count(1)
         self._draining = False
 
     @property
     def status(self) -> str:
-        """One of starting, ready, restarting, draining, dead; ready as long as one worker is."""
+        """One of starting, ready, restarting, draining, dead; ready as long as each model has a
+        worker that is.
+        """
         if self._draining:
             return "draining"
-        states = {worker.status for worker in self._workers}
-        return next(s for s in ("ready", "starting", "restarting", "dead") if s in states)
+        order = ("ready", "starting", "restarting", "dead")
+        best: dict[str, int] = {}
+        for worker in self._workers:
+            for spec in worker.specs:
+                rank = order.index(worker.status)
+                best[spec.id] = min(rank, best.get(spec.id, rank))
+        return order[max(best.values(), default=0)]
 
     @property
     def stats(self) -> list[Stats]:
@@ -79,7 +90,7 @@ class EngineClient:
         # made.
         try:
             for worker in self._workers:
-                self.models = await worker.start()
+                self.models |= await worker.start()
         except BaseException:
             await self.close()
             raise
@@ -96,7 +107,7 @@ class EngineClient:
         `buffered_s` it follows another one, of which that much is still to be heard, and need not
         hurry.
         """
-        ready, queued = self._ready_workers(), self.config.max_queued
+        ready, queued = self._ready_workers(model), self.config.max_queued
         with_room = [w for w in ready if len(w.streams) < w.num_rows + queued]
         if not with_room:
             limit = sum(worker.num_rows + queued for worker in ready)
@@ -105,8 +116,10 @@ class EngineClient:
         submit = Submit(next(self._ids), model, prompt, params, buffered_s)
         return worker.submit(submit, reference)
 
-    def _ready_workers(self) -> list[WorkerProcess]:
-        ready = [worker for worker in self._workers if worker.status == "ready"]
+    def _ready_workers(self, model: str) -> list[WorkerProcess]:
+        have = [worker for worker in self._workers if any(s.id == model for s in worker.specs)]
+        # A model that nobody has is refused by a worker.
+        ready = [worker for worker in have or self._workers if worker.status == "ready"]
         if self._draining or not ready:
             raise EngineDeadError(
                 f"the engine is {self.status}", retry_after_s=self._retry_after_s()
@@ -117,7 +130,7 @@ class EngineClient:
         """What a Base model's speaker encoder hears in a recording: float32 numbers. Errors as of a
         stream.
         """
-        worker = min(self._ready_workers(), key=lambda w: w.frames_left)
+        worker = min(self._ready_workers(model), key=lambda w: w.frames_left)
         embed = Embed(next(self._ids), model, samples)
         try:
             async with asyncio.timeout(self.config.request_timeout_s):
@@ -147,3 +160,11 @@ class EngineClient:
         """Stop the workers; open streams fail with EngineDeadError."""
         self._draining = True
         await asyncio.gather(*(worker.close() for worker in self._workers))
+
+
+def _groups(config: EngineConfig, models: list[ModelSpec]) -> list[tuple[list[ModelSpec], int]]:
+    """Models that share a worker, and how many GPUs that takes."""
+    on_vllm = [spec for spec in models if (spec.backend or config.backend) == "vllm"]
+    others = [spec for spec in models if spec not in on_vllm]
+    groups = [(others, 1)] if others or not models else []
+    return groups + [([spec], config.vllm.tensor_parallel_size) for spec in on_vllm]

@@ -4,11 +4,12 @@ config.yaml.
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+Quantization = Literal["none", "int8", "int4"]
 PositiveInt = Annotated[int, Meta(ge=1)]
 # Keys that were called otherwise before 0.2.0.
 RENAMED_KEYS = {
@@ -18,6 +19,9 @@ RENAMED_KEYS = {
     "replicas": "data_parallel_size",
 }
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+Backend = Literal["native", "vllm"]
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,15 +34,33 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     checkpoint: str
     revision: str | None = None
+    backend: Backend | None = None  # None: as engine.backend says
+
+
+class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of the vLLM backend alone; docs/vllm.md explains them."""
+
+    tensor_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
+    quantization: str | None = None  # of the talker's layers: fp8, awq, ...
+    kv_cache_dtype: str = "auto"
+    max_num_batched_tokens: PositiveInt | None = None  # None: as engine.max_num_batched_tokens
+    enforce_eager: bool = False
+    runner: Literal["auto", "v1", "v2"] = "auto"
+    extra: dict[str, Any] = {}  # vLLM's own names, passed on as they stand
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    # What runs the talker: our engine, or vLLM, which is an extra.
+    backend: Backend = "native"
+    vllm: VllmOptions = VllmOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     # Layer weights of talker and predictor: full precision, weight-only int8, or (CPU) int4.
-    quantization: Literal["none", "int8", "int4"] = "none"
-    # Talker and predictor in plain torch, or in Triton's kernels; "auto": kernels on a GPU.
-    kernels: Literal["auto", "torch", "triton"] = "auto"
+    # "auto": on a CPU int8 where full precision would be too slow for real time.
+    quantization: Quantization | Literal["auto"] = "none"
+    # Talker and predictor in plain torch, in Triton's kernels, or in the compiled decoder of
+    # engine/native; "auto": Triton's on a GPU, the compiled one on a CPU that has it.
+    kernels: Literal["auto", "torch", "triton", "native"] = "auto"
     # On a GPU, record steps as CUDA graphs; off to look for faults.
     cuda_graphs: bool = True
     # Utterances spoken at once. "auto": on a GPU by its free memory; on a CPU 32, but given no more

@@ -324,6 +324,7 @@ class EngineCore:
             num_steps=talker.num_steps,
             num_frames=self.num_frames,
             num_runaways=self.num_runaways,
+            num_preemptions=talker.num_preemptions,
             prefill_s=talker.prefill_s,
             decode_s=talker.decode_s,
             codec_s=self.codec_s,
@@ -335,5 +336,6 @@ class EngineCore:
         self.talker.reset_stats()
 
     def close(self) -> None:
+        self.talker.close()
         for voices in self.voices.values():
             voices.close()

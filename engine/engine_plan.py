@@ -54,15 +54,20 @@ def choose_device(config: EngineConfig, replica: int = 0) -> torch.device:
     return torch.device("cuda", replica)
 
 
-def choose_dtype(config: EngineConfig, device: torch.device, paths: list[Path]) -> torch.dtype:
-    """bfloat16 on a GPU, and on CPUs that multiply it in hardware unless all models are small:
-    there it saves reading memory, and small weights stay in the cache. float32 elsewhere.
+def choose_dtype(
+    config: EngineConfig, device: torch.device, paths: list[Path], *, native: bool = False
+) -> torch.dtype:
+    """bfloat16 on a GPU. The compiled decoder calculates in float32. Without it, bfloat16 on CPUs
+    that multiply it in hardware unless all models are small: there it saves reading memory, and
+    small weights stay in the cache. float32 elsewhere.
     """
     if config.dtype != "auto":
         chosen: torch.dtype = getattr(torch, config.dtype)
         return chosen
     if device.type == "cuda":
         return torch.bfloat16
+    if native:
+        return torch.float32
     files = [path / "model.safetensors" for path in paths]
     large = any(file.exists() and file.stat().st_size >= SMALL_MODEL_BYTES for file in files)
     return torch.bfloat16 if large and _cpu_has_bf16() else torch.float32

@@ -256,6 +256,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     num_steps: int
     num_frames: int
     num_runaways: int
+    num_preemptions: int = 0  # by vLLM, which should have no need
     prefill_s: float  # seconds since start, by stage
     decode_s: float
     codec_s: float

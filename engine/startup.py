@@ -12,12 +12,23 @@ from pathlib import Path
 import msgspec
 import torch
 
+from engine.backends.vllm import options as vllm_options
+from engine.backends.vllm.start import vllm_talker
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.engine_plan import EnginePlan, choose_device, choose_dtype, measure_threads
 from engine.errors import CheckpointError
-from engine.layers.linear import Linear, WeightForm, can_pack
-from engine.loader.checkpoint import Checkpoint, load, load_codec, resolve
+from engine.layers.linear import can_pack
+from engine.loader.checkpoint import (
+    Checkpoint,
+    TalkerCheckpoint,
+    load,
+    load_codec,
+    load_ends,
+    resolve,
+)
+from engine.loader.forms import Forms, choose_quantization, torch_form, use_native
+from engine.loader.host_memory import freed_at_once
 from engine.loader.memory import (
     Footprint,
     Geometry,
@@ -37,6 +48,7 @@ from engine.runner.cuda_graphs import GraphCapturer
 from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
 from engine.runner.talker_runner import TalkerRunner
+from engine.talker_engine import TalkerEngine
 from engine.warm_up import measure_places, warm_up
 
 log = logging.getLogger(__name__)
@@ -58,28 +70,44 @@ def build(
     CheckpointError says what is wrong and where. `measured`: by a worker before this one.
     """
     started = time.monotonic()
+    on_vllm = _on_vllm(config, models)
+    if on_vllm:
+        config, replica = vllm_options.with_own_gpus(config, replica), 0
     device = choose_device(config, replica)
     on_gpu = device.type == "cuda"
+    if on_vllm:
+        config = vllm_options.adjusted(config, device)
     paths = {spec.id: resolve(spec) for spec in models}
-    dtype = choose_dtype(config, device, list(paths.values()))
+    native = not on_vllm and use_native(config, device)
+    dtype = choose_dtype(config, device, list(paths.values()), native=native)
     check_weights_fit(list(paths.values()), dtype, device)
     if device.type == "cpu":
         known = config.threads or (measured.threads if measured is not None else 0)
         torch.set_num_threads(known or measure_threads(dtype))
     else:
         _prepare_gpu(device)
-    checkpoints = {}
+    quantization = choose_quantization(config, device, native, list(paths.values()))
+    own_int8 = on_gpu and quantization == "int8" and config.kernels != "torch"
+    forms = Forms(quantization, dtype, device, native=native, own_int8=own_int8)
+    checkpoints: dict[str, Checkpoint] = {}
     for spec in models:
         path = paths[spec.id]
-        checkpoints[spec.id] = load(spec, path, dtype, device)
+        checkpoints[spec.id] = (
+            load_ends(spec, path, dtype, device)
+            if on_vllm
+            else load(spec, path, dtype, device, forms)
+        )
         log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
         if checkpoints[spec.id].info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
-        transform_weights(checkpoints[spec.id], config, dtype, device)
-    decoders = _codec_decoders(checkpoints, dtype, device)
+    with freed_at_once():
+        decoders = _codec_decoders(checkpoints, dtype, device)
     configs = {model: checkpoint.config for model, checkpoint in checkpoints.items()}
-    needs = footprint(configs, decoders, dtype)
-    memory = plan_memory(config, needs, free_bytes(device), gpu=on_gpu)
+    needs, free = footprint(configs, decoders, dtype), free_bytes(device)
+    if on_vllm:
+        (checkpoint,) = checkpoints.values()
+        needs, free = vllm_options.needs(config, checkpoint, dtype, needs, free)
+    memory = plan_memory(config, needs, free, gpu=on_gpu)
     plan = EnginePlan(
         device=device,
         dtype=dtype,
@@ -87,10 +115,25 @@ def build(
         use_kernels=config.kernels == "triton" or (config.kernels == "auto" and on_gpu),
         overlap=on_gpu,
     )
-    talker = native_talker(config, plan, checkpoints)
+    talker: TalkerEngine
+    if on_vllm:
+        talker = vllm_talker(
+            config,
+            checkpoint,
+            dtype,
+            device,
+            num_rows=memory.num_rows,
+            num_blocks=sum(memory.num_blocks.values()),
+            kernels=plan.use_kernels,
+            form=torch_form(quantization, dtype) if device.type == "cpu" else None,
+        )
+    else:
+        ours = {m: c for m, c in checkpoints.items() if isinstance(c, TalkerCheckpoint)}
+        talker = native_talker(config, plan, ours)
     codecs = _codec_runners(config, memory, decoders)
     if plan.use_kernels and on_gpu:
-        _accelerate(config, talker, codecs)
+        runners = talker.runners if isinstance(talker, NativeTalkerEngine) else {}
+        _accelerate(config, list(runners.values()), codecs, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
     warm_up(core)
     if on_gpu or config.max_num_seqs != "auto":
@@ -106,7 +149,7 @@ def build(
         num_rows=memory.num_rows,
         measured=Measured(torch.get_num_threads(), num_places),
         num_blocks=sum(memory.num_blocks.values()),
-        kv_cache_bytes=sum({id(c): c.nbytes for c in talker.kv_caches()}.values()),
+        kv_cache_bytes=talker.kv_cache_bytes,
         load_s=time.monotonic() - started,
     )
     log.info(
@@ -124,7 +167,7 @@ def build(
 
 
 def native_talker(
-    config: EngineConfig, plan: EnginePlan, checkpoints: dict[str, Checkpoint]
+    config: EngineConfig, plan: EnginePlan, checkpoints: dict[str, TalkerCheckpoint]
 ) -> NativeTalkerEngine:
     caches = kv_caches(plan.memory, config.block_size, checkpoints, plan.dtype, plan.device)
     num_rows = plan.memory.num_rows
@@ -137,6 +180,14 @@ def native_talker(
     return NativeTalkerEngine(
         runners, num_rows, config.max_num_batched_tokens, overlap=plan.overlap
     )
+
+
+def _on_vllm(config: EngineConfig, models: list[ModelSpec]) -> bool:
+    """EngineClient sees to it that a model on vLLM has workers of its own."""
+    on_vllm = [spec.id for spec in models if (spec.backend or config.backend) == "vllm"]
+    if on_vllm and len(models) > 1:
+        raise CheckpointError(f"model {on_vllm[0]!r} on vLLM cannot share a worker with others")
+    return bool(on_vllm)
 
 
 def _prepare_gpu(device: torch.device) -> None:
@@ -173,7 +224,11 @@ def _state_bytes(decoder: CodecDecoder) -> int:
 
 @torch.inference_mode()
 def _accelerate(
-    config: EngineConfig, talker: NativeTalkerEngine, codecs: dict[str, CodecRunner]
+    config: EngineConfig,
+    runners: list[TalkerRunner],
+    codecs: dict[str, CodecRunner],
+    *,
+    int8: bool,
 ) -> None:
     """On a GPU: measure which kernels are fastest here, then capture the steps as graphs."""
     # Triton is there only with a GPU.
@@ -181,12 +236,12 @@ def _accelerate(
     from engine.kernels.snake import snake
 
     started = time.monotonic()
-    for runner in talker.runners.values():
+    for runner in runners:
         fuse_(
             runner.talker,
             runner.predictor,
             runner.buffers.num_rows,
-            int8=config.quantization == "int8",
+            int8=int8,
         )
     distinct = {id(codec): codec for codec in codecs.values()}.values()
     for codec in distinct:
@@ -194,7 +249,7 @@ def _accelerate(
     chosen = time.monotonic()
     if config.cuda_graphs:
         capture = GraphCapturer()
-        for runner in talker.runners.values():
+        for runner in runners:
             runner.capture(capture, config.max_num_batched_tokens)
         for codec in distinct:
             codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
@@ -203,28 +258,6 @@ def _accelerate(
         chosen - started,
         time.monotonic() - chosen,
     )
-
-
-def transform_weights(
-    checkpoint: Checkpoint, config: EngineConfig, dtype: torch.dtype, device: torch.device
-) -> None:
-    """On a CPU, the decoder layers' weights into the configured form, everything else packed. On a
-    GPU the kernels bring their own forms (kernels/fused.py).
-    """
-    form = config.quantization
-    if device.type == "cuda" and form == "int8" and config.kernels != "torch":
-        return
-    if device.type != "cpu" or not can_pack(dtype):
-        if form != "none":
-            raise CheckpointError(f"engine.quantization {form} needs a CPU with bfloat16")
-        return
-    if form != "none" and dtype != torch.bfloat16:
-        raise CheckpointError(f"engine.quantization {form} needs engine.dtype bfloat16")
-    layers: WeightForm = "packed" if form == "none" else form
-    for net in (checkpoint.talker, checkpoint.predictor):
-        for name, module in net.named_modules():
-            if isinstance(module, Linear):
-                module.transform_(layers if name.startswith("layers.") else "packed")
 
 
 def _codec_decoders(

@@ -70,12 +70,16 @@ class TalkerStats:
     num_steps: int
     prefill_s: float
     decode_s: float
+    num_preemptions: int = 0
 
 
 class TalkerEngine(Protocol):
     """One or more checkpoints; `seq.model` says whose turn it is."""
 
     def capacity(self, model: str) -> Capacity: ...
+
+    @property
+    def kv_cache_bytes(self) -> int: ...
 
     def add(self, seq: Sequence, voice: VoicePrompt | None) -> None:
         """Queue a sequence. `voice`: what its reference recording became."""
@@ -102,3 +106,6 @@ class TalkerEngine(Protocol):
 
     def check_integrity(self) -> None:
         """When idle: every row and block is back. AssertionError if not."""
+
+    def close(self) -> None:
+        """Nothing is asked of it any more."""

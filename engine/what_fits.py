@@ -15,6 +15,7 @@ from engine.config import EngineConfig, ModelSpec
 from engine.engine_plan import choose_device, choose_dtype
 from engine.errors import CheckpointError
 from engine.loader.checkpoint import build_codec, read_info, resolve
+from engine.loader.forms import use_native
 from engine.loader.memory import check_weights_fit, free_bytes, plan_memory
 from engine.models.codec_decoder import CodecDecoder
 from engine.models.config import ModelConfig
@@ -61,7 +62,8 @@ def fit(config: EngineConfig, models: list[ModelSpec], worker: int) -> Fit:
     """CheckpointError where it would not start."""
     device = choose_device(config, worker)
     paths = {spec.id: resolve(spec) for spec in models}
-    dtype = choose_dtype(config, device, list(paths.values()))
+    native = use_native(config, device)
+    dtype = choose_dtype(config, device, list(paths.values()), native=native)
     check_weights_fit(list(paths.values()), dtype, device)
     configs, decoders = _nets(models, paths, dtype, device)
     weights = sum(_weight_bytes(path, dtype) for path in paths.values())

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from engine import EngineConfig, ModelSpec
+from engine import Backend, EngineConfig, ModelSpec
 from qtts_openai.schemas import AudioFormat, Level
 
 KIB = 1 << 10
@@ -132,6 +132,7 @@ class ModelSettings(Section, frozen=True):
     id: Name
     checkpoint: PathName
     revision: Name | None = None
+    backend: Backend | None = None
     aliases: tuple[Name, ...] = ()
     # Longer texts are spoken in pieces of whole sentences; null: in one.
     segment_chars: SegmentChars | None = None
@@ -139,7 +140,7 @@ class ModelSettings(Section, frozen=True):
     normalize: Level | None = None
 
     def spec(self) -> ModelSpec:
-        return ModelSpec(id=self.id, checkpoint=self.checkpoint, revision=self.revision)
+        return ModelSpec(self.id, self.checkpoint, self.revision, self.backend)
 
 
 class Limits(Section, frozen=True):

@@ -12,7 +12,8 @@ hashes of constraints.txt, from the places that pip is configured with. torch co
 3. Otherwise the version of constraints-torch.txt: the first plan of the right kind among those of
    `sources`. Where there is none, whatever the package index has, with a line that says so.
 
-Environment: TORCH_BUILD=auto|cpu|cuda overrides the look for a GPU.
+Environment: TORCH_BUILD=auto|cpu|cuda overrides the look for a GPU; PINS names a file in place of
+constraints.txt.
 """
 
 import ast
@@ -28,7 +29,12 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PINS, TORCH_PIN, UV_PIN = (
-    ROOT / name for name in ("constraints.txt", "constraints-torch.txt", "constraints-uv.txt")
+    ROOT / name
+    for name in (
+        os.environ.get("PINS") or "constraints.txt",
+        "constraints-torch.txt",
+        "constraints-uv.txt",
+    )
 )
 MIN_VERSION, END_VERSION = (2, 11), (2, 15)  # as in pyproject.toml
 
@@ -273,7 +279,9 @@ def install_torch(environment: Environment, kind: str, gpu: bool) -> TorchBuild:
 def install_rest(environment: Environment, build: TorchBuild, packages: list[str]) -> None:
     """Everything but torch, and but triton where torch has brought its own."""
     provided = Path(environment.python).parent.parent / "provided.txt"
-    provided.write_text("torch\ntriton\n" if build.accelerated else "torch\n")
+    # What belongs to torch has to fit its build, and is not needed.
+    names = ["torch", "torchaudio", "torchcodec", "torchvision"]
+    provided.write_text("\n".join([*names, *(["triton"] if build.accelerated else []), ""]))
     pins = ["-c", str(PINS), "--build-constraints", str(PINS)]
     environment.install("-q", *pins, "--excludes", str(provided), *packages)
 
@@ -296,6 +304,16 @@ def main(path: Path, packages: list[str]) -> None:
         say(f"torch {build.version} is there{', of the system' if build == system else ''}")
     if packages:
         install_rest(environment, build, packages)
+        compile_decoder(environment)
+
+
+def compile_decoder(environment: Environment) -> None:
+    """The CPU's decoder layers in C++; everything works without them, slower."""
+    command = [environment.python, "-m", "engine.native.build"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+        say(f"decoder layers in C++ left out, speech takes longer on a CPU: {reason}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ ENGINE = {
     "layers": SEAM,
     "models": SEAM | {"layers"},
     "kernels": SEAM | {"layers", "models"},
-    "loader": SEAM | {"layers", "models"},
+    "native": SEAM | {"layers", "models"},
+    "loader": SEAM | {"layers", "models", "native"},
     "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
+    "backends": SEAM
+    | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels", "runner"},
     "dummy": SEAM | {"models"},
     "benchmark": SEAM
     | {
@@ -42,7 +45,8 @@ ENGINE = {
     "engine_plan": SEAM | {"loader", "layers"},
     "warm_up": SEAM | {"core"},
     "startup": SEAM
-    | {"core", "engine_plan", "warm_up", "loader", "runner", "models", "layers", "kernels"},
+    | {"core", "talker_engine", "backends", "engine_plan", "warm_up"}
+    | {"loader", "runner", "models", "layers", "kernels"},
     "watermark": {"protocol"},
     "what_fits": SEAM | {"startup", "engine_plan", "loader", "models"},
     "worker": SEAM | {"core", "startup"},
@@ -177,6 +181,13 @@ def test_what_parses_hostile_audio_stays_in_its_process():
     in_child = {"qtts_openai.decoding.decoder", "qtts_openai.decoding.zygote"}
     assert importers("qtts_openai", "av") == in_child | {"qtts_openai.speech.encoders"}
     assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
+
+
+def test_only_the_vllm_backend_imports_vllm():
+    found = importers("engine", "vllm", "transformers")
+    assert found and all(m.startswith("engine.backends.vllm.") for m in found)
+    # What start-up imports of it does without.
+    assert not found & {"engine.backends.vllm.start", "engine.backends.vllm.options"}
 
 
 def test_extras_stay_behind_their_settings():

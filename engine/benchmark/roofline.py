@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.layers.rotary import RotaryTable
 from engine.loader.memory import geometry, token_bytes
 from engine.models.codec_decoder import CodecDecoder
-from engine.models.config import CodecDecoderConfig, DecoderConfig, TalkerConfig
+from engine.models.config import CodecDecoderConfig, TalkerConfig, layer_weights
 
 READ_BYTES = 1 << 29
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices that are multiplied
@@ -98,12 +98,6 @@ def wait(device: torch.device) -> None:
 
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def layer_weights(c: DecoderConfig) -> int:
-    """Weights of a net's decoder layers that every pass multiplies with."""
-    heads = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
-    return c.num_hidden_layers * c.hidden_size * (heads + 3 * c.intermediate_size)
 
 
 def talker_work(

@@ -70,6 +70,23 @@ class AttentionMetadata:
         return paged_attention(*rotated_heads(qkv, qk_norm, *self._angles), cache, self)
 
 
+@dataclass(frozen=True)
+class TokenBatch:
+    """T tokens for layers that run as a whole (native/decoder.py): rows, positions, slots [T] and
+    the block_tables [R, N] of all rows, int64. A token sees its row's positions up to its own.
+    """
+
+    rotary: RotaryTable
+    rows: Tensor
+    positions: Tensor
+    slots: Tensor
+    block_tables: Tensor
+
+
+# As Talker.forward's layers and norm: (x [T, H], kv_cache, batch) -> [T, H].
+WholeDecoder = Callable[[Tensor, Tensor, TokenBatch], Tensor]
+
+
 def decode_mask(context_lens: Tensor, num_keys: int) -> Tensor:
     """[B] -> [B, 1, 1, num_keys], True where the key exists."""
     keys = torch.arange(num_keys, device=context_lens.device)

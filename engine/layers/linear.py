@@ -10,7 +10,7 @@ int8     one scale per output channel; int4: one scale and offset per 64 inputs.
 On a GPU a product of few rows may be fused with what stands around it (kernels/fused.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -67,14 +67,26 @@ class Linear(nn.Module):
         out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
-    def transform_(self, form: WeightForm, pack_from: int = PACK_FROM) -> None:
+    def transform_(self, form: WeightForm, pack_from: int | None = None) -> None:
         """Give the weight another form and drop the plain one; a weight of fewer numbers than
-        `pack_from` stays plain.
+        `pack_from` (PACK_FROM) stays plain.
         """
         assert self.product is None, "the weight has been transformed already"
-        if self.weight.numel() >= pack_from:
-            self.product = FORMS[form](self.weight)
-            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+        if self.weight.numel() >= (PACK_FROM if pack_from is None else pack_from):
+            self.replace_(FORMS[form](self.weight))
+
+    def replace_(self, product: Product) -> None:
+        """Multiply so from now on, and drop the plain weight."""
+        self.product = product
+        self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+
+
+def transform_layers(nets: Iterable[nn.Module], form: WeightForm) -> None:
+    """On a CPU: the decoder layers of these nets in that form, all else packed."""
+    for net in nets:
+        for name, module in net.named_modules():
+            if isinstance(module, Linear):
+                module.transform_(form if name.startswith("layers.") else "packed")
 
 
 def packed(weight: Tensor) -> Product:

@@ -4,6 +4,7 @@
 local directory; `load` reads the nets of it straight to the device and dtype they run in.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from engine.config import ModelSpec
 from engine.errors import CheckpointError
+from engine.layers.linear import Linear
+from engine.loader.forms import Forms
+from engine.loader.host_memory import freed_at_once
 from engine.models import codec_decoder, codec_encoder
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -37,16 +41,22 @@ REQUIRED = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One loaded checkpoint. The encoders are there for Base only."""
+    """One loaded checkpoint but for its talker. The encoders are there for Base only."""
 
     info: ModelInfo
     config: ModelConfig
     generation: GenerationConfig
     codec_config: CodecConfig
-    talker: Talker
-    predictor: CodePredictor
     speaker_encoder: SpeakerEncoder | None
     codec_encoder: CodecEncoder | None
+
+
+@dataclass(frozen=True)
+class TalkerCheckpoint(Checkpoint):
+    """With the talker's nets as ours."""
+
+    talker: Talker
+    predictor: CodePredictor
 
 
 def resolve(spec: ModelSpec) -> Path:
@@ -126,8 +136,35 @@ def _check_ids(path: Path, config: ModelConfig) -> None:
             raise CheckpointError(f"{path}: {name} is {id_}, and the vocabulary has {size} entries")
 
 
-def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
-    """Everything of a checkpoint but the codec decoder, which is shared (load_codec)."""
+def load(
+    spec: ModelSpec,
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    forms: Forms | None = None,
+) -> TalkerCheckpoint:
+    """Everything of a checkpoint but the codec decoder, which is shared (load_codec). Without
+    `forms` the weights stay plain.
+    """
+    ends = load_ends(spec, path, dtype, device)
+    c, weights = ends.config.talker_config, path / "model.safetensors"
+    with freed_at_once():
+        with _building(path / "config.json", dtype, device):
+            talker, predictor = Talker(c), CodePredictor(c)
+        with forms.of(weights, talker, predictor) if forms else nullcontext(_stays) as complete:
+            load_weights(
+                weights,
+                (slot for net in (talker, predictor) for slot in net.weight_map()),
+                unused=lambda name: (
+                    ends.speaker_encoder is not None and not name.startswith("talker.")
+                ),
+                complete=complete,
+            )
+    return TalkerCheckpoint(**vars(ends), talker=talker, predictor=predictor)
+
+
+def load_ends(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
+    """A checkpoint without the nets that a talker engine runs."""
     config, info = read_info(spec, path)
     codec_config = read_config(path / "speech_tokenizer" / "config.json", CodecConfig)
     generation_file = path / "generation_config.json"
@@ -142,15 +179,21 @@ def load(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) 
         raise CheckpointError(
             f"{path / 'config.json'}: a base checkpoint needs speaker_encoder_config"
         )
-    with _building(path / "config.json", dtype, device):
-        talker, predictor = Talker(config.talker_config), CodePredictor(config.talker_config)
-        speaker_encoder = SpeakerEncoder(speaker_config) if speaker_config else None
-    nets = [net for net in (talker, predictor, speaker_encoder) if net is not None]
-    load_weights(path / "model.safetensors", [slot for net in nets for slot in net.weight_map()])
+    speaker_encoder = None
+    if speaker_config is not None:
+        with _building(path / "config.json", dtype, device):
+            speaker_encoder = SpeakerEncoder(speaker_config)
+        load_weights(
+            path / "model.safetensors",
+            speaker_encoder.weight_map(),
+            unused=lambda name: name.startswith("talker."),
+        )
     encoder = load_codec_encoder(path, codec_config, device) if is_base else None
-    return Checkpoint(
-        info, config, generation, codec_config, talker, predictor, speaker_encoder, encoder
-    )
+    return Checkpoint(info, config, generation, codec_config, speaker_encoder, encoder)
+
+
+def _stays(linear: Linear) -> None:
+    pass
 
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:

@@ -4,9 +4,14 @@ groups it runs in (containers, services) leave of their limits.
 Files that the kernel keeps in memory count as free on both sides: it drops them on demand.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+import torch
 
 # How a control group says its limit, its use, and the parts of its use that hold files.
 V2 = ("memory.max", "memory.current", ("active_file", "inactive_file"))
@@ -71,3 +76,28 @@ def _left(group: Path, limit: str, use: str, file_fields: tuple[str, ...]) -> in
         return most - used + sum(int(stat.get(name, 0)) for name in file_fields)
     except (OSError, ValueError):
         return None
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """As torch.zeros, which on a CPU would write, and so take, what nobody has used yet."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
+
+
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+LOADING_BYTES, RUNNING_BYTES = 1 << 16, 1 << 25
+
+
+@contextmanager
+def freed_at_once() -> Iterator[None]:
+    """Weights that are dropped inside go back to the system. glibc would soon take blocks of up to
+    32 MB from its heap, where packed weights between them keep the holes of plain ones.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda name, value: 0)
+    mallopt(M_MMAP_THRESHOLD, LOADING_BYTES)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, RUNNING_BYTES)

@@ -5,6 +5,7 @@ rows are made as can all speak sentences at once; KV then takes most of what is 
 texts and clones need more.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from engine.config import EngineConfig, parse_bytes
 from engine.errors import CheckpointError
 from engine.loader.checkpoint import Checkpoint
-from engine.loader.host_memory import available_bytes
+from engine.loader.host_memory import available_bytes, zeros
 from engine.models.config import TalkerConfig
 
 CPU_ROWS, GPU_ROWS = 32, (128, 64, 32, 16, 8, 4)
@@ -133,7 +134,7 @@ def _cache_budget(config: EngineConfig, free: int, *, gpu: bool) -> int:
 def kv_caches(
     plan: MemoryPlan,
     block_size: int,
-    checkpoints: dict[str, Checkpoint],
+    checkpoints: Mapping[str, Checkpoint],
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, torch.Tensor]:
@@ -141,9 +142,7 @@ def kv_caches(
     the last block for padding.
     """
     caches = {
-        shape: torch.zeros(
-            (shape[0], 2, num_blocks + 1, block_size, *shape[1:]), dtype=dtype, device=device
-        )
+        shape: zeros((shape[0], 2, num_blocks + 1, block_size, *shape[1:]), dtype, device)
         for shape, num_blocks in plan.num_blocks.items()
     }
     return {model: caches[geometry(c.config.talker_config)] for model, c in checkpoints.items()}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.attention import Attention, rotated_heads
+from engine.layers.attention import Attention, TokenBatch, WholeDecoder, rotated_heads
 from engine.layers.linear import Linear
 from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
@@ -49,13 +49,14 @@ class CodePredictor(nn.Module):
         self.heads = Modules(
             Linear(inner.hidden_size, inner.vocab_size) for _ in range(self.num_residual)
         )
+        self.whole: WholeDecoder | None = None
 
     def forward(
         self,
         hidden: Tensor,
         code0: Tensor,
         scratch: Tensor,
-        passes: Seq[Attention],
+        passes: Seq[Attention | TokenBatch],
         choose: Choose,
     ) -> Tensor:
         """hidden [B, H] talker state, code0 [B, H] embedding of codebook 0 -> codes 1..15 [B, 15]
@@ -66,15 +67,18 @@ class CodePredictor(nn.Module):
         for g in range(self.num_residual):
             logits = self.heads[g](self._positions(x, scratch, passes[g]))
             codes.append(choose(logits, g + 1))
-            x = F.embedding(codes[-1], self.codec_embedding[g])[:, None]
+            x = self._embedded(codes[-1], self.codec_embedding[g])[:, None]
         return torch.stack(codes, dim=1)
 
-    def _positions(self, x: Tensor, scratch: Tensor, batch: Attention) -> Tensor:
+    def _positions(self, x: Tensor, scratch: Tensor, batch: Attention | TokenBatch) -> Tensor:
         """Run x [B, n, H] at the next n positions; the last one's normed state [B, width]."""
         if self.projection is not None:
             x = self.projection(x)
         rows, n = x.shape[:2]
         x = x.reshape(rows * n, -1)
+        if isinstance(batch, TokenBatch):
+            assert self.whole is not None
+            return self.whole(x, scratch, batch).view(rows, n, -1)[:, -1]
         for layer, kv in zip(self.layers, scratch, strict=True):
             x = layer(x, lambda qkv, norm, kv=kv: batch.attend(qkv, norm, kv))
         return self.norm(x.view(rows, n, -1)[:, -1])
@@ -82,17 +86,24 @@ class CodePredictor(nn.Module):
     def embed_residual(self, codes: Tensor) -> Tensor:
         """Codes 1..15 [..., 15] -> their embeddings [..., 15, H]."""
         offsets = torch.arange(self.num_residual, device=codes.device) * self.config.vocab_size
-        return F.embedding(codes + offsets, self.codec_embedding.flatten(0, 1))
+        return self._embedded(codes + offsets, self.codec_embedding.flatten(0, 1))
+
+    def _embedded(self, ids: Tensor, table: Tensor) -> Tensor:
+        """A table may be kept in fewer bits than the net runs in."""
+        return F.embedding(ids, table).to(self.norm.weight.dtype)
 
     def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
         prefix = "talker.code_predictor"
         for g, head in enumerate(self.heads):
             yield f"{prefix}.model.codec_embedding.{g}.weight", ParamView(self.codec_embedding[g])
-            yield f"{prefix}.lm_head.{g}.weight", ParamView(head.weight)
+            yield f"{prefix}.lm_head.{g}.weight", ParamView(head.weight, owner=head)
         yield f"{prefix}.model.norm.weight", ParamView(self.norm.weight)
         if self.projection is not None:
-            yield f"{prefix}.small_to_mtp_projection.weight", ParamView(self.projection.weight)
+            yield (
+                f"{prefix}.small_to_mtp_projection.weight",
+                ParamView(self.projection.weight, owner=self.projection),
+            )
             assert self.projection.bias is not None
             yield f"{prefix}.small_to_mtp_projection.bias", ParamView(self.projection.bias)
         for i, layer in enumerate(self.layers):

@@ -51,6 +51,12 @@ class TalkerConfig(DecoderConfig, frozen=True, kw_only=True):
         return self.vocab_size - 1024
 
 
+def layer_weights(c: DecoderConfig) -> int:
+    """Weights of a net's decoder layers that every pass multiplies with."""
+    heads = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
+    return c.num_hidden_layers * c.hidden_size * (heads + 3 * c.intermediate_size)
+
+
 class SpeakerEncoderConfig(msgspec.Struct, frozen=True, kw_only=True):
     enc_dim: int
     sample_rate: int = 24_000

@@ -44,13 +44,13 @@ class Qwen3Layer(nn.Module):
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attn, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         for name, part in zip(("q", "k", "v"), self.qkv.weight.split([q, kv, kv]), strict=True):
-            yield f"{attn}.{name}_proj.weight", ParamView(part)
+            yield f"{attn}.{name}_proj.weight", ParamView(part, owner=self.qkv)
         norms = self.qk_norm.weight.split([self.heads, self.kv_heads])
         for name, part in zip(("q", "k"), norms, strict=True):
             yield f"{attn}.{name}_norm.weight", ParamView(part, torch.Size([self.head_dim]))
-        yield f"{attn}.o_proj.weight", ParamView(self.o.weight)
+        yield f"{attn}.o_proj.weight", ParamView(self.o.weight, owner=self.o)
         for name, part in zip(("gate", "up"), self.gate_up.weight.chunk(2), strict=True):
-            yield f"{mlp}.{name}_proj.weight", ParamView(part)
-        yield f"{mlp}.down_proj.weight", ParamView(self.down.weight)
+            yield f"{mlp}.{name}_proj.weight", ParamView(part, owner=self.gate_up)
+        yield f"{mlp}.down_proj.weight", ParamView(self.down.weight, owner=self.down)
         yield f"{prefix}.input_layernorm.weight", ParamView(self.input_norm.weight)
         yield f"{prefix}.post_attention_layernorm.weight", ParamView(self.post_norm.weight)

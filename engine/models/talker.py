@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.attention import Attention
+from engine.layers.attention import Attention, TokenBatch, WholeDecoder
 from engine.layers.linear import Linear
 from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
@@ -30,32 +30,36 @@ class Talker(nn.Module):
         self.layers = Modules(Qwen3Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.codec_head = Linear(config.hidden_size, config.vocab_size)
+        self.whole: WholeDecoder | None = None
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Text ids [T] -> rows [T, H] as the talker sees them."""
-        rows = F.embedding(ids, self.text_embedding)
+        rows = F.embedding(ids, self.text_embedding).to(self.norm.weight.dtype)
         return self.text_fc2(F.silu(self.text_fc1(rows)))
 
     def embed_codec(self, ids: Tensor) -> Tensor:
         """Codec vocabulary ids (codes, control rows, speakers, languages) [T] -> [T, H]."""
-        return F.embedding(ids, self.codec_embedding)
+        return F.embedding(ids, self.codec_embedding).to(self.norm.weight.dtype)
 
-    def forward(self, x: Tensor, kv_cache: Tensor, batch: Attention) -> Tensor:
+    def forward(self, x: Tensor, kv_cache: Tensor, batch: Attention | TokenBatch) -> Tensor:
         """x [T, H] -> normed hidden states [T, H]. kv_cache [layers, 2, num_blocks, block_size,
         kv_heads, D].
         """
+        if isinstance(batch, TokenBatch):
+            assert self.whole is not None
+            return self.whole(x, kv_cache, batch)
         for layer, cache in zip(self.layers, kv_cache, strict=True):
             x = layer(x, lambda qkv, norm, cache=cache: batch.attend(qkv, norm, cache))
         return self.norm(x)
 
     def weight_map(self) -> Iterator[tuple[str, ParamView]]:
         """Where each tensor of the checkpoint goes."""
-        yield "talker.model.text_embedding.weight", ParamView(self.text_embedding)
-        yield "talker.model.codec_embedding.weight", ParamView(self.codec_embedding)
+        yield "talker.model.text_embedding.weight", ParamView(self.text_embedding, table=True)
+        yield "talker.model.codec_embedding.weight", ParamView(self.codec_embedding, table=True)
         yield "talker.model.norm.weight", ParamView(self.norm.weight)
-        yield "talker.codec_head.weight", ParamView(self.codec_head.weight)
+        yield "talker.codec_head.weight", ParamView(self.codec_head.weight, owner=self.codec_head)
         for name, linear in (("linear_fc1", self.text_fc1), ("linear_fc2", self.text_fc2)):
-            yield f"talker.text_projection.{name}.weight", ParamView(linear.weight)
+            yield f"talker.text_projection.{name}.weight", ParamView(linear.weight, owner=linear)
             assert linear.bias is not None
             yield f"talker.text_projection.{name}.bias", ParamView(linear.bias)
         for i, layer in enumerate(self.layers):

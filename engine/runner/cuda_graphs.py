@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.runner.frame_step import FrameStep
 from engine.runner.row_buffers import RowBuffers
 from engine.runner.transfer import upload
 
@@ -53,8 +52,14 @@ def buckets_up_to(most: int, sizes: tuple[int, ...] = BUCKETS) -> list[int]:
 class FrameGraphs:
     """FrameStep by bucket: one graph for batches with a talker step, one for all-fresh batches."""
 
-    def __init__(self, step: FrameStep, capture: Capture) -> None:
-        b = step.buffers
+    def __init__(
+        self,
+        run: Callable[[Tensor, bool], Tensor],
+        b: RowBuffers,
+        capture: Capture,
+        feed_backs: tuple[bool, ...] = (True, False),
+    ) -> None:
+        """run(rows [B], feed_back) -> codes [B, 16]."""
         self.padding, self.device = b.padding, b.device
         self.rows: dict[int, Tensor] = {}
         self.graphs: dict[tuple[int, bool], tuple[Replay, Tensor]] = {}
@@ -62,8 +67,8 @@ class FrameGraphs:
         # Largest first: the smaller ones then fit into its memory.
         for size in reversed(buckets_up_to(b.num_rows)):
             rows = self.rows[size] = torch.full((size,), b.padding, device=b.device)
-            for feed_back in (True, False):
-                self.graphs[size, feed_back] = capture(partial(step, rows, feed_back))
+            for feed_back in feed_backs:
+                self.graphs[size, feed_back] = capture(partial(run, rows, feed_back))
 
     def __call__(self, rows: list[int], feed_back: bool) -> Tensor:
         """-> codes [len(rows), 16], overwritten by the next call."""

@@ -9,9 +9,6 @@ ended then has one frame too many in flight; that frame is dropped.
 import time
 from collections.abc import Callable
 
-import msgspec
-from torch import Tensor
-
 from engine.protocol import FinishReason
 from engine.runner.prompt_embeds import VoicePrompt
 from engine.runner.talker_runner import Frames, TalkerRunner
@@ -59,15 +56,10 @@ class NativeTalkerEngine:
         self.scheduler.add(seq)
 
     def append(self, seq: Sequence, ids: tuple[int, ...], *, final: bool) -> None:
-        if seq.num_prefilled:
+        started = seq.num_prefilled > 0
+        if started:
             self.runners[seq.model].append_text(seq, ids, final)
-            seq.num_appended += len(ids)
-        else:
-            seq.prompt = msgspec.structs.replace(
-                seq.prompt, text=seq.prompt.text + ids, text_open=not final
-            )
-        seq.num_trailing += len(ids) + final
-        seq.text_open = not final
+        seq.append_text(ids, final=final, started=started)
 
     def finish(self, seq: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(seq, reason)
@@ -156,9 +148,10 @@ class NativeTalkerEngine:
 
     # ---- what others may ask ----
 
-    def kv_caches(self) -> list[Tensor]:
-        """By model; models may share one."""
-        return [runner.kv_cache for runner in self.runners.values()]
+    @property
+    def kv_cache_bytes(self) -> int:
+        caches = {id(runner.kv_cache): runner.kv_cache for runner in self.runners.values()}
+        return sum(cache.nbytes for cache in caches.values())
 
     def stats(self) -> TalkerStats:
         pools = {id(pool): pool for pool in self.pools.values()}.values()
@@ -183,3 +176,6 @@ class NativeTalkerEngine:
         assert self.in_flight is None and not self._voices, "something of a sequence was kept"
         for runner in self.runners.values():
             assert not runner._prompt_embeds, "a prompt was kept"
+
+    def close(self) -> None:
+        pass

@@ -77,6 +77,11 @@ class PromptEmbedder:
         """Text ids -> [n, H]."""
         return self.talker.embed_text(upload(ids, self.device))
 
+    def more_text(self, ids: tuple[int, ...], final: bool) -> Tensor:
+        """Text rows [n, H] that follow a prompt whose text was open; `final` adds the end row."""
+        rows = [self.text(ids)] if ids else [self.pad[:0]]
+        return torch.cat([*rows, self.eos] if final else rows)
+
     def build(self, prompt: Prompt, voice: VoicePrompt | None) -> tuple[Tensor, Tensor]:
         """(prompt_embeds [num_tokens, H], trailing text rows [n, H])."""
         end = [] if prompt.text_open else [self.eos]

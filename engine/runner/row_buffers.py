@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.layers.sampling_table import SamplingTable
+from engine.loader.host_memory import zeros
 from engine.models.config import TalkerConfig
 from engine.runner.transfer import upload
 from engine.scheduler.sequence import Sequence
@@ -36,13 +37,18 @@ class RowBuffers:
     """
 
     def __init__(
-        self, c: TalkerConfig, kv_cache: Tensor, num_rows: int, max_tokens: int, pad: Tensor
+        self,
+        c: TalkerConfig,
+        num_blocks: int,
+        block_size: int,
+        num_rows: int,
+        max_tokens: int,
+        pad: Tensor,
     ) -> None:
-        """kv_cache [layers, 2, num_blocks, block_size, kv_heads, D]; pad [H]."""
-        self.num_rows, self.device = num_rows, kv_cache.device
-        num_blocks, self.block_size = kv_cache.shape[2:4]
+        """num_blocks: the padding's included; pad [H], of the dtype and device of all rows."""
+        self.num_rows, self.device, self.block_size = num_rows, pad.device, block_size
         n, integers = num_rows + 1, partial(torch.zeros, dtype=torch.int64, device=self.device)
-        self.hidden = kv_cache.new_zeros(n, c.hidden_size)
+        self.hidden = pad.new_zeros(n, c.hidden_size)
         self.codes = integers(n, c.num_code_groups)
         self.num_tokens, self.num_frames, self.num_trailing = (integers(n) for _ in range(3))
         self.ends_from = integers(n).fill_(MIN_FRAMES)
@@ -50,7 +56,8 @@ class RowBuffers:
         self.block_tables[-1] = num_blocks - 1
         self.seen = torch.zeros(n, c.vocab_size, dtype=torch.bool, device=self.device)
         self.sampling = SamplingTable(n, self.device)
-        self.text_rows = kv_cache.new_zeros(num_blocks * self.block_size + 1, c.hidden_size)
+        text_shape = (num_blocks * self.block_size + 1, c.hidden_size)
+        self.text_rows = zeros(text_shape, pad.dtype, self.device)
         self.text_rows[-1] = pad
 
     @property
@@ -64,19 +71,21 @@ class RowBuffers:
         self.block_tables[row, : len(table)] = table
         self.num_tokens[row] = self.num_frames[row] = self.num_trailing[row] = 0
         self.seen[row] = False
-        self.ends_from[row] = self._ends_from(seq, seq.num_trailing, seq.text_open)
+        self.ends_from[row] = self._ends_from(seq.num_trailing, seq.text_open)
         self.sampling.set(row, seq.sampling)
 
     @staticmethod
-    def _ends_from(seq: Sequence, num_trailing: int, text_open: bool) -> int:
+    def _ends_from(num_trailing: int, text_open: bool) -> int:
         """Frame k is drawn after text row k - 1 went in, and the end row is the last of them. What
         is cut by the frame budget has no end row, and ends by that.
         """
         return NEVER if text_open else max(MIN_FRAMES, num_trailing)
 
-    def close_text(self, seq: Sequence, num_trailing: int) -> None:
-        """The last of so many text rows is the end row: behind it the sequence may end."""
-        self.ends_from[seq.row] = self._ends_from(seq, num_trailing, text_open=False)
+    def append_text(self, seq: Sequence, first: int, rows: Tensor, *, final: bool) -> None:
+        """More text rows [n, H] of a running sequence; behind the last of all it may end."""
+        self.add_text(seq, first, rows)
+        if final:
+            self.ends_from[seq.row] = self._ends_from(first + len(rows), text_open=False)
 
     def add_text(self, seq: Sequence, first: int, rows: Tensor) -> None:
         """Trailing text rows [n, H], the first of which is the sequence's `first`-th."""

@@ -7,14 +7,13 @@ whose prompt was just prefilled takes part in the same step's frame, so starting
 streams its prefill and nothing more.
 """
 
-from collections.abc import Sequence as Seq
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from engine.layers.rotary import RotaryTable
-from engine.loader.checkpoint import Checkpoint
+from engine.loader.checkpoint import TalkerCheckpoint
 from engine.runner.cuda_graphs import Capture, FrameGraphs, PrefillGraphs
 from engine.runner.frame_step import FrameStep
 from engine.runner.prefix_cache import PrefixCache
@@ -40,7 +39,7 @@ class Frames:
 class TalkerRunner:
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: TalkerCheckpoint,
         kv_cache: Tensor,
         num_rows: int,
         max_tokens: int,
@@ -59,9 +58,11 @@ class TalkerRunner:
             RotaryTable(net.head_dim, net.rope_theta, length, kv_cache.dtype, self.device)
             for net, length in ((c, max_tokens), (inner, c.num_code_groups))
         )
-        self.buffers = RowBuffers(c, kv_cache, num_rows, max_tokens, self.prompts.pad[0])
-        self.kernels = "triton" if kernels else "torch"
-        self.backend = make_backend(kernels, c, self.buffers, rotary, inner_rotary)
+        blocks, size = kv_cache.shape[2:4]
+        self.buffers = RowBuffers(c, blocks, size, num_rows, max_tokens, self.prompts.pad[0])
+        is_native = self.talker.whole is not None
+        self.kernels = "triton" if kernels else "native" if is_native else "torch"
+        self.backend = make_backend(self.kernels, c, self.buffers, rotary, inner_rotary)
         self.frame = FrameStep(
             self.talker, self.predictor, self.prompts, kv_cache, self.buffers, self.backend
         )
@@ -84,14 +85,10 @@ class TalkerRunner:
         self.buffers.add_text(seq, 0, trailing[: seq.num_trailing])
         return self.prefixes.restore(seq.prompt, partial(self.buffers.first_slots, seq.row))
 
-    def append_text(self, seq: Sequence, ids: Seq[int], final: bool) -> None:
+    def append_text(self, seq: Sequence, ids: tuple[int, ...], final: bool) -> None:
         """More trailing text for a running sequence; `final` adds the end-of-text row."""
-        rows = [self.prompts.text(tuple(ids))] if ids else []
-        rows += [self.prompts.eos] if final else []
-        if rows:
-            self.buffers.add_text(seq, seq.num_trailing, torch.cat(rows))
-        if final:
-            self.buffers.close_text(seq, seq.num_trailing + len(ids) + 1)
+        rows = self.prompts.more_text(ids, final)
+        self.buffers.append_text(seq, seq.num_trailing, rows, final=final)
 
     def stop(self, seq: Sequence) -> None:
         """Forget a sequence that ended; its row may be reused at once."""
@@ -99,7 +96,7 @@ class TalkerRunner:
 
     def capture(self, capture: Capture, max_tokens: int) -> None:
         """From now on run frames, and prefills of up to `max_tokens`, as recorded graphs."""
-        self.frames = FrameGraphs(self.frame, capture)
+        self.frames = FrameGraphs(self.frame, self.buffers, capture)
         self.prefills = PrefillGraphs(self._talk, self.buffers, max_tokens, capture)
 
     def _talk(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:

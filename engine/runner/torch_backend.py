@@ -4,13 +4,14 @@ TorchBackend is plain torch: the reference, and what runs on a CPU. TritonBacken
 (triton_backend.py) is the same in kernels that never ask the host anything.
 """
 
+from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from engine.layers.attention import Attention, AttentionMetadata, decode_mask
+from engine.layers.attention import Attention, AttentionMetadata, TokenBatch, decode_mask
 from engine.layers.rotary import RotaryTable
 from engine.models.code_predictor import DensePass
 from engine.models.config import TalkerConfig
@@ -20,6 +21,8 @@ from engine.runner.transfer import upload
 from engine.scheduler.scheduler import PrefillChunk
 from engine.scheduler.sequence import Sequence
 
+Tokens = Attention | TokenBatch
+
 
 class Backend(Protocol):
     # Keys and values of one frame of the code predictor, in the layout that `passes` expects.
@@ -28,13 +31,13 @@ class Backend(Protocol):
     def begin(self, seqs: list[Sequence]) -> None:
         """The next step is for these sequences, in this order."""
 
-    def prefill(self, chunks: list[PrefillChunk], rows: Tensor, positions: Tensor) -> Attention:
+    def prefill(self, chunks: list[PrefillChunk], rows: Tensor, positions: Tensor) -> Tokens:
         """Attention of prompt slices laid end to end: rows and positions [T]."""
 
-    def decode(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Attention:
+    def decode(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Tokens:
         """Attention of one token per row: [B] each."""
 
-    def passes(self, batch: int) -> list[Attention]:
+    def passes(self, batch: int) -> Seq[Tokens]:
         """The code predictor's 15 passes over a frame of `batch` rows."""
 
     def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class TorchBackend:
             )
             self._params = (list(seqs), params)
 
-    def prefill(self, chunks: list[PrefillChunk], rows: Tensor, positions: Tensor) -> Attention:
+    def prefill(self, chunks: list[PrefillChunk], rows: Tensor, positions: Tensor) -> Tokens:
         cuts = [0]
         for chunk in chunks:
             cuts.append(cuts[-1] + chunk.end - chunk.start)
@@ -91,7 +94,7 @@ class TorchBackend:
             context_lens=tuple(chunk.end for chunk in chunks),
         )
 
-    def decode(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Attention:
+    def decode(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Tokens:
         block_size = self.buffers.block_size
         num_blocks = -(-self._num_keys // block_size)
         return AttentionMetadata(
@@ -102,7 +105,7 @@ class TorchBackend:
             mask=decode_mask(positions + 1, num_blocks * block_size),
         )
 
-    def passes(self, batch: int) -> list[Attention]:
+    def passes(self, batch: int) -> Seq[Tokens]:
         return self._passes(batch)
 
     def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
@@ -128,14 +131,18 @@ class TorchBackend:
 
 
 def make_backend(
-    kernels: bool,
+    kernels: str,
     config: TalkerConfig,
     buffers: RowBuffers,
     rotary: RotaryTable,
     inner_rotary: RotaryTable,
 ) -> Backend:
-    if not kernels:
-        return TorchBackend(config, buffers, rotary, inner_rotary)
-    from engine.runner.triton_backend import TritonBackend  # Triton is there only with a GPU
+    if kernels == "triton":
+        from engine.runner.triton_backend import TritonBackend  # Triton is there only with a GPU
 
-    return TritonBackend(config, buffers, rotary, inner_rotary)
+        return TritonBackend(config, buffers, rotary, inner_rotary)
+    if kernels == "native":
+        from engine.runner.native_backend import NativeBackend
+
+        return NativeBackend(config, buffers, rotary, inner_rotary)
+    return TorchBackend(config, buffers, rotary, inner_rotary)

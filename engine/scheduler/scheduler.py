@@ -3,9 +3,7 @@
 In: sequences that wait or run. Out: a Batch of one model: perhaps slices of prompts (prefill), and
 then one frame for each of the model's running sequences (decode).
 
-Admission is first come, first served: a sequence starts when a row and all the KV blocks it may
-need are free. One that does not fit yet may be overtaken by smaller ones, but only MAX_OVERTAKES
-times.
+Who may run at all is admission.py's business.
 
 Prefill yields to listeners: a slice is cut so that it takes no longer than the audio that the
 listener with the least still has, and waits while that is nothing. It waits MAX_PREFILL_WAIT_S at
@@ -14,14 +12,12 @@ they do anyway if decode is slower than speech. So a prompt that takes c seconds
 speak about MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
 """
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from engine.protocol import FinishReason
-from engine.scheduler.block_manager import BlockManager
-from engine.scheduler.sequence import Sequence, SequenceStatus
+from engine.scheduler.admission import Admission
+from engine.scheduler.sequence import Sequence
 
-MAX_OVERTAKES = 16
 MAX_PREFILL_WAIT_S = 0.5
 PREFILL_SHARE = 0.2
 # The longest slice of a prompt that streams may not be able to afford.
@@ -52,35 +48,20 @@ class Batch:
 
 
 @dataclass
-class Scheduler:
-    """`pools` maps a model to the block pool its KV lives in; models of the same geometry share
-    one.
-    """
-
-    pools: dict[str, BlockManager]
-    max_num_seqs: int
+class Scheduler(Admission):
     max_num_batched_tokens: int
-    waiting: deque[Sequence] = field(default_factory=deque)
-    running: list[Sequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.free_rows = list(range(self.max_num_seqs - 1, -1, -1))
+        super().__post_init__()
         self._models = list(self.pools)
         self.prefill_s_per_token: dict[str, float] = {}
         self._prefill_by: dict[str, float] = {}  # when a model's next slice must run, if any waits
-
-    def add(self, seq: Sequence) -> None:
-        self.waiting.append(seq)
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.waiting) or any(not seq.is_paused for seq in self.running)
 
     def schedule(self, now: float) -> Batch | None:
         """The next step, or None when nothing can run (every sequence waits for text or for its
         listener, or there is none).
         """
-        self._admit()
+        self.admit()
         for _ in self._models:
             model = self._models.pop(0)
             self._models.append(model)
@@ -92,16 +73,7 @@ class Scheduler:
         return None
 
     def finish(self, seq: Sequence, reason: FinishReason) -> None:
-        """End a sequence wherever it stands and give back all it owns; a second call is a no-op."""
-        if seq.is_finished:
-            return
-        if seq.status is SequenceStatus.RUNNING:
-            self.running.remove(seq)
-            self.free_rows.append(seq.row)
-            self.pools[seq.model].free(seq)
-        else:
-            self.waiting.remove(seq)
-        seq.status, seq.finish_reason = SequenceStatus.FINISHED, reason
+        super().finish(seq, reason)
         if not self._due(seq.model):
             self._prefill_by.pop(seq.model, None)
 
@@ -110,32 +82,6 @@ class Scheduler:
         cost = elapsed_s / num_tokens
         known = self.prefill_s_per_token.get(model, cost)
         self.prefill_s_per_token[model] = 0.7 * known + 0.3 * cost
-
-    def check_integrity(self) -> None:
-        """When idle: every row and every block is back."""
-        for pool in set(self.pools.values()):
-            pool.check_integrity()
-        assert len(self.free_rows) + len(self.running) == self.max_num_seqs, "rows leaked"
-
-    def _admit(self) -> None:
-        blocked: list[Sequence] = []
-        closed: set[BlockManager] = set()  # pools whose blocked sequence may not be overtaken again
-        while self.waiting and self.free_rows:
-            seq = self.waiting.popleft()
-            pool = self.pools[seq.model]
-            if pool in closed or not pool.can_allocate(seq):
-                blocked.append(seq)
-            else:
-                self._start(seq)
-                for other in blocked:
-                    other.overtaken += self.pools[other.model] is pool
-            closed |= {self.pools[s.model] for s in blocked if s.overtaken >= MAX_OVERTAKES}
-        self.waiting.extendleft(reversed(blocked))
-
-    def _start(self, seq: Sequence) -> None:
-        self.pools[seq.model].allocate(seq)
-        seq.row, seq.status = self.free_rows.pop(), SequenceStatus.RUNNING
-        self.running.append(seq)
 
     def _batch(self, model: str, now: float) -> Batch:
         mine = [seq for seq in self.running if seq.model == model]

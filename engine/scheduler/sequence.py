@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass, field
 
+import msgspec
+
 from engine.config import Sampling
 from engine.protocol import FRAME_S, FinishReason, Prompt, Timing
 
@@ -74,6 +76,16 @@ class Sequence:
     def waits_for_text(self) -> bool:
         """The next input needs a text row that has not come yet."""
         return self.text_open and self.num_scheduled > self.num_trailing
+
+    def append_text(self, ids: tuple[int, ...], *, final: bool, started: bool) -> None:
+        """Note text that came: before the start it belongs to the prompt."""
+        if started:
+            self.num_appended += len(ids)
+        else:
+            text = self.prompt.text + ids
+            self.prompt = msgspec.structs.replace(self.prompt, text=text, text_open=not final)
+        self.num_trailing += len(ids) + final
+        self.text_open = not final
 
     @property
     def num_text_read(self) -> int:

@@ -1,4 +1,4 @@
-"""Decoding of audio that others send, apart from everything else.
+"""Reading of audio that others send, apart from everything else.
 
 client    asks for a file to be decoded; bounds who may ask, how long and how much
 turns     a few at a time, one of a caller

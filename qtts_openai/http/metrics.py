@@ -22,16 +22,15 @@ _RTF_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.25, 1.5, 2, 5)
 _LAG_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
 
 
+_COUNTS = ("num_steps", "num_frames", "num_runaways", "num_preemptions")
 # Fields of engine.Stats: what grows for ever is a counter, whose name ends in _total.
 _STATS: tuple[tuple[str, type[GaugeMetricFamily] | type[CounterMetricFamily], str], ...] = (
     *(
         (name, GaugeMetricFamily, name)
         for name in Stats.__struct_fields__
-        if name.startswith("num_") and name not in ("num_steps", "num_frames", "num_runaways")
+        if name.startswith("num_") and name not in _COUNTS
     ),
-    ("num_steps", CounterMetricFamily, "steps"),
-    ("num_frames", CounterMetricFamily, "frames"),
-    ("num_runaways", CounterMetricFamily, "runaways"),
+    *((name, CounterMetricFamily, name.removeprefix("num_")) for name in _COUNTS),
     ("prefill_s", CounterMetricFamily, "prefill_seconds"),
     ("decode_s", CounterMetricFamily, "decode_seconds"),
     ("codec_s", CounterMetricFamily, "codec_seconds"),

@@ -33,8 +33,9 @@ CONTEXT = 4800
 BLOCKS = (2400, 12_000)  # the first is short, for early audio; the last comes again and again
 # More is there than this where speech is marked.
 PRESENT = 0.5
-# For an answer; the first one waits until all is loaded.
-TIMEOUT_S = 120.0
+# For torch and the net to be loaded, on a busy machine, and then for each answer.
+START_TIMEOUT_S = 600.0
+TIMEOUT_S = 60.0
 _PACKAGES = str(Path(engine.__file__).resolve().parents[1])
 _HEAD, _LENGTH = struct.Struct("<cI"), struct.Struct("<I")
 
@@ -59,11 +60,14 @@ class Watermark:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-P", "-m", "engine.watermark"]
-            environment = {**os.environ, "PYTHONPATH": _PACKAGES}
+            # It needs no keys of the server's.
+            kept = {name: v for name, v in os.environ.items() if not name.startswith("QTTS_")}
+            path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
+            environment = kept | {"PYTHONPATH": path}
             self._process = subprocess.Popen(
                 command, stdin=theirs.fileno(), env=environment, start_new_session=True
             )
-        ours.settimeout(TIMEOUT_S)
+        ours.settimeout(START_TIMEOUT_S)
         self._socket, self._is_ready = ours, False
 
     def mark_of(self, samples: np.ndarray) -> np.ndarray:
@@ -90,6 +94,7 @@ class Watermark:
         assert self._socket is not None
         if not self._is_ready:
             self._read(1)
+            self._socket.settimeout(TIMEOUT_S)
             self._is_ready = True
         data = samples.astype("<f4").tobytes()
         self._socket.sendall(_HEAD.pack(what, len(samples)) + data)

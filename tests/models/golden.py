@@ -1,7 +1,6 @@
 """The golden files, the tiny checkpoints they were made from, and how a core speaks their cases."""
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,19 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 
 def write_all(folder: Path) -> dict[str, Path]:
     """Every checkpoint of the golden files, made anew: "custom_voice/tiny-1b7" -> directory."""
-    return {name: path for name, path in _write_all(folder)}
+    return {name: write_one(folder, name) for name in CASES["checkpoints"]}
 
 
-def _write_all(folder: Path) -> Iterator[tuple[str, Path]]:
-    for name, record in CASES["checkpoints"].items():
-        path = folder / name.replace("/", "-")
-        write_random_checkpoint(
-            path,
-            model_type=record["model_type"],
-            shape=record["shape"],
-            seed=record["seed"],
-            dtype=record["dtype"],
-        )
-        yield name, path
+def write_one(folder: Path, name: str) -> Path:
+    record, path = CASES["checkpoints"][name], folder / name.replace("/", "-")
+    write_random_checkpoint(
+        path,
+        model_type=record["model_type"],
+        shape=record["shape"],
+        seed=record["seed"],
+        dtype=record["dtype"],
+    )
+    return path
 
 
 def reference_wave(reference: dict[str, int]) -> np.ndarray:

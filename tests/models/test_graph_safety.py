@@ -117,7 +117,7 @@ class FakeStep:
 )
 def test_a_batch_runs_in_the_smallest_bucket(batches: list[tuple[set[int], bool]]) -> None:
     step = FakeStep(11)
-    graphs = FrameGraphs(step, record)  # type: ignore[arg-type]
+    graphs = FrameGraphs(step, step.buffers, record)  # type: ignore[arg-type]
     step.frames.zero_()
     taken = [0] * 11
     for rows, feed_back in batches:

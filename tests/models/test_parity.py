@@ -16,12 +16,13 @@ from engine.core import EngineCore
 from engine.layers import linear
 from engine.layers.linear import can_pack
 from engine.loader.checkpoint import load, load_codec
+from engine.loader.forms import Forms
+from engine.native import build
 from engine.protocol import ReferenceAudio, Submit
 from engine.runner import sampler
 from engine.runner.codec_runner import CodecRunner
 from engine.runner.native_talker import NativeTalkerEngine
 from engine.runner.talker_runner import TalkerRunner
-from engine.startup import transform_weights
 from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from tests.models import golden
 
@@ -32,21 +33,26 @@ SPEECH = [case for case in golden.CASES["speech"] if case["id"] != "cv7_special_
 CONFIG = EngineConfig(max_num_seqs=4, max_model_len=512, max_num_batched_tokens=512)
 
 
-@pytest.fixture(scope="module", params=["plain", "packed"])
+@pytest.fixture(scope="module", params=["plain", "packed", "native"])
 def cores(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> dict[str, EngineCore]:
-    """A core for each checkpoint: once with torch's plain weights, once as a CPU engine runs."""
-    packed = request.param == "packed"
-    if packed and not can_pack(FP32):
+    """A core for each checkpoint: with torch's plain weights, and as a CPU engine runs."""
+    forms = None
+    if request.param == "packed" and not can_pack(FP32):
         pytest.skip("no packed kernels on this CPU")
+    if request.param == "native" and (reason := build.build()):
+        pytest.skip(reason)
+    if request.param != "plain":
+        forms = Forms("none", FP32, CPU, native=request.param == "native")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "PACK_FROM", 1)  # tiny weights would stay plain
-        return {name: make_core(path, packed) for name, path in checkpoints.items()}
+        cores = {name: make_core(path, forms) for name, path in checkpoints.items()}
+    runners = [core.talker.runners["m"] for core in cores.values()]
+    assert {runner.kernels == "native" for runner in runners} == {request.param == "native"}
+    return cores
 
 
-def make_core(path: Path, packed: bool) -> EngineCore:
-    checkpoint = load(ModelSpec(id="m", checkpoint=str(path)), path, FP32, CPU)
-    if packed:
-        transform_weights(checkpoint, CONFIG, FP32, CPU)
+def make_core(path: Path, forms: Forms | None) -> EngineCore:
+    checkpoint = load(ModelSpec(id="m", checkpoint=str(path)), path, FP32, CPU, forms)
     c = checkpoint.config.talker_config
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
     codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_model_len)

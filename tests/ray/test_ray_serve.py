@@ -39,7 +39,7 @@ from tests.attack import hostile  # noqa: E402
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1200),
     needs_redis,
 ]
 
@@ -132,7 +132,7 @@ def head(environment: dict[str, str]) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def connected(address: str, timeout_s: float = 300) -> None:
+def connected(address: str, timeout_s: float = 600) -> None:
     until = time.monotonic() + timeout_s
     while True:
         try:

@@ -75,10 +75,12 @@ async def turns(worker: PipelineWorker, ear: Ear) -> dict[str, Any]:
     for name in ("whole", "cut", "next"):
         ear.clear()
         await worker.queue_frame(LLMFullResponseStartFrame())
-        for token in TOKENS:
+        for token in TOKENS if name != "cut" else [*TOKENS, " "] * 9:
             await worker.queue_frame(LLMTextFrame(token))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 if name != "cut" else 0)
         if name == "cut":
+            # Word by word, Pipecat tells what was heard once the model has said all.
+            await worker.queue_frame(LLMFullResponseEndFrame())
             await asyncio.wait_for(ear.heard.wait(), 20)
             await asyncio.sleep(0.5)
             await worker.queue_frame(InterruptionFrame())

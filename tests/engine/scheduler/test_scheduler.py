@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.protocol import FinishReason
+from engine.scheduler.admission import MAX_OVERTAKES
 from engine.scheduler.block_manager import BlockManager
 from engine.scheduler.scheduler import (
-    MAX_OVERTAKES,
     MAX_PREFILL_WAIT_S,
     MIN_PREFILL_TOKENS,
     Batch,

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from engine.protocol import FinishReason
+from engine.scheduler.admission import MAX_OVERTAKES
 from engine.scheduler.block_manager import BlockManager
-from engine.scheduler.scheduler import MAX_OVERTAKES, Scheduler
+from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.sequence import Sequence, SequenceStatus
 from tests.engine.scheduler.sequences import make
 

@@ -1,0 +1,110 @@
+"""The talker engines beside one another, on this machine, in one run.
+
+    .venv-vllm/bin/python -m benchmarks.backends            (vLLM's environment has both)
+
+For each, in a process of its own, with the voice in the box: the time from a process that has torch
+to a ready engine, frames a second of 1 and of 8 utterances and the CPU time of a step, the time to
+the first audio, and memory. The machine's other load is part of what is measured; it is printed.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+BACKENDS = ("native", "vllm")
+SENTENCE = tuple(range(40, 70))
+
+
+def measure(backend: str, num_frames: int) -> dict[str, float]:
+    import torch
+
+    from engine.config import EngineConfig, ModelSpec, VllmOptions
+    from engine.protocol import AudioChunk, Prompt, SamplingParams, Submit
+    from engine.startup import build
+
+    config = EngineConfig(
+        backend=backend,  # type: ignore[arg-type]
+        vllm=VllmOptions(enforce_eager=True),
+        device="cpu",
+        max_num_seqs=8,
+        threads=1,
+    )
+    began = time.monotonic()
+    core, ready = build(config, [ModelSpec(id="m", checkpoint="embedded")])
+    found: dict[str, float] = {"start_s": time.monotonic() - began}
+    speaker = next(iter(ready.models[0].speakers.values()))
+
+    def submit(id_: int) -> Submit:
+        prompt = Prompt(role=(0, 0, 0), text=SENTENCE, speakers=((speaker, 1.0),))
+        params = SamplingParams(seed=id_, max_new_tokens=num_frames + 1, ignore_eos=True)
+        return Submit(id_, "m", prompt, params)
+
+    first = []
+    for id_ in range(100, 110):
+        core.add(submit(id_))
+        began = time.monotonic()
+        while not any(isinstance(fact, AudioChunk) for fact in core.step()):
+            pass
+        first.append(time.monotonic() - began)
+        core.abort(id_)
+    found["first_audio_ms"] = sorted(first)[len(first) // 2] * 1e3
+    for batch in (1, 8):
+        core.reset_stats()
+        for id_ in range(batch):
+            core.talker.add(_sequence(core, submit(id_)), None)
+        wall, cpu, steps, frames = time.monotonic(), time.process_time(), 0, 0
+        with torch.inference_mode():
+            while core.talker.has_work:
+                steps += 1
+                for seq, codes in core.talker.step().frames:
+                    frames += codes is not None
+                    seq.num_frames += 1
+                    if seq.num_frames == seq.max_frames:
+                        core.talker.finish(seq, _length())
+        found[f"frames_per_s_{batch}"] = frames / (time.monotonic() - wall)
+        found[f"cpu_ms_per_step_{batch}"] = (time.process_time() - cpu) / steps * 1e3
+    found["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found
+
+
+def _sequence(core: Any, submit: Any) -> Any:
+    from engine.input_processor import build_sequence
+
+    most = core.talker.capacity("m").max_tokens
+    return build_sequence(submit, core.checkpoints["m"], core.config, most, 0)
+
+
+def _length() -> Any:
+    from engine.protocol import FinishReason
+
+    return FinishReason.LENGTH
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", choices=BACKENDS)
+    parser.add_argument("--frames", type=int, default=100)
+    args = parser.parse_args()
+    if args.backend:
+        print(json.dumps(measure(args.backend, args.frames)))
+        return
+    results = {}
+    for backend in BACKENDS:
+        command = [sys.executable, "-m", "benchmarks.backends", "--backend", backend]
+        command += ["--frames", str(args.frames)]
+        load = os.getloadavg()[0]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results[backend] = json.loads(done.stdout.splitlines()[-1]) | {"load": load}
+    print("| |" + "|".join(f" {backend} " for backend in BACKENDS) + "|\n|---|---:|---:|")
+    for name in results["native"]:
+        values = "|".join(f" {results[backend][name]:.4g} " for backend in BACKENDS)
+        print(f"| {name} |{values}|")
+
+
+if __name__ == "__main__":
+    main()
