@@ -26,6 +26,7 @@ class WorkerState(NamedTuple):
     status: str  # starting, ready, restarting, dead
     num_restarts: int
     stats: Stats | None  # the latest, if it has sent any since it started
+    device: str = ""  # and dtype, once it was ready
 
 
 class EngineClient:
@@ -68,7 +69,7 @@ class EngineClient:
 
     @property
     def workers(self) -> list[WorkerState]:
-        return [WorkerState(w.status, w.num_restarts, w.stats) for w in self._workers]
+        return [WorkerState(w.status, w.num_restarts, w.stats, w.device) for w in self._workers]
 
     @property
     def num_rows(self) -> int:

@@ -65,6 +65,7 @@ class WorkerProcess:
         self.num_restarts = 0
         self.num_rows = 0  # utterances it speaks at once, as it says itself
         self.measured: Measured | None = None
+        self.device = ""
         self.streams: dict[int, SpeechStream] = {}
         self._heard: dict[int, asyncio.Future[bytes]] = {}
         self.stats: Stats | None = None
@@ -103,6 +104,7 @@ class WorkerProcess:
             fact = None
         if isinstance(fact, Ready):
             self.status, self.num_rows, self.measured = "ready", fact.num_rows, fact.measured
+            self.device = f"{fact.device}, {fact.dtype}"
             return fact, reader
         await self._reap()
         if isinstance(fact, Fatal):

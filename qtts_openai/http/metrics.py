@@ -198,10 +198,13 @@ class _EngineCollector:
         restarts = CounterMetricFamily(
             "qtts_engine_worker_restarts", "Times it was started again", labels=["worker"]
         )
+        labels = ["worker", "device"]
+        info = GaugeMetricFamily("qtts_engine_info", "1; what a worker computes on", labels=labels)
         for worker, state in enumerate(self._engine.workers):
+            info.add_metric([str(worker), state.device], 1.0)
             up.add_metric([str(worker)], float(state.status == "ready"))
             restarts.add_metric([str(worker)], float(state.num_restarts))
-        yield from (up, restarts)
+        yield from (info, up, restarts)
 
     def _load(self) -> Iterator[Metric]:
         """What autoscalers and routers read, over all workers; the names of vLLM are those that

@@ -99,7 +99,7 @@ class FakeEngine:
 
     @property
     def workers(self) -> list[WorkerState]:
-        return [WorkerState(self.status, 0, stats) for stats in self.stats]
+        return [WorkerState(self.status, 0, stats, "cpu, float32") for stats in self.stats]
 
     async def start(self) -> None:
         if self.start_error is not None:

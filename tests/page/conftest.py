@@ -1,5 +1,6 @@
 """A browser of the distribution, and a server with all three families behind the page."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ pytest.importorskip("playwright", reason="make page installs it")
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from engine import EngineClient, EngineConfig
-from engine.dummy.checkpoint import write_random_checkpoint
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
 from tests.api.conftest import Server, serving, start, tokenizer_dir
 
@@ -52,6 +52,8 @@ def axe() -> str:
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded voice, and tiny random checkpoints of the other families."""
+    from engine.dummy.checkpoint import write_random_checkpoint  # imports torch
+
     folder = tmp_path_factory.mktemp("studio")
     models = [ModelSettings(id="qtts-embedded", checkpoint="embedded", aliases=("tts-1",))]
     for name, model_type in (("design", "voice_design"), ("base", "base")):
@@ -65,6 +67,15 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = Settings(models=tuple(models), engine=engine, voices=voices)
     with serving(settings, EngineClient(settings.engine, settings.specs())) as server:
         yield server
+
+
+def only_if_idle(figures: str) -> None:
+    """Say what was measured; skip what a machine with other work cannot promise."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    told = f"{figures}, at a load of {load:.1f} on {cores} cores"
+    print(told)
+    if load > cores / 2:
+        pytest.skip(f"not an idle machine: {told}")
 
 
 class Watched:

@@ -30,7 +30,7 @@ class Workers:
     def workers(self) -> list[WorkerState]:
         one, three = self.told(2, 90), self.told(8, 0)
         return [
-            WorkerState("ready", 0, one),
+            WorkerState("ready", 0, one, "cuda:0, bfloat16"),
             WorkerState("restarting", 3, None),
             WorkerState("ready", 1, three),
         ]
@@ -55,6 +55,7 @@ def test_workers_keep_their_numbers_while_one_restarts():
     assert scraped(text, "qtts_engine_num_running", worker="1") == []
     assert scraped(text, "qtts_engine_num_running", worker="2") == [8]
     assert scraped(text, "qtts_engine_worker_up") == [1, 0, 1]
+    assert scraped(text, "qtts_engine_info", device="cuda:0, bfloat16") == [1]
     assert scraped(text, "qtts_engine_worker_restarts_total") == [0, 3, 1]
     assert scraped(text, "vllm:num_requests_running") == scraped(text, "qtts_engine_load") == [10]
     assert scraped(text, "qtts_engine_num_places") == [16]
