@@ -36,7 +36,7 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 JOBS ?= auto
 SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 1800 \
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 3000 \
 		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term)
 	@echo "Not run: the tests of the vLLM backend (make test-vllm)"
 

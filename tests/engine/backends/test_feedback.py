@@ -30,7 +30,7 @@ NUM_ROWS, NUM_BLOCKS, BLOCK_SIZE, MAX_TOKENS = 3, 24, 16, 128
 def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineCore:
     """Our engine with one checkpoint: what the codes have to be."""
     name = f"custom_voice/{request.param}"
-    return make_core(golden.write_one(tmp_path_factory.mktemp("feedback"), name), packed=False)
+    return make_core(golden.write_one(tmp_path_factory.mktemp("feedback"), name), None)
 
 
 class Layers:
@@ -167,6 +167,7 @@ def test_a_step_reads_nothing_back_and_stays_where_it_is(layers: Layers) -> None
     assert after | {"rows": feedback.rows.data_ptr()} == at
 
 
+@pytest.mark.slow  # Triton interpreted, minutes
 def test_replayed_frames_are_the_same(own: EngineCore, layers: Layers) -> None:
     """As GPUs have it: a graph of kernels, recorded over padding; here they are interpreted."""
     pytest.importorskip("triton")
