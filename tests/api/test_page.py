@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import re
+import shutil
+import subprocess
 
 import httpx
 import pytest
@@ -64,3 +66,21 @@ def test_its_own_requests_pass_the_checks_of_host_and_origin(server):
             f"{server.url}/v1/audio/speech", json=body, headers={"origin": origin}, timeout=20
         )
         assert answer.status_code == status
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def test_a_browser_fills_it_from_the_api(shared_servers, tmp_path):
+    """Where a browser is found: its script runs and what it shows came from the server."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium is installed; make page has the rest")
+    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000")
+    done = subprocess.run(
+        [found, *flags, f"--user-data-dir={tmp_path}", "--dump-dom", shared_servers["custom"].url],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert re.search(r'<input[^>]*name="voice"[^>]*value="vivian"', done.stdout), done.stderr[
+        -2000:
+    ]
