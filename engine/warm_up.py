@@ -16,7 +16,7 @@ MOST_S = 1.0
 BUSY_SHARE = 0.8
 # Where real time is out of reach, a listener among others may wait so many times as long as alone.
 SLOWDOWN = 2
-LEAST_PLACES = 4  # however unlucky the measurement was
+LEAST_PLACES = 8  # however unlucky the measurement was, or busy the machine at that moment
 
 
 def warm_up(core: EngineCore) -> None:

@@ -11,8 +11,8 @@ from engine.warm_up import places
         (12, 38, 15),  # 64 ms are 15 rows
         (5, 12, 32),  # all that there are
         (113, 143, 27),  # never in real time, but 27 rows take only twice as long as one
-        (80, 640, 4),
-        (50, 200, 4),
+        (80, 640, 8),
+        (50, 200, 8),
         (20, 15, 32),  # the clock was of no use
     ],
 )
