@@ -44,11 +44,11 @@ def process(tokenizer, cwd, port, behaviour="pass") -> Iterator[subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
-    try:
-        with running:
+    with running:
+        try:
             yield running
-    finally:
-        running.kill()
+        finally:
+            running.kill()
 
 
 def free_port() -> str:
