@@ -4,6 +4,7 @@ TorchBackend is plain torch: the reference, and what runs on a CPU. TritonBacken
 (triton_backend.py) is the same in kernels that never ask the host anything.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Protocol
@@ -61,7 +62,9 @@ class TorchBackend:
         self.scratch = DensePass.scratch(
             inner, buffers.num_rows + 1, config.num_code_groups, dtype, device
         )
-        self._passes = cache(lambda batch: DensePass.all(inner_rotary, batch, num_residual))
+        self._passes: Callable[[int], Seq[Tokens]] = cache(
+            lambda batch: DensePass.all(inner_rotary, batch, num_residual)
+        )
         self.allowed = torch.arange(config.vocab_size, device=device) < config.num_codes
         self.allowed[config.codec_eos_token_id] = True
         self.true = torch.ones((), dtype=torch.bool, device=device)

@@ -16,6 +16,7 @@ from engine.layers.attention import Attention
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
 from engine.models.config import TalkerConfig
+from engine.runner.predictor_pages import PredictorPages
 from engine.runner.row_buffers import RowBuffers
 from engine.scheduler.scheduler import PrefillChunk
 from engine.scheduler.sequence import Sequence
@@ -60,17 +61,8 @@ class TritonBackend:
     ) -> None:
         self.config, self.buffers = config, buffers
         self.rotary, self.inner_rotary = rotary, inner_rotary
-        inner, num_rows = config.code_predictor_config, buffers.num_rows + 1
-        # The predictor's keys and values are pages too: one block of 16 positions per row.
-        self.scratch = buffers.hidden.new_zeros(
-            inner.num_hidden_layers,
-            2,
-            num_rows,
-            config.num_code_groups,
-            inner.num_key_value_heads,
-            inner.head_dim,
-        )
-        self.own_block = torch.arange(num_rows, device=buffers.device)[:, None]
+        self.pages = PredictorPages(config, buffers)
+        self.scratch = self.pages.cache
         self.num_sms = _num_multiprocessors(buffers.device)
         self._passes: dict[int, list[Attention]] = {}
 
@@ -98,23 +90,17 @@ class TritonBackend:
         """Kept, so that a graph's tensors live as long as it may be replayed."""
         if batch not in self._passes:
             self._passes[batch] = [
-                self._pass(batch, first=g + 1 if g else 0, end=g + 2)
-                for g in range(self.config.num_code_groups - 1)
+                TokenBatch(
+                    rotary=self.inner_rotary,
+                    positions=positions,
+                    slot_mapping=slots,
+                    rows=rows,
+                    context_lens=positions + 1,
+                    block_tables=self.pages.block_tables,
+                )
+                for rows, positions, slots in self.pages.passes(batch)
             ]
         return self._passes[batch]
-
-    def _pass(self, batch: int, first: int, end: int) -> Attention:
-        device, size = self.buffers.device, self.config.num_code_groups
-        positions = torch.arange(first, end, device=device).repeat(batch)
-        rows = torch.arange(batch, device=device).repeat_interleave(end - first)
-        return TokenBatch(
-            rotary=self.inner_rotary,
-            positions=positions,
-            slot_mapping=rows * size + positions,
-            rows=rows,
-            context_lens=positions + 1,
-            block_tables=self.own_block,
-        )
 
     def sample_code0(self, logits: Tensor, rows: Tensor) -> Tensor:
         b, c = self.buffers, self.config
