@@ -92,13 +92,13 @@ def build(
     checkpoints: dict[str, Checkpoint] = {}
     for spec in models:
         path = paths[spec.id]
-        checkpoints[spec.id] = (
+        checkpoints[spec.id] = one = (
             load_ends(spec, path, dtype, device)
             if on_vllm
             else load(spec, path, dtype, device, forms)
         )
-        log.info("loaded %s (%s) from %s", spec.id, checkpoints[spec.id].info.model_type, path)
-        if checkpoints[spec.id].info.random_weights:
+        log.info("loaded %s (%s) from %s", spec.id, one.info.model_type, path)
+        if one.info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
     with freed_at_once():
         decoders = _codec_decoders(checkpoints, dtype, device)
@@ -136,12 +136,7 @@ def build(
         _accelerate(config, list(runners.values()), codecs, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
     warm_up(core)
-    if on_gpu or config.max_num_seqs != "auto":
-        num_places = memory.num_rows
-    elif measured is not None:
-        num_places = measured.num_places
-    else:
-        num_places = measure_places(core, memory.num_rows)
+    num_places = _num_places(core, config, memory.num_rows, measured, on_gpu=on_gpu)
     ready = Ready(
         models=[_bounded_info(c, config) for c in checkpoints.values()],
         device=str(device),
@@ -164,6 +159,20 @@ def build(
         num_places,
     )
     return core, ready
+
+
+def _num_places(
+    core: EngineCore,
+    config: EngineConfig,
+    num_rows: int,
+    measured: Measured | None,
+    *,
+    on_gpu: bool,
+) -> int:
+    """All rows, but on a CPU that was left to choose no more than it can speak in real time."""
+    if on_gpu or config.max_num_seqs != "auto":
+        return num_rows
+    return measured.num_places if measured is not None else measure_places(core, num_rows)
 
 
 def native_talker(

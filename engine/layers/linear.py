@@ -81,12 +81,14 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
-def transform_layers(nets: Iterable[nn.Module], form: WeightForm) -> None:
-    """On a CPU: the decoder layers of these nets in that form, all else packed."""
-    for net in nets:
-        for name, module in net.named_modules():
-            if isinstance(module, Linear):
-                module.transform_(form if name.startswith("layers.") else "packed")
+def layer_forms(nets: Iterable[nn.Module], form: WeightForm) -> dict[Linear, WeightForm]:
+    """What each Linear of these nets becomes on a CPU: `form` in decoder layers, else packed."""
+    return {
+        module: form if name.startswith("layers.") else "packed"
+        for net in nets
+        for name, module in net.named_modules()
+        if isinstance(module, Linear)
+    }
 
 
 def packed(weight: Tensor) -> Product:

@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.config import EngineConfig, Quantization
 from engine.errors import CheckpointError
-from engine.layers.linear import Linear, WeightForm, can_pack
+from engine.layers.linear import Linear, WeightForm, can_pack, layer_forms
 from engine.loader import packed_cache
 from engine.models.code_predictor import CodePredictor
 from engine.models.config import ModelConfig, TalkerConfig, layer_weights, read_config
@@ -121,13 +121,8 @@ class Forms:
         form = torch_form(self.quantization, self.dtype)
         if form is None:
             return lambda linear: None
-        layers = {
-            id(module)
-            for net in (talker, predictor)
-            for module in net.layers.modules()
-            if isinstance(module, Linear)
-        }
-        return lambda linear: linear.transform_(form if id(linear) in layers else "packed")
+        forms = layer_forms((talker, predictor), form)
+        return lambda linear: linear.transform_(forms[linear])
 
 
 def torch_form(quantization: Quantization, dtype: torch.dtype) -> WeightForm | None:

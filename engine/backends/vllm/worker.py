@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from engine.backends.vllm.feedback import Drawn, Feedback
-from engine.layers.linear import WeightForm, transform_layers
+from engine.layers.linear import WeightForm, layer_forms
 from engine.models.config import ModelConfig, read_config
 from engine.runner.cuda_graphs import GraphCapturer
 from engine.runner.prompt_embeds import VoicePrompt
@@ -51,7 +51,8 @@ class TalkerExtension:
         config = read_config(Path(self.model_config.model) / "config.json", ModelConfig)
         on_gpu = model.ends.codec_embedding.is_cuda
         if plan.form is not None:
-            transform_layers((model.ends, model.predictor), plan.form)
+            for linear, form in layer_forms((model.ends, model.predictor), plan.form).items():
+                linear.transform_(form)
         model.feedback = feedback = Feedback(
             config,
             model.ends,
