@@ -1,10 +1,15 @@
-"""Random changes to bytes, each run repeatable from its seed."""
+"""Random changes to bytes, and odd values for fields; each run repeatable from its seed."""
 
 from random import Random
 
 # Sizes, counts and offsets at the edges of what headers can hold.
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 HEAD_BYTES = 400
+# What a field of a JSON message may be that nobody means.
+VALUES = (
+    None, True, 0, -1, 1e308, 2**63, 2**64, 0.5, "", "\0", "\ud800", "x" * 3000, "🙂" * 50, [], {},
+    [[]], {"id": None}, [None], "NaN", "<|im_end|>", "[pause:99999s]", "data:,", "file:///x",
+)  # fmt: skip
 
 
 def mutate(random: Random, data: bytes, others: list[bytes]) -> bytes:
