@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from engine.core import EngineCore
 
 V2 = os.environ.get("VLLM_TEST_RUNNER") == "v2"
-if V2:  # its kernels run in Triton's interpreter, but vLLM asks for a CPU backend, which PyPI lacks
+if (
+    V2
+):  # its kernels run in Triton's interpreter, but vLLM asks for a CPU backend, which no wheel has
     from triton.backends import backends
 
     backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True))  # type: ignore
