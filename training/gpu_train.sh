@@ -7,7 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")"
 CARRY=$(realpath "$1") MINUTES=$2
 export PYTHONPATH=$PWD/..:${PYTHONPATH:-} OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
-# The one try on a lent machine ended with a full disk: no file may grow beyond 1 GiB, and room is shown at each stage.
+# The one try on an H100 ended with a full disk: no file may grow beyond 1 GiB, and room is shown at each stage.
 ulimit -f 1048576
 room() { echo "room, $1:"; df -h . "$OUT" /tmp /dev/shm | cut -c1-90; du -sk work | tail -1; }
 room "at the start"
