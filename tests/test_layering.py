@@ -58,7 +58,7 @@ HTTP_SIDE = {
     "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
-    "decoding": {"provenance"},
+    "decoding": set(),
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
     "provenance": BASE | {"decoding"},
