@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-BACKENDS = ("native", "vllm")
+BACKENDS = ("own", "vllm")
 SENTENCE = tuple(range(40, 70))
 
 
@@ -101,7 +101,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         results[backend] = json.loads(done.stdout.splitlines()[-1]) | {"load": load}
     print("| |" + "|".join(f" {backend} " for backend in BACKENDS) + "|\n|---|---:|---:|")
-    for name in results["native"]:
+    for name in results["own"]:
         values = "|".join(f" {results[backend][name]:.4g} " for backend in BACKENDS)
         print(f"| {name} |{values}|")
 

@@ -77,7 +77,7 @@ def test_greedy_codes_in_one_batch(core: EngineCore) -> None:
 
 def test_a_seed_gives_the_codes_of_our_own_engine(core: EngineCore) -> None:
     """Every rule of sampling at once, alone and in a batch."""
-    own = make_core(Path(core.checkpoints["m"].info.path), packed=False)
+    own = make_core(Path(core.checkpoints["m"].info.path), None)
     cases = cases_of(core)[:4]
     submits = [drawn(submission(core, case, i), i) for i, case in enumerate(cases)]
     for case in cases:

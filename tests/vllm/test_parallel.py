@@ -20,7 +20,7 @@ def test_two_ranks_give_our_engines_codes(models) -> None:
     submits = [
         Submit(i, "m", prompt(), SamplingParams(seed=i, max_new_tokens=16)) for i in range(3)
     ]
-    own: EngineCore = make_core(Path(models[0].checkpoint), packed=False)
+    own: EngineCore = make_core(Path(models[0].checkpoint), None)
     expected = {id_: heard.codes for id_, heard in speak(own, submits).items()}
     two = VllmOptions(enforce_eager=True, tensor_parallel_size=2)
     core = build_core(models[0].__class__(id="m", checkpoint=models[0].checkpoint), vllm=two)

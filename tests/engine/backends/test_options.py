@@ -82,7 +82,7 @@ def test_a_model_on_vllm_has_workers_of_its_own() -> None:
         ModelSpec("a", "x"),
         ModelSpec("b", "x", backend="vllm"),
         ModelSpec("c", "x", backend="vllm"),
-        ModelSpec("d", "x", backend="native"),
+        ModelSpec("d", "x", backend="own"),
     ]
     config = EngineConfig(data_parallel_size=2, vllm=VllmOptions(tensor_parallel_size=2))
     client = EngineClient(config, specs)
