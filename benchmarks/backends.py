@@ -3,8 +3,9 @@
     .venv-vllm/bin/python -m benchmarks.backends            (vLLM's environment has both)
 
 For each, in a process of its own, with the voice in the box: the time from a process that has torch
-to a ready engine, frames a second of 1 and of 8 utterances and the CPU time of a step, the time to
-the first audio, and memory. The machine's other load is part of what is measured; it is printed.
+to a ready engine, steps and frames a second of 1 and of 8 utterances (the talker alone) and the CPU
+time of a step, the time to the first audio, and the most memory. The machine's other load is part
+of what is measured; it is printed.
 """
 
 import argparse
@@ -66,7 +67,9 @@ def measure(backend: str, num_frames: int) -> dict[str, float]:
                     seq.num_frames += 1
                     if seq.num_frames == seq.max_frames:
                         core.talker.finish(seq, _length())
-        found[f"frames_per_s_{batch}"] = frames / (time.monotonic() - wall)
+        elapsed = time.monotonic() - wall
+        found[f"steps_per_s_{batch}"] = steps / elapsed
+        found[f"frames_per_s_{batch}"] = frames / elapsed
         found[f"cpu_ms_per_step_{batch}"] = (time.process_time() - cpu) / steps * 1e3
     found["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found
