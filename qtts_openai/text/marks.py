@@ -7,6 +7,7 @@ _REPEATED = re.compile(r"([!?])\1+")
 _ELLIPSIS = re.compile(r"(?<=[\w\"'”’)]) ?(?:\.{3,}|…+)(?:(\s+(?:[^\W\d_A-Z]|I\b))|(?=\W|\Z))")
 # Between words, so neither a hyphen nor a minus.
 _DASH = re.compile(r"(?<=([\w,;:.!?\"'”’)%]))(?: ?—+ ?| (?:[–-]|--) )(?=[\w\"'“‘(])")
+_SOME_DASH = re.compile("[—–-](?:(?<=—)|(?<= .)[ -])")
 _ASIDE = re.compile(r"(?:(?<=(\S) )|(?m:^))\(([^()\n]+)\)([^\w\s]?)(?=(\s|\Z))")
 _STOPS = (".", "!", "?", ",", ";", ":")
 _NO_COMMA = (*_STOPS, ")", None)
@@ -14,8 +15,10 @@ _NO_COMMA = (*_STOPS, ")", None)
 
 def plain_marks(text: str) -> str:
     """`Hm... it (the cake) is gone — all of it!!` -> `Hm, it, the cake, is gone, all of it!`"""
-    text = _ELLIPSIS.sub(lambda match: f",{match[1]}" if match[1] else ".", text)
-    text = _DASH.sub(lambda match: " " if match[1] in _STOPS else ", ", text)
+    if "..." in text or "…" in text:
+        text = _ELLIPSIS.sub(lambda match: f",{match[1]}" if match[1] else ".", text)
+    if _SOME_DASH.search(text):
+        text = _DASH.sub(lambda match: " " if match[1] in _STOPS else ", ", text)
     text = _ASIDE.sub(_aside, text) if "(" in text else text
     return _REPEATED.sub(r"\1", text).replace(" , ", ", ")
 

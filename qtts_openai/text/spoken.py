@@ -8,8 +8,6 @@ for some Chinese texts; nemo-text-processing needs pynini and a compiled grammar
 
 import re
 from functools import cache
-from itertools import chain, groupby, zip_longest
-from operator import itemgetter
 
 from qtts_openai.text.rules import addresses, amounts, dates, numbers, signs
 from qtts_openai.text.rules.rule import Rule, Say
@@ -18,10 +16,10 @@ from qtts_openai.text.vocabulary import vocabularies
 GROWTH = 4  # times the length of the text, and
 SPARE = 400  # characters, so that a short text of figures can be said
 
-_WORD = re.compile(r"\n|[^ \n]* |[^ \n]+")
-_LIST_NUMBER = re.compile(r"(?m)^(\d{1,2})[.)] (?=\S)")
-# What a line of plain words has not.
-_UNSPOKEN = re.compile(r"[^\w\s.,;:!?'\"“”‘’()–—…-]|[\d_½¼¾⅐-⅞²³¹⁰-₉①-⑨]|\w\.[a-z]")
+_LIST_NUMBER = re.compile(r"(\d(?<![^\n]\d)\d?)[.)] (?=\S)")
+# Of letters and these nothing is said in other words, but for the dot of an address.
+_PLAIN = frozenset(" \n.,;:!?'\"“”‘’()–—…-")
+_DOT_WITHIN = re.compile(r"\.(?<=\w.)[a-z]")
 
 
 def spell_out(text: str, language: str) -> str:
@@ -31,32 +29,12 @@ def spell_out(text: str, language: str) -> str:
         return text
     room = (GROWTH - 1) * len(text) + SPARE
     text, room = _replace(_LIST_NUMBER, _list_number(language), text, room)
-    if _UNSPOKEN.search(text) is None:
+    if all(map(str.isalpha, {*text} - _PLAIN)) and not _DOT_WITHIN.search(text):
         return text
-    plain, written = _apart(text)
-    # One line for each stretch, so that a rule runs once over all of them and never across two.
-    said = "\n".join(written)
     for rule in rules:
-        if any(map(said.__contains__, rule.needs)):
-            said, room = _replace(rule.pattern, rule.say, said, room)
-    return "".join(chain.from_iterable(zip_longest(plain, said.split("\n"), fillvalue="")))
-
-
-def _apart(text: str) -> tuple[list[str], list[str]]:
-    """Plain stretches, and between two of them one with figures or signs and the words beside it:
-    they may be its unit.
-    """
-    words = _WORD.findall(text)
-    flags = [False, False, *map(bool, map(_UNSPOKEN.search, words)), False]
-    beside = zip(words, flags, flags[1:], flags[2:], flags[3:], strict=False)
-    near = [word != "\n" and any(flags) for word, *flags in beside]
-    runs = [
-        (is_near, "".join(word for word, _ in run))
-        for is_near, run in groupby(zip(words, near, strict=True), key=itemgetter(1))
-    ]
-    if runs and runs[0][0]:
-        runs.insert(0, (False, ""))
-    return [run for is_near, run in runs if not is_near], [run for is_near, run in runs if is_near]
+        if rule.hint is None or rule.hint.search(text):
+            text, room = _replace(rule.pattern, rule.say, text, room)
+    return text
 
 
 def _list_number(language: str) -> Say:

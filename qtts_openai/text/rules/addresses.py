@@ -3,18 +3,17 @@
 
 import re
 
-from qtts_openai.text.rules.rule import Rule
+from qtts_openai.text.rules.rule import Rule, rule
 from qtts_openai.text.vocabulary import Vocabulary
 
-_URL = r"(?:https?://|ftp://|www\.)[^\s<>\"]+[^\s<>\".,;:!?)\]}'’*_]"
-_DOMAIN = (
-    r"\b(?:[a-z0-9-]{1,63}\.){1,4}(?:com|org|net|io|dev|edu|gov|co\.uk|de|ai|app)\b"
-    r"(?:/[^\s<>\"]*[\w/])?"
-)
+_URL = r"[hfwHFW](?i:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"]+[^\s<>\".,;:!?)\]}'’*_]"
+_ENDS = r"(?i:com|org|net|io|dev|edu|gov|co\.uk|de|ai|app)\b"
+_DOMAIN = rf"\b(?:[a-zA-Z0-9-]{{1,63}}\.){{1,4}}{_ENDS}(?:/[^\s<>\"]*[\w/])?"
 _EMAIL = r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b"
 _PHONE = (
-    r"(?<![\w.,$€£/-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){1,4}\d{2,4}"
-    r"|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}|\d{3}-\d{4})(?![\w-]|[.,]\d)"
+    r"[+(\d](?<![\w.,$€£/-].)"
+    r"(?:(?<=\+)\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){1,4}\d{2,4}"
+    r"|(?:(?<=\()\d|(?<=\d))\d\d\)?[ .-]\d{3}[ .-]\d{4}|(?<=\d)\d\d-\d{4})(?![\w-]|[.,]\d)"
 )
 _SIGNS_OF_URLS = {"-": "dash", "_": "underscore", "?": "question mark", "=": "equals", "#": "hash"}
 
@@ -33,10 +32,10 @@ def addresses(words: Vocabulary) -> list[Rule]:
         return plus + ", ".join(words.digits(group) for group in groups)
 
     return [
-        Rule(re.compile(_URL, re.I), web, ":."),
-        Rule(re.compile(_EMAIL), mail, "@"),
-        Rule(re.compile(_DOMAIN, re.I), web, "."),
-        Rule(re.compile(_PHONE), phone),
+        rule(_URL, web),
+        rule(_EMAIL, mail, "@"),
+        rule(_DOMAIN, web, rf"\.{_ENDS}"),
+        rule(_PHONE, phone),
     ]
 
 

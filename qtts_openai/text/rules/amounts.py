@@ -3,14 +3,13 @@
 
 import re
 
-from qtts_openai.text.rules.rule import DASH, DASHES, Rule, figure_pattern
+from qtts_openai.text.rules.rule import DASH, DASHES, Rule, any_of, figure_pattern, rule
 from qtts_openai.text.vocabulary import Vocabulary
 
 
 def money(words: Vocabulary) -> list[Rule]:
-    signs = "|".join(map(re.escape, sorted(words.currencies, key=len, reverse=True)))
-    scales = "|".join(map(re.escape, sorted(words.scales, key=len, reverse=True)))
-    figure = figure_pattern(words)
+    signs, scales = any_of(words.currencies), any_of(words.scales)
+    figure, alone = figure_pattern(words), figure_pattern(words, r"[\w.,]")
 
     def before(match: re.Match[str]) -> str:
         return _amount(match[1], match[2], match[3], words)
@@ -22,17 +21,10 @@ def money(words: Vocabulary) -> list[Rule]:
         return f"{words.say(match[2])} {words.to} {match[1]}{match[3]}"
 
     return [
-        Rule(re.compile(rf"({signs})({figure}){DASH}(?:{signs})?({figure})"), span, DASHES),
-        Rule(
-            re.compile(rf"(?:US|A|C)?({signs}) ?({figure})(?: ?({scales})\b)?"),
-            before,
-            words.currencies,
-        ),
-        Rule(
-            re.compile(rf"(?<![\w.,])({figure})(?: ?({scales}))? ?({signs})(?!\w)"),
-            after,
-            words.currencies,
-        ),
+        rule(rf"(?:US|A|C)(?=(?:{signs}) ?\d)", lambda match: ""),
+        rule(rf"({signs})({figure}){DASH}(?:{signs})?({figure})", span),
+        rule(rf"({signs}) ?({figure})(?: ?({scales})\b)?", before),
+        rule(rf"({alone})(?: ?({scales}))? ?({signs})(?!\w)", after, signs),
     ]
 
 
@@ -52,36 +44,26 @@ def _amount(sign: str, figure: str, scale: str | None, words: Vocabulary) -> str
 
 
 def measures(words: Vocabulary) -> list[Rule]:
-    units = "|".join(map(re.escape, sorted(words.units, key=len, reverse=True)))
-    figure = figure_pattern(words)
+    units, fractions = any_of(words.units), any_of(words.fractions)
+    first = figure_pattern(words, r"[\w/.,-]")
+    figure, alone = figure_pattern(words), figure_pattern(words, r"[\w.,]")
 
     def span(match: re.Match[str]) -> str:
         unit = match[2] or ""
         return f"{match[1]}{unit if unit not in '%°' else ''} {words.to} {match[3]}"
 
     def measure(match: re.Match[str]) -> str:
-        one, _, many = words.units[match[3]].partition("|")
-        minus = f"{words.minus} " if match[1] else ""
-        return f"{minus}{words.say(match[2])} {one if match[2] == '1' or not many else many}"
+        one, _, many = words.units[match[2]].partition("|")
+        return f"{words.say(match[1])} {one if match[1] == '1' or not many else many}"
 
-    def fraction(match: re.Match[str]) -> str:
-        said = words.fractions[match[2]]
-        if not match[1]:
-            return said
-        joined = said.replace("one half", "a half").replace("one ", "a ")
+    def mixed(match: re.Match[str]) -> str:
+        joined = words.fractions[match[2]].replace("one half", "a half").replace("one ", "a ")
         return " ".join(filter(None, (words.say(match[1]), words.and_, joined)))
 
-    fractions = "|".join(map(re.escape, words.fractions))
     return [
-        Rule(
-            re.compile(rf"(?<![\w/.,-])({figure})(%|°)?{DASH}(?=\d)({figure})(?![\w-]*-\d|/)"),
-            span,
-            DASHES,
-        ),
-        Rule(
-            re.compile(rf"(?<![\w/.,])(?:(\d+) ?)?({fractions})(?![\d/])"),
-            fraction,
-            words.fractions,
-        ),
-        Rule(re.compile(rf"(?<![\w.,])([-−])?({figure}) ?({units})(?![\w²³])"), measure),
+        rule(rf"({first})(%|°)?{DASH}(?=\d)({figure})(?![\w-]*-\d|/)", span, f"[{DASHES}]"),
+        rule(r"[-−](?<![\w)\].,].)(?=\d)", lambda match: f"{words.minus} "),
+        rule(rf"(\d(?<![\w/.,]\d)\d*) ?({fractions})(?![\d/])", mixed, fractions),
+        rule(rf"({fractions})(?<![\w/.,].)(?![\d/])", lambda match: words.fractions[match[1]]),
+        rule(rf"({alone}) ?({units})(?![\w²³])", measure),
     ]

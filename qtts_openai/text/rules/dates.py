@@ -3,7 +3,7 @@
 
 import re
 
-from qtts_openai.text.rules.rule import Rule
+from qtts_openai.text.rules.rule import Rule, rule
 from qtts_openai.text.vocabulary import Vocabulary, ordinal, vocabularies, year
 
 
@@ -26,32 +26,35 @@ def dates(words: Vocabulary) -> list[Rule]:
         day, month = (first, second) if day_first else (second, first)
         return say(day, month, year_) if _is_date(day, month) else match[0]
 
-    def named(match: re.Match[str]) -> str:
-        month = next(name for name in words.months if name.startswith(match[1][:3]))
-        return f"{month} {ordinal(int(match[2]), words.code)}"
-
     def time(match: re.Match[str]) -> str:
         return _time(match, words)
 
-    rules: list[Rule] = [
-        Rule(re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])"), iso, "-"),
-        Rule(re.compile(r"(?<![\w/.])(\d\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])"), local, "/."),
-        Rule(
-            re.compile(
-                r"(?<![\w:.,])(\d\d?):([0-5]\d)(?::[0-5]\d)?(?: ?([ap])\.?m\b)?(?![\w:])", re.I
-            ),
+    rules = [
+        rule(r"(\d(?<![\w-]\d)\d{3})-(\d\d)-(\d\d)(?![\w-])", iso, "-"),
+        rule(r"(\d(?<![\w/.]\d)\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])", local, "[/.]"),
+        rule(
+            r"(\d(?<![\w:.,]\d)\d?):([0-5]\d)(?::[0-5]\d)?(?: ?([apAP])\.?[mM]\b)?(?![\w:])",
             time,
             ":",
         ),
     ]
     if words.code == "en":
-        months = "|".join([*words.months, "Jan", "Feb", "Mar", "Apr", "Jun", "Jul", "Aug", "Sept?"])
-        pattern = rf"\b({months}|Oct|Nov|Dec)\.? ([0-3]?\d)(?![\w:%]|[.,]\d)"
-        rules += [
-            Rule(re.compile(pattern), named, [month[:3] for month in words.months]),
-            Rule(re.compile(r"\b(\d\d?) ?([ap])\.?m\b(?:\.(?!\s*\Z))?", re.I), _half_day, "mM"),
-        ]
+        # Before the others, which say months themselves.
+        rules.insert(0, _named(words))
+        rules.append(
+            rule(r"(\d(?<!\w\d)\d?) ?([apAP])\.?[mM]\b(?:\.(?!\s*\Z))?", _half_day, "[mM]")
+        )
     return rules
+
+
+def _named(words: Vocabulary) -> Rule:
+    months = {"Sept": "September"} | {n: m for m in words.months for n in (m, m[:3])}
+
+    def say(match: re.Match[str]) -> str:
+        month = months.get(match[1])
+        return f"{month} {ordinal(int(match[2]), words.code)}" if month else match[0]
+
+    return rule(r"([A-Z](?<!\w.)[a-z]{2,8})\.? ([0-3]?\d)(?![\w:%/]|[.,]\d)", say)
 
 
 def _is_date(day: int, month: int) -> bool:
@@ -89,10 +92,12 @@ def decades(words: Vocabulary) -> list[Rule]:
         return []
 
     def decade(match: re.Match[str]) -> str:
-        first, tens = match[1] or "", int(match[2])
+        first, tens = match[1][:-2], int(match[1][-2])
         said = words.say(str(tens * 10)) if tens else "hundred"
         many = said[:-1] + "ies" if said.endswith("y") else said + "s"
         return f"{words.say(first)} {many}" if first else many
 
-    pattern = r"(?<![\w.,])['’]?(\d\d)?([1-9]|(?<=\d)0)0['’]?s\b"
-    return [Rule(re.compile(pattern), decade, ("0s", "0's", "0’s"))]
+    return [
+        rule(r"['’](?<![\w.,].)(?=[1-9]0['’]?s\b)", lambda match: ""),
+        rule(r"(\d(?<![\w.,]\d)(?:(?<=[1-9])0|\d\d0))['’]?s\b", decade),
+    ]

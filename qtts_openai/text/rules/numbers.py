@@ -2,13 +2,9 @@
 """Figures that stand alone."""
 
 import re
-from itertools import product
 
-from qtts_openai.text.rules.rule import Rule, figure_pattern
+from qtts_openai.text.rules.rule import Rule, figure_pattern, rule
 from qtts_openai.text.vocabulary import Vocabulary, ordinal, year
-
-_ENDINGS = ("st", "nd", "rd", "th")
-_NTH = tuple(map("".join, product("0123456789", _ENDINGS)))
 
 
 def figures(words: Vocabulary) -> list[Rule]:
@@ -24,16 +20,19 @@ def figures(words: Vocabulary) -> list[Rule]:
             words.say(part) for part in match[0].split(".")
         )
 
-    rules: list[Rule] = [
-        Rule(re.compile(r"(?<![\w.])\d+(?:\.\d+){2,}(?![\w.]*\d)"), version, "."),
-        Rule(re.compile(r"(?<![\w)\].,])[-−](?=\d)"), lambda m: f"{words.minus} ", "-−"),
-        Rule(re.compile(r"(?<=\d) ?\*\*? ?(?=\d)"), lambda m: f" {words.signs['×']} ", "*"),
-        Rule(re.compile(r"~ ?(?=\d)"), lambda m: f"{words.about} ", "~"),
-        Rule(re.compile(rf"(?:\b{number} )?#(?=\d)", re.I), lambda m: f"{number} ", "#"),
+    def hash_sign(match: re.Match[str]) -> str:
+        before = match.string[: match.start()]
+        return "" if re.search(rf"(?i)\b{number} \Z", before[-len(number) - 2 :]) else f"{number} "
+
+    rules = [
+        rule(r"\d(?<![\w.]\d)\d*(?:\.\d+){2,}(?![\w.]*\d)", version, r"\.\d+\."),
+        rule(r"(?<=\d) ?\*\*? ?(?=\d)", lambda m: f" {words.signs['×']} ", r"\*"),
+        rule(r"~ ?(?=\d)", lambda m: f"{words.about} "),
+        rule(r"#(?=\d)", hash_sign),
     ]
     if words.code == "en":
         rules += _english_figures(words)
-    return [*rules, Rule(re.compile(figure), say)]
+    return [*rules, rule(figure, say)]
 
 
 def _english_figures(words: Vocabulary) -> list[Rule]:
@@ -51,9 +50,9 @@ def _english_figures(words: Vocabulary) -> list[Rule]:
         return year(int(match[1]), "en")
 
     return [
-        Rule(re.compile(r"\b24/7\b"), lambda m: "twenty-four seven", "/"),
-        Rule(re.compile(r"(?<![\w/.,])(\d{1,9})/(\d{1,9})(?![\w/]|[.,]\d)"), part, "/"),
-        Rule(re.compile(r"(?<=\d):(?=\d)"), lambda m: f" {words.to} ", ":"),
-        Rule(re.compile(rf"\b(\d[\d,]{{0,11}})(?:{'|'.join(_ENDINGS)})\b"), nth, _NTH),
-        Rule(re.compile(r"(?<![\w.,])(1[1-9]\d\d|20\d\d)(?!\w|[.,]\d)"), nearby_year),
+        rule(r"24/7(?<!\w.{4})\b", lambda m: "twenty-four seven"),
+        rule(r"(\d(?<![\w/.,]\d)\d{0,8})/(\d{1,9})(?![\w/]|[.,]\d)", part, "/"),
+        rule(r":(?<=\d:)(?=\d)", lambda m: f" {words.to} "),
+        rule(r"(\d(?<!\w\d)[\d,]{0,11})(?:st|nd|rd|th)\b", nth),
+        rule(r"([12](?<![\w.,].)(?:(?<=1)[1-9]|(?<=2)0)\d\d)(?!\w|[.,]\d)", nearby_year),
     ]
