@@ -27,6 +27,6 @@ def signs(words: Vocabulary) -> list[Rule]:
         rule(f"[{named}]", lambda match: f" {words.signs[match[0]]} "),
         rule(r"[_/|\\](?<=\w.)(?=\w)", lambda match: " "),
         rule(f"[{re.escape(_UNSAID)}]+", lambda match: " "),
-        rule(r" +(?=[,.;:!?])", lambda match: "", " [,.;:!?]"),
+        rule(" +(?=[,;:!?])", lambda match: "", " [,;:!?]"),
         rule("  +", lambda match: " "),
     ]
