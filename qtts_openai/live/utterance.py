@@ -1,6 +1,7 @@
 """What is said between two flushes, cut into pieces that the engine speaks one after the other."""
 
 import asyncio
+import hashlib
 import re
 import time
 from collections import deque
@@ -37,11 +38,20 @@ class Piece:
 
 
 class Utterance:
+    """`as_file`: its sound is one file, sent when it is whole."""
+
     def __init__(
-        self, index: int, voice: LiveVoice, settings: LiveSettings, by_sentence: bool
+        self,
+        index: int,
+        voice: LiveVoice,
+        settings: LiveSettings,
+        by_sentence: bool,
+        as_file: bool = False,
     ) -> None:
-        self.index = index
+        self.index, self.as_file = index, as_file
+        self.file = bytearray()
         self.text = ""
+        self.sha256 = hashlib.sha256()  # of the text as it came
         self.pieces: deque[Piece] = deque()
         self.num_ids = 0
         self.is_flushed = False
@@ -70,6 +80,7 @@ class Utterance:
     def append(self, text: str) -> None:
         if self.first_text_at is None and text.strip():
             self.first_text_at = time.monotonic()
+        self.sha256.update(text.encode())
         for part in self._feed.push(text):
             self._add(part)
         self.news.set()
@@ -126,6 +137,15 @@ class Utterance:
             or at_word
             or piece.num_ids >= self._max_ids
         )
+
+    async def next_piece(self) -> Piece | None:
+        """The next with something in it; None at the end."""
+        while not self.pieces:
+            if self.is_flushed:
+                return None
+            self.news.clear()
+            await self.news.wait()
+        return self.pieces[0]
 
     def end_first_piece(self) -> None:
         """It is spoken."""
