@@ -237,6 +237,7 @@ class LiveSession:
         self, utterance: Utterance, encoder: AudioEncoder, piece: Piece
     ) -> FinishReason:
         await self._until_it_may_start(utterance, piece)
+        await utterance.voice.check()
         is_open = False
         if not utterance.by_sentence:
             is_open = await self._open_texts.take(lambda: piece.is_whole, utterance.news)

@@ -54,14 +54,15 @@ class LiveVoice:
         return cls(service, request, plan, caller, who, request_id)
 
     async def provenance(self) -> Provenance:
-        """Of an utterance, before it is made. ApiError where its voice, or the consent to it, was
-        taken back since the session began.
-        """
-        if self.plan.voice_id is not None:
-            await self.service.planner.plan_live(self.request, self._caller)
+        """Of an utterance, before it is made."""
         return await self.service.provenance(
             self.request, self.plan, self._caller, self._request_id
         )
+
+    async def check(self) -> None:
+        """ApiError where a stored voice, or the consent to it, was taken back meanwhile."""
+        if self.plan.voice_id is not None:
+            await self.service.planner.plan_live(self.request, self._caller)
 
     def marked(self) -> dict[str, Any]:
         """Fields for a message in front of the sound."""
