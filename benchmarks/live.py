@@ -171,20 +171,18 @@ def _falters_late(arrivals: list[Arrival]) -> bool:
     return False
 
 
-def judge_all(told: dict[str, list[tuple[Case, bytes]]]) -> None:
+def judge(name: str, said: list[tuple[Case, bytes]]) -> None:
     from training.judge import Judge, errors, normalise
 
-    judge = Judge()
-    for name, said in told.items():
-        wrong = total = 0
-        for case, pcm in sorted(said):
-            samples = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
-            heard = judge.hear(samples, SAMPLE_RATE_HZ)
-            count = errors(heard, case.spoken)[0]
-            wrong, total = wrong + count, total + len(normalise(case.spoken))
-            if count:
-                print(f"  {name} {case.number}: {case.spoken!r} -> {heard!r}")
-        print(f"{name}: {wrong} of {total} words wrong, {wrong / total:.1%}", flush=True)
+    ear, wrong, total = Judge(), 0, 0
+    for case, pcm in sorted(said):
+        samples = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
+        heard = ear.hear(samples, SAMPLE_RATE_HZ)
+        count = errors(heard, case.spoken)[0]
+        wrong, total = wrong + count, total + len(normalise(case.spoken))
+        if count:
+            print(f"  {name} {case.number}: {case.spoken!r} -> {heard!r}")
+    print(f"{name}: {wrong} of {total} words wrong, {wrong / total:.1%}", flush=True)
 
 
 def save(folder: Path, name: str, found: list[Heard]) -> None:
@@ -208,20 +206,20 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
     chosen = cases(arguments.turns)
-    told: dict[str, list[tuple[Case, bytes]]] = {}
+    whole: list[tuple[Case, bytes]] = []
     for start_words in arguments.start_words:
         name = f"live-{start_words}"
         with server(start_words) as address:
             asyncio.run(speak_all(address, chosen[:1], 1, arguments.rate))  # warm
             found = asyncio.run(speak_all(address, chosen, arguments.sessions, arguments.rate))
-            if arguments.judge and "whole" not in told:
-                told["whole"] = [(case, speak_whole(address, case)) for case in chosen]
+            if arguments.judge and not whole:
+                whole = [(case, speak_whole(address, case)) for case in chosen]
+                judge("whole", whole)
         report(name, found)
-        told[name] = [(heard.case, heard.pcm) for heard in found]
         if arguments.save:
             save(arguments.save, name, found)
-    if arguments.judge:
-        judge_all(told)
+        if arguments.judge:
+            judge(name, [(heard.case, heard.pcm) for heard in found])
 
 
 if __name__ == "__main__":
