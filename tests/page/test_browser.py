@@ -118,10 +118,8 @@ def run(code: str, folder, *command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("tab", "python_writes"), [("speak", "speech.wav"), ("live", "speech.pcm")]
-)
-def test_the_code_that_is_copied_speaks(start, watched, tmp_path, tab, python_writes):
+@pytest.mark.parametrize(("tab", "of_python"), [("speak", "speech.wav"), ("live", "speech.pcm")])
+def test_the_code_that_is_copied_speaks(start, watched, tmp_path, tab, of_python):
     page = watched.open(start().url)
     if tab == "live":
         page.click("#tab-live")
