@@ -50,7 +50,7 @@ def test_live_takes_are_played_again_compared_and_downloaded(start, watched):
         "The first of them",
     ]
     page.click("#tab-speak")
-    assert "Live, alloy" in page.inner_text("#takes")
+    assert "Live, vivian" in page.inner_text("#takes")
     page.get_by_role("button", name="Play take 1").click()
     page.wait_for_function(HEARD)
     page.get_by_role("button", name="A take 1").click()
