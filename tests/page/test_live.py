@@ -62,7 +62,7 @@ def test_live_takes_are_played_again_compared_and_downloaded(start, watched):
         page.get_by_role("button", name="Download take 1").click()
     assert download.value.suggested_filename == "qtts-1.wav", "what was heard, not made again"
     assert soundfile.info(download.value.path()).duration > 0.5
-    page.get_by_role("button", name="Load take 1").click()
+    page.get_by_role("button", name="Load take 1", exact=True).click()
     assert page.input_value("#text") == "The first of them" and not watched.errors
 
 
@@ -72,6 +72,29 @@ def test_what_was_typed_and_not_sent_survives_a_reload(start, watched):
     page.reload()
     page.wait_for_selector("#tab-live[aria-selected=true]")
     assert page.input_value("#live-text") == "unfini"
+
+
+def test_what_is_typed_while_the_server_is_away_is_spoken_when_it_is_back(start, watched):
+    watched.page.add_init_script(
+        "const Real = WebSocket;"
+        "WebSocket = class extends Real {"
+        "  constructor(url, protocols) { super(window.isAway ? `${url}-not` : url, protocols); }"
+        "};"
+    )
+    _, page = live_page(start, watched)
+    page.route("**/ready", lambda route: route.abort())
+    page.evaluate("window.isAway = true; live.open.close()")
+    page.wait_for_selector("#live-note >> text=begins anew")
+    page.locator("#live-text").press_sequentially("Hello ")
+    page.wait_for_selector("#live-note >> text=server is away")
+    assert page.input_value("#live-text") == "Hello " and page.inner_text("#said").strip() == ""
+    page.evaluate("window.isAway = false")
+    page.unroute("**/ready")
+    page.wait_for_selector("#live-note >> text=Connected")
+    page.wait_for_function("() => document.activeElement.id === 'live-text'")
+    page.keyboard.type("again")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#said [data-state=spoken] >> text=Hello again")
 
 
 def test_the_embedded_voice_reads_along(studio, watched):
