@@ -190,6 +190,17 @@ class VoiceStore:
         own = [voice for voice in alike if voice.owner == owner_of(caller)]
         return own or [voice for voice in alike if voice.owner is None]
 
+    def own(self, name: str, caller: Caller, db: Any = None) -> list[StoredVoice]:
+        """The voice of that id, or all that the name leads to, the newest last: never none, and
+        the caller's to change.
+        """
+        alike = self._known_as(name, caller, db)
+        if not alike:
+            raise unknown_voice(name)
+        for voice in alike:
+            check_may_change(voice, caller)
+        return alike
+
     def visible(self, caller: Caller) -> list[StoredVoice]:
         return [voice for voice in self.voices.all() if can_see(voice, caller)]
 
@@ -204,8 +215,7 @@ class VoiceStore:
             same_owner = [one for one in self.voices.all(db) if one.owner == voice.owner]
             old = [one for one in same_owner if names.key(one.name) == names.key(voice.name)]
             if old and not overwrite:
-                message = f"name: there is a voice {voice.name!r} already; delete it, or overwrite."
-                raise ApiError(409, message, param="name", code="name_taken")
+                raise _name_taken(voice.name, "delete it, or overwrite")
             self._check_room(len(same_owner) - len(old))
             consent = voice.consent or ""
             if is_consent_id(consent) and self.consents.get(consent, db) is None:
@@ -230,14 +240,24 @@ class VoiceStore:
     def delete_voice(self, name: str, caller: Caller) -> StoredVoice:
         """By id, or all that the name leads to; the newest of them."""
         with self.database.write() as db:
-            gone = self._known_as(name, caller, db)
-            if not gone:
-                raise unknown_voice(name)
+            gone = self.own(name, caller, db)
             for voice in gone:
-                check_may_change(voice, caller)
                 self.voices.remove(db, voice)
         self.voices.forget_data(gone)
         return gone[-1]
+
+    @again_on_conflict
+    def rename_voice(self, name: str, new_name: str, caller: Caller) -> StoredVoice:
+        """By id, or all that the name leads to; the newest of them. The rest of it stays."""
+        with self.database.write() as db:
+            alike = self.own(name, caller, db)
+            others = [one for one in self.voices.named(new_name, db) if one not in alike]
+            if any(one.owner == alike[-1].owner for one in others):
+                raise _name_taken(new_name, "choose another name")
+            renamed = [msgspec.structs.replace(voice, name=new_name) for voice in alike]
+            for voice in renamed:
+                self.voices.update(db, voice)
+        return renamed[-1]
 
     @again_on_conflict
     def keep_utterance(
@@ -385,6 +405,11 @@ def check_may_change(record: Record, caller: Caller) -> None:
 
 def is_consent_id(consent: str) -> bool:
     return _CONSENT_ID.match(consent) is not None
+
+
+def _name_taken(name: str, what_to_do: str) -> ApiError:
+    message = f"name: there is a voice {name!r} already; {what_to_do}."
+    return ApiError(409, message, param="name", code="name_taken")
 
 
 def unknown_voice(name: str) -> ApiError:
