@@ -68,7 +68,7 @@ def test_runners() -> None:
 
 
 def test_compiled_layers_are_not_vllms() -> None:
-    with pytest.raises(CheckpointError, match="kernels is native.*auto, torch or triton"):
+    with pytest.raises(CheckpointError, match=r"kernels is native.*auto, torch or triton"):
         options.adjusted(EngineConfig(backend="vllm", kernels="native"), CPU)
 
 
