@@ -68,7 +68,7 @@ def test_runners() -> None:
 
 
 def test_compiled_layers_are_not_vllms() -> None:
-    with pytest.raises(CheckpointError, match="kernels is native.*auto, torch or triton"):
+    with pytest.raises(CheckpointError, match=r"kernels is native.*auto, torch or triton"):
         options.adjusted(EngineConfig(backend="vllm", kernels="native"), CPU)
 
 
@@ -106,6 +106,15 @@ def test_two_models_in_a_worker_are_refused() -> None:
     specs = [ModelSpec("a", "embedded"), ModelSpec("b", "embedded")]
     with pytest.raises(CheckpointError, match="'a' on vLLM cannot share"):
         build(EngineConfig(backend="vllm"), specs)
+
+
+@pytest.mark.parametrize("backend", ["own", "vllm"])
+def test_kernels_of_a_gpu_need_one(backend: str) -> None:
+    config = msgspec.convert(
+        {"backend": backend, "device": "cpu", "kernels": "triton"}, EngineConfig
+    )
+    with pytest.raises(CheckpointError, match="kernels is triton, which needs a GPU"):
+        build(config, [ModelSpec("a", "embedded")])
 
 
 def test_without_vllm_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
