@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -250,7 +251,8 @@ list.format='json'
 """
 
 
-def test_what_pip_is_configured_with_is_said_to_uv():
+def test_what_pip_is_configured_with_is_said_to_uv(monkeypatch):
+    monkeypatch.setattr(it, "has_certificates", lambda _: True)
     config = it.read_pip_config(PIP_CONFIG)
     assert it.uv_environment(config, {"PATH": "/bin"}) == {
         "PATH": "/bin",
@@ -259,10 +261,22 @@ def test_what_pip_is_configured_with_is_said_to_uv():
         "UV_FIND_LINKS": "/wheels",
         "UV_INDEX": "file:///a/simple file:///b/simple",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_SYSTEM_CERTS": "1",
     }
     options = ["-c", "/etc/caps.txt", "-c", "/etc/more.txt", "--no-index"]
     assert it.uv_options(config) == options
     assert it.uv_options({}) == []
+
+
+def test_the_system_s_certificates_count_where_there_are_any(tmp_path, monkeypatch):
+    paths = ssl.get_default_verify_paths()
+    empty = paths._replace(cafile=None, capath=str(tmp_path))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: empty)
+    assert "UV_SYSTEM_CERTS" not in it.uv_environment({}, {})
+    assert not it.has_certificates(empty._replace(capath=None))
+    (tmp_path / "company.pem").touch()
+    assert it.uv_environment({}, {})["UV_SYSTEM_CERTS"] == "1"
+    assert it.uv_environment({}, {"UV_SYSTEM_CERTS": "0"})["UV_SYSTEM_CERTS"] == "0"
 
 
 def test_several_folders_of_wheels_and_uv_s_own_settings():
