@@ -108,6 +108,15 @@ def test_two_models_in_a_worker_are_refused() -> None:
         build(EngineConfig(backend="vllm"), specs)
 
 
+@pytest.mark.parametrize("backend", ["own", "vllm"])
+def test_kernels_of_a_gpu_need_one(backend: str) -> None:
+    config = msgspec.convert(
+        {"backend": backend, "device": "cpu", "kernels": "triton"}, EngineConfig
+    )
+    with pytest.raises(CheckpointError, match="kernels is triton, which needs a GPU"):
+        build(config, [ModelSpec("a", "embedded")])
+
+
 def test_without_vllm_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.delitem(sys.modules, "engine.backends.vllm.talker", raising=False)
