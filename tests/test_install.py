@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts/install.py"
@@ -364,6 +365,18 @@ def test_every_dependency_is_pinned():
     names = {re.split(r"[\[<>=;~! ]", one)[0].lower().replace("_", "-") for one in wanted}
     missing = names - pins(it.PINS).keys() - {"torch", "vllm"}
     assert not missing, f"run `make lock`: {missing}"
+
+
+def test_vllms_pins_are_within_our_ranges():
+    """Its environment is made by them alone: of the server, and of the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = pins(it.ROOT / "constraints-vllm.txt")
+    for text in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        wanted = Requirement(text)
+        if wanted.name != "torch":
+            entry = pinned.get(wanted.name.lower(), "")
+            version = re.match(r"\S+==([^\s;]+)", entry)
+            assert version and version[1] in wanted.specifier, f"{text}: pinned is {entry[:40]!r}"
 
 
 def test_range_is_that_of_pyproject():
