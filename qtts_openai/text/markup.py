@@ -20,8 +20,8 @@ _OPTIONS = (
 _CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?tts_\w{1,30}>")
 # `[Anna]: Hello` is a line to speak and no definition of a link.
 _NO_DEFINITION = re.compile(r"(?m)^( {0,3})\[([^\[\]\n]+)\]:(?!\s*<?(?:[a-z]{2,9}:|[/#.]))", re.I)
-_FIGURES_TIMES = re.compile(r"(?<=\d)\*+(?=\d)")
-_ONE_TILDE = re.compile(r"(?<!~)~(?!~)")
+_FIGURES_TIMES = re.compile(r"\*(?<=\d\*)\**(?=\d)")
+_ONE_TILDE = re.compile(r"~(?<!~~)(?!~)")
 _FOOTNOTE = re.compile(r"\[\^[^\[\]\s]{1,40}\]:?")
 _LEFT_OVER = re.compile(r"(?<!\w)(?<![*_~])(?:\*\*+|__+|~~+)|(?:\*\*+|__+|~~+)(?!\w)|`+")
 _LEFT = ("**", "__", "~~", "`")

@@ -29,12 +29,22 @@ def spell_out(text: str, language: str) -> str:
         return text
     room = (GROWTH - 1) * len(text) + SPARE
     text, room = _replace(_LIST_NUMBER, _list_number(language), text, room)
-    if all(map(str.isalpha, {*text} - _PLAIN)) and not _DOT_WITHIN.search(text):
+    lines = text.split("\n")
+    written = [index for index, line in enumerate(lines) if not _is_plain(line)]
+    if not written:
         return text
+    # Rules run once over all of them: no pattern goes beyond a line.
+    said = "\n".join(lines[index] for index in written)
     for rule in rules:
-        if rule.hint is None or rule.hint.search(text):
-            text, room = _replace(rule.pattern, rule.say, text, room)
-    return text
+        if rule.hint is None or rule.hint.search(said):
+            said, room = _replace(rule.pattern, rule.say, said, room)
+    for index, line in zip(written, said.split("\n"), strict=True):
+        lines[index] = line
+    return "\n".join(lines)
+
+
+def _is_plain(line: str) -> bool:
+    return all(map(str.isalpha, {*line} - _PLAIN)) and not _DOT_WITHIN.search(line)
 
 
 def _list_number(language: str) -> Say:
@@ -44,6 +54,9 @@ def _list_number(language: str) -> Say:
 
 def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[str, int]:
     """Every match said, as long as there is room for what that adds."""
+    whole = pattern.sub(say, text)
+    if len(whole) - len(text) <= room:
+        return whole, room - max(0, len(whole) - len(text))
 
     def one(match: re.Match[str]) -> str:
         nonlocal room

@@ -157,6 +157,38 @@ async def test_a_worker_that_cannot_be_spawned_leaves_no_socket(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def garbled(path: Path) -> str:
+    """A Python whose worker says one thing that is no message, and ends."""
+    said = worker_process.HEADER.pack(1) + b"\xc1"
+    path.write_text(f"#!{sys.executable}\nimport os, sys\nos.write(int(sys.argv[3]), {said!r})\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+async def test_a_worker_that_cannot_be_understood_at_its_start(
+    models: list[ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", garbled(tmp_path / "python"))
+    with pytest.raises(EngineDeadError, match="before it was ready"):
+        async with running(models[:1]):
+            pass
+
+
+async def test_a_worker_that_cannot_be_understood_when_it_comes_back(
+    models: list[ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "BACK_OFF_S", (0.01,))
+    real = sys.executable
+    async with running(models[:1]) as engine:
+        first = pids(engine)
+        monkeypatch.setattr(sys, "executable", garbled(tmp_path / "python"))
+        os.kill(first[0], signal.SIGKILL)
+        await until(lambda: engine.status == "restarting" and pids(engine) not in ([], first))
+        monkeypatch.setattr(sys, "executable", real)
+        await until(lambda: engine.status == "ready")
+        assert len(await collect(start(engine, submit(0)))) == 10 * 3840
+
+
 async def test_drain_and_close(models: list[ModelSpec]) -> None:
     async with running(models[:1]) as engine:
         long, short = start(engine, submit(0, num_frames=900)), start(engine, submit(0))

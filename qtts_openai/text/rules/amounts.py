@@ -45,7 +45,7 @@ def _amount(sign: str, figure: str, scale: str | None, words: Vocabulary) -> str
 
 def measures(words: Vocabulary) -> list[Rule]:
     units, fractions = any_of(words.units), any_of(words.fractions)
-    first = figure_pattern(words, r"[\w/.,-]")
+    first, begin = figure_pattern(words, r"[\w/.,-]"), "".join({unit[0] for unit in words.units})
     figure, alone = figure_pattern(words), figure_pattern(words, r"[\w.,]")
 
     def span(match: re.Match[str]) -> str:
@@ -65,5 +65,5 @@ def measures(words: Vocabulary) -> list[Rule]:
         rule(r"[-−](?<![\w)\].,].)(?=\d)", lambda match: f"{words.minus} "),
         rule(rf"(\d(?<![\w/.,]\d)\d*) ?({fractions})(?![\d/])", mixed, fractions),
         rule(rf"({fractions})(?<![\w/.,].)(?![\d/])", lambda match: words.fractions[match[1]]),
-        rule(rf"({alone}) ?({units})(?![\w²³])", measure),
+        rule(rf"({alone}) ?(?=[{begin}])({units})(?![\w²³])", measure),
     ]

@@ -2,12 +2,14 @@
 """Dates, times of day, decades."""
 
 import re
+from functools import lru_cache
 
 from qtts_openai.text.rules.rule import Rule, rule
 from qtts_openai.text.vocabulary import Vocabulary, ordinal, vocabularies, year
 
 
 def dates(words: Vocabulary) -> list[Rule]:
+    @lru_cache(maxsize=2048)
     def say(day: int, month: int, year_: int) -> str:
         return words.date.format(
             day=words.say(str(day)),
@@ -42,7 +44,7 @@ def dates(words: Vocabulary) -> list[Rule]:
         # Before the others, which say months themselves.
         rules.insert(0, _named(words))
         rules.append(
-            rule(r"(\d(?<!\w\d)\d?) ?([apAP])\.?[mM]\b(?:\.(?!\s*\Z))?", _half_day, "[mM]")
+            rule(r"(\d(?<!\w\d)\d?) ?([apAP])\.?[mM]\b(?:\.(?! *(?m:$)))?", _half_day, "[mM]")
         )
     return rules
 

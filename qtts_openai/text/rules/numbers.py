@@ -2,6 +2,7 @@
 """Figures that stand alone."""
 
 import re
+from functools import lru_cache
 
 from qtts_openai.text.rules.rule import Rule, figure_pattern, rule
 from qtts_openai.text.vocabulary import Vocabulary, ordinal, year
@@ -9,11 +10,12 @@ from qtts_openai.text.vocabulary import Vocabulary, ordinal, year
 
 def figures(words: Vocabulary) -> list[Rule]:
     figure, number = figure_pattern(words), words.number
+    cardinal = lru_cache(maxsize=8192)(words.say)
 
     def say(match: re.Match[str]) -> str:
         text, start, end = match.string, match.start(), match.end()
         before = " " if start and text[start - 1].isalpha() else ""
-        return f"{before}{words.say(match[0])}{' ' if text[end : end + 1].isalpha() else ''}"
+        return f"{before}{cardinal(match[0])}{' ' if text[end : end + 1].isalpha() else ''}"
 
     def version(match: re.Match[str]) -> str:
         return f" {words.dot if words.code != 'en' else 'point'} ".join(
