@@ -45,9 +45,10 @@ from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import FAMILIES, Catalog
 from qtts_openai.voices.presets import Voice, VoiceTable
+from qtts_openai.voices.records import StoredVoice
 from qtts_openai.voices.references import References
 from qtts_openai.voices.resolver import VoiceResolver
-from qtts_openai.voices.store import StoredVoice, VoiceStore
+from qtts_openai.voices.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 

@@ -182,6 +182,8 @@ def test_the_life_of_a_voice(audited):
     voice = upload(server, consent=consent).json()["id"]
     answer = server.speak(voice=voice, input="Some secret words.", response_format="pcm")
     wait_for(path, 4)
+    server.http.post(f"/audio/voices/{voice}", json={"name": "Anna's"})
+    server.http.get(f"/audio/voice_archives/{voice}")
     server.http.delete(f"/audio/voices/{voice}")
     server.http.delete(f"/audio/voice_consents/{consent}")
     told = lines(path)
@@ -190,9 +192,12 @@ def test_the_life_of_a_voice(audited):
         "voice.created",
         "speech.begun",
         "speech.ended",
+        "voice.renamed",
+        "voice.exported",
         "voice.deleted",
         "consent.deleted",
     ]
+    assert (told[5]["voices"], told[5]["consents"]) == ([voice], [consent])
     begun, ended = told[2:4]
     assert begun["speech"] == ended["speech"]
     assert (begun["voice"], begun["consent"], begun["model"]) == (voice, consent, "base")
@@ -201,7 +206,7 @@ def test_the_life_of_a_voice(audited):
     assert ended["finish_reason"] == "stop"
     assert ended["audio_sha256"] == hashlib.sha256(answer.content).hexdigest()
     assert "secret" not in path.read_text()
-    assert verify(path)[1].number == 6
+    assert verify(path)[1].number == 8
 
 
 def test_presets_are_not_in_it_and_whole_clones_are(audited):

@@ -16,7 +16,7 @@ from engine.core import EngineCore
 from engine.input_processor import build_sequence
 from engine.loader.checkpoint import Checkpoint
 from engine.protocol import FinishReason, SamplingParams, Submit
-from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.own_talker import OwnTalkerEngine
 from engine.scheduler.sequence import Sequence
 from engine.talker_engine import TalkerEngine
 from tests.engine.conftest import CONFIG, build_core
@@ -25,17 +25,17 @@ from tests.engine.speaking import MODELS, prompt
 ROWS = 4
 
 
-def native(*, overlap: bool) -> Callable[[list[ModelSpec]], EngineCore]:
+def own(*, overlap: bool) -> Callable[[list[ModelSpec]], EngineCore]:
     def build(models: list[ModelSpec]) -> EngineCore:
         core = build_core(models, max_num_seqs=ROWS, kv_cache_memory="8MB")
-        assert isinstance(core.talker, NativeTalkerEngine)
+        assert isinstance(core.talker, OwnTalkerEngine)
         core.talker.overlap = overlap
         return core
 
     return build
 
 
-IMPLEMENTATIONS = {"native": native(overlap=False), "native-overlapped": native(overlap=True)}
+IMPLEMENTATIONS = {"own": own(overlap=False), "own-overlapped": own(overlap=True)}
 
 
 @dataclass
