@@ -65,14 +65,19 @@ def cases(count: int) -> list[Case]:
 
 
 @contextmanager
-def server(start_words: int) -> Iterator[str]:
+def server(start_words: int, threads: int) -> Iterator[str]:
     """HOST:PORT of one that is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(f"live: {{start_words: {start_words}}}\nserver: {{log_level: warning}}\n")
+        sections: dict[str, Any] = {
+            "live": {"start_words": start_words},
+            "server": {"log_level": "warning"},
+        }
+        sections["engine"] = {"threads": threads}
+        config.write_text(json.dumps(sections))  # JSON is YAML
         command = [sys.executable, "-m", "qtts_openai", "serve", "--config", str(config)]
         with subprocess.Popen([*command, "--port", address.split(":")[1]]) as process:
             try:
@@ -202,6 +207,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1, help="at once")
     parser.add_argument("--rate", type=float, default=50.0, help="tokens a second")
     parser.add_argument("--turns", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0 measures")
     parser.add_argument("--judge", action="store_true")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
@@ -209,7 +215,7 @@ def main() -> None:
     whole: list[tuple[Case, bytes]] = []
     for start_words in arguments.start_words:
         name = f"live-{start_words}"
-        with server(start_words) as address:
+        with server(start_words, arguments.threads) as address:
             asyncio.run(speak_all(address, chosen[:1], 1, arguments.rate))  # warm
             found = asyncio.run(speak_all(address, chosen, arguments.sessions, arguments.rate))
             if arguments.judge and not whole:

@@ -65,6 +65,7 @@ class NativeSession(Dialect):
         self.wanted: SpeechRequest | None = None
         self._held = ""  # text of a unit that is not whole
         self._utterance = self._num_units = 0  # of the dialect
+        self._segment = self._segment_begins = 0  # of the utterance; and its first unit
         self._marks: deque[Mark] = deque()
         self._first_of: dict[int, tuple[int, int]] = {}  # session index -> utterance, sentence
         self._sentence_bytes = 0
@@ -167,18 +168,23 @@ class NativeSession(Dialect):
         last = self.session.flush()
         self._marks.append(Mark(last, self._utterance, is_commit=is_commit))
         if not is_commit:
-            self._utterance, self._num_units = self._utterance + 1, 0
+            self._begin_utterance()
+
+    def _begin_utterance(self) -> None:
+        self._utterance, self._num_units = self._utterance + 1, 0
+        self._segment = self._segment_begins = 0
 
     async def _commit(self) -> None:
-        before = self._num_units
         self._finish(is_commit=True)
+        segment, num_before = self._segment, self._segment_begins
+        self._segment, self._segment_begins = segment + 1, self._num_units
         await self.socket.send(
             {
                 "type": "input.committed",
                 "session_id": self.id,
                 "utterance_index": self._utterance,
-                "segment_index": self._utterance,
-                "segment_sentences": self._num_units - before,
+                "segment_index": segment,
+                "segment_sentences": self._num_units - num_before,
                 "total_sentences": self._num_units,
             }
         )
@@ -193,7 +199,7 @@ class NativeSession(Dialect):
         self._marks.clear()
         self.session.cancel(None if played_ms is None else played_ms / 1000)
         if self._num_units:
-            self._utterance, self._num_units = self._utterance + 1, 0
+            self._begin_utterance()
 
     # ---- out ----
 

@@ -48,6 +48,7 @@ def make(kind: str, url: str) -> FrameProcessor:
         url=base,
         settings=ElevenLabsTTSService.Settings(voice="alloy"),
         text_aggregation_mode=TextAggregationMode.TOKEN,
+        stop_frame_timeout_s=2 * STALL_S,  # else it forgets the words of a turn that falls silent
     )
 
 

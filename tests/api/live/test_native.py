@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """/v1/audio/speech/stream with a plain WebSocket client, on an engine that hums."""
 
 import base64
@@ -164,45 +163,6 @@ def test_sockets_without_text_take_no_row(server: Server) -> None:
         one.send("input.text", text="Wor")
         time.sleep(0.4)
         assert server.engine.submitted == []
-
-
-@pytest.mark.parametrize(
-    ("granularity", "text", "units"),
-    [
-        (
-            "sentence",
-            "Hello Dr. Who. It is 3.5 now! Fine",
-            ["Hello Dr. Who.", "It is 3.5 now!", "Fine"],
-        ),
-        ("clause", "你好，世界；再见。", ["你好，", "世界；", "再见。"]),
-    ],
-)
-def test_units_are_files_of_their_own(
-    server: Server, granularity: str, text: str, units: list[str]
-) -> None:
-    config = {"session": {"voice": "alloy", "split_granularity": granularity}}
-    with session(server, config) as client:
-        for letter in text:
-            client.send("input.text", text=letter)
-        client.send("input.done")
-        told, _ = client.until("session.done")
-    starts = [m for m in told if m["type"] == "audio.start"]
-    assert [m["sentence_text"] for m in starts] == units
-    assert [m["sentence_index"] for m in starts] == [0, 1, 2]
-    assert told[-1]["total_sentences"] == 3
-    assert all(m["total_bytes"] > 0 for m in told if m["type"] == "audio.done")
-
-
-def test_a_flat_config_means_wav_and_one_file(server: Server) -> None:
-    with session(server, {"voice": "alloy"}) as client:
-        client.send("input.text", text="Hello. And again.")
-        client.send("input.done")
-        told, body = client.until("session.done")
-    assert int.from_bytes(body[4:8], "little") == len(body) - 8, "its sizes are exact"
-    assert b"bext" in body and told[-1]["total_sentences"] == 1
-    start, done, _ = told
-    assert start["synthetic_speech"]["model"] == "Qwen/custom"
-    assert done["total_bytes"] == len(body)
 
 
 @pytest.mark.parametrize("form", ["chunks", "alignment"])
