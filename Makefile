@@ -32,12 +32,13 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 	@exec $(BIN)/python -m qtts_openai serve \
 		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)")
 
-# Files are shared out among as many processes as there are cores. Coverage is of a whole run only.
+# Files are shared out among as many processes as there are cores. A test that fails gets one more go and is
+# listed as RERUN: on a busy machine that is noise, on an idle one a fault. Coverage is of a whole run only.
 JOBS ?= auto
-SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile
+SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile --reruns 1 -rfER
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 3000 \
-		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term)
+		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term --durations=40 --durations-min=4)
 	@echo "Not run: the tests of the vLLM backend (make test-vllm)"
 
 test-vllm: ## the talker on vLLM, on this CPU, in .venv-vllm (3.6 GB)
@@ -111,7 +112,7 @@ carry: FOR ?= 3.12
 carry: $(VENV)/.serve ## gather what the server imports, torch aside, for the Python FOR= of another machine
 	@$(BIN)/python scripts/install.py $(VENV) --target carry --python-version $(FOR) --python-platform linux -r pyproject.toml
 
-EXTRAS := dev objects otel provenance ray redis test watermark # not vllm, whose pins are others
+EXTRAS := alignment dev objects otel provenance ray redis test watermark # not vllm, whose pins are others
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: $(VENV)/.serve ## refresh versions and hashes (torch's and uv's stay: edit theirs by hand, then run this)
 	@for name in torch uv; do sed -n 's/^\('$$name'==[^ ]*\).*/\1/p' constraints-$$name.txt \

@@ -21,7 +21,7 @@ RENAMED_KEYS = {
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-Backend = Literal["native", "vllm"]
+Backend = Literal["own", "vllm"]
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +51,7 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     # What runs the talker: our engine, or vLLM, which is an extra.
-    backend: Backend = "native"
+    backend: Backend = "own"
     vllm: VllmOptions = VllmOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

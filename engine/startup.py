@@ -45,7 +45,7 @@ from engine.models.config import ModelConfig
 from engine.protocol import MAX_VOICES, Measured, ModelInfo, Ready
 from engine.runner.codec_runner import CodecRunner
 from engine.runner.cuda_graphs import GraphCapturer
-from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.own_talker import OwnTalkerEngine
 from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
 from engine.runner.talker_runner import TalkerRunner
 from engine.talker_engine import TalkerEngine
@@ -129,10 +129,10 @@ def build(
         )
     else:
         ours = {m: c for m, c in checkpoints.items() if isinstance(c, TalkerCheckpoint)}
-        talker = native_talker(config, plan, ours)
+        talker = own_talker(config, plan, ours)
     codecs = _codec_runners(config, memory, decoders)
     if plan.use_kernels and on_gpu:
-        runners = talker.runners if isinstance(talker, NativeTalkerEngine) else {}
+        runners = talker.runners if isinstance(talker, OwnTalkerEngine) else {}
         _accelerate(config, list(runners.values()), codecs, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
     warm_up(core)
@@ -175,9 +175,9 @@ def _num_places(
     return measured.num_places if measured is not None else measure_places(core, num_rows)
 
 
-def native_talker(
+def own_talker(
     config: EngineConfig, plan: EnginePlan, checkpoints: dict[str, TalkerCheckpoint]
-) -> NativeTalkerEngine:
+) -> OwnTalkerEngine:
     caches = kv_caches(plan.memory, config.block_size, checkpoints, plan.dtype, plan.device)
     num_rows = plan.memory.num_rows
     runners = {
@@ -186,9 +186,7 @@ def native_talker(
         )
         for model, checkpoint in checkpoints.items()
     }
-    return NativeTalkerEngine(
-        runners, num_rows, config.max_num_batched_tokens, overlap=plan.overlap
-    )
+    return OwnTalkerEngine(runners, num_rows, config.max_num_batched_tokens, overlap=plan.overlap)
 
 
 def _on_vllm(config: EngineConfig, models: list[ModelSpec]) -> bool:

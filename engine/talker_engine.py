@@ -2,7 +2,7 @@
 
 In: Sequences. Out: Steps: which sequences started or failed, and frames, 16 codes each. EngineCore
 keeps messages, voices, the codec and statistics; an implementation of TalkerEngine keeps rows, KV
-memory, scheduling and the nets. Ours is NativeTalkerEngine. Every implementation must pass
+memory, scheduling and the nets. Ours is OwnTalkerEngine. Every implementation must pass
 tests/engine/runner/test_talker_contract.py.
 
 The life of a sequence: add -> [a row becomes free] -> started -> frames ... -> end -> finish.

@@ -58,7 +58,7 @@ HTTP_SIDE = {
     "schemas": {"answers", "errors"},
     "settings": {"errors", "schemas"},
     "http": BASE | {"decoding"},
-    "decoding": {"provenance"},
+    "decoding": set(),
     "text": BASE,
     "voices": BASE | {"text", "decoding", "http"},
     "provenance": BASE | {"decoding"},
@@ -146,8 +146,8 @@ def test_scheduling_knows_no_torch():
 
 def test_only_our_talker_sees_the_scheduler():
     scheduler = "engine.scheduler.scheduler.Scheduler"
-    assert importers("engine", scheduler) == {"engine.runner.native_talker"}
-    behind = ("engine.runner.native_talker", "engine.runner.talker_runner")
+    assert importers("engine", scheduler) == {"engine.runner.own_talker"}
+    behind = ("engine.runner.own_talker", "engine.runner.talker_runner")
     assert "engine.core" not in importers("engine", *behind)
 
 

@@ -43,7 +43,7 @@ from engine.engine_plan import choose_device
 from engine.errors import EngineError
 from engine.loader.checkpoint import resolve
 from engine.protocol import FRAME_S, Prompt, Ready, SamplingParams, Submit
-from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.own_talker import OwnTalkerEngine
 from engine.runner.talker_runner import TalkerRunner
 from engine.runner.transfer import Download, upload
 from engine.scheduler.sequence import Sequence
@@ -89,12 +89,12 @@ class Stopwatch:
 def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     """Seconds per step of a full batch, and where they went."""
     submit_all(core, batch, spoken(frames))
-    while len(native(core).scheduler.running) < batch or core.num_frames < batch:
+    while len(own_talker(core).scheduler.running) < batch or core.num_frames < batch:
         assert len(core.sequences) == batch, "a sequence ended before the last one began"
         core.step()
     for _ in range(WARM_UP):
         core.step()
-    measured = _on_gpu if native(core).runners[MODEL].device.type == "cuda" else _on_cpu
+    measured = _on_gpu if own_talker(core).runners[MODEL].device.type == "cuda" else _on_cpu
     row = measured(core, batch, frames)
     for seq_id in list(core.sequences):
         core.abort(seq_id)
@@ -105,8 +105,8 @@ def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     return {"batch": batch, "real_time": batch * FRAME_S / row["step_s"], **row}
 
 
-def native(core: EngineCore) -> NativeTalkerEngine:
-    assert isinstance(core.talker, NativeTalkerEngine)
+def own_talker(core: EngineCore) -> OwnTalkerEngine:
+    assert isinstance(core.talker, OwnTalkerEngine)
     return core.talker
 
 
@@ -143,7 +143,7 @@ def timed_steps(core: EngineCore, batch: int, frames: int) -> float:
 
 
 def _on_cpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
-    runner, codec, watch = native(core).runners[MODEL], core.codecs[MODEL], Stopwatch()
+    runner, codec, watch = own_talker(core).runners[MODEL], core.codecs[MODEL], Stopwatch()
     with (
         watch.on(runner.frame, "_feed_back", "talker"),
         watch.on(runner, "frame", "frame"),
@@ -160,8 +160,8 @@ def _on_gpu(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     watch = Stopwatch()
     with watch.on(Download, "result", "waiting"):
         step_s = timed_steps(core, batch, frames)
-    runner, codec = native(core).runners[MODEL], core.codecs[MODEL]
-    seqs = native(core).scheduler.running
+    runner, codec = own_talker(core).runners[MODEL], core.codecs[MODEL]
+    seqs = own_talker(core).scheduler.running
     own = torch.cuda.current_stream()
     whole = device_seconds(frame_alone(runner, seqs, feed_back=True), own)
     predictor = device_seconds(frame_alone(runner, seqs, feed_back=False), own)
@@ -199,7 +199,7 @@ def device_seconds(run: Callable[[], Any], stream: torch.cuda.Stream) -> float:
 def floors(core: EngineCore, machine: floor.Machine, batch: int, frames: int) -> dict[str, float]:
     """Least seconds per step of each part."""
     runner, codec, weights = (
-        native(core).runners[MODEL],
+        own_talker(core).runners[MODEL],
         core.codecs[MODEL],
         core.config.quantization,
     )
@@ -221,8 +221,8 @@ def memory(core: EngineCore, ready: Ready) -> dict[str, int]:
         return known
     tensors = {}
     for net in (
-        native(core).runners[MODEL].talker,
-        native(core).runners[MODEL].predictor,
+        own_talker(core).runners[MODEL].talker,
+        own_talker(core).runners[MODEL].predictor,
         codec.decoder,
     ):
         found = [*net.parameters(), *(getattr(m, "fused", None) for m in net.modules())]
@@ -277,8 +277,8 @@ def run(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
         "device": ready.device,
         "dtype": ready.dtype,
         "quantization": args.quantization,
-        "kernels": native(core).runners[MODEL].kernels,
-        "cuda_graphs": native(core).runners[MODEL].frames is not None,
+        "kernels": own_talker(core).runners[MODEL].kernels,
+        "cuda_graphs": own_talker(core).runners[MODEL].frames is not None,
         "threads": torch.get_num_threads(),
         "frames": frames,
         "load_s": ready.load_s,

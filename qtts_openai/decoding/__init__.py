@@ -6,5 +6,5 @@ zygote    a small process with the libraries loaded, which forks a child for eac
 sandbox   what such a child gives up before it reads the file
 decoder   bytes -> samples; runs in the child only
 
-May import: provenance.
+May import: nothing of the other folders.
 """

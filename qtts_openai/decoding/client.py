@@ -85,16 +85,20 @@ class AudioDecoder:
         """Mono at the engine's rate. DecodeError: it is the file's fault; BusyError: others'."""
         return await self._in_turn([data], self._answer)
 
-    async def examine(self, data: bytes, statement: bytes, root: bytes) -> bytes:
-        """What provenance.verifying finds, as JSON; raises as `decode`."""
-        return await self._in_turn([data, statement, root], _line, examine=True)
+    async def run(self, function: str, parts: list[bytes]) -> bytes:
+        """A line of JSON from `module:function`, which gets `parts` in a child as confined as one
+        that decodes; raises as `decode`.
+        """
+        return await self._in_turn(parts, _line, function)
 
-    async def _in_turn(self, parts: list[bytes], answer: Answer[T], examine: bool = False) -> T:
+    async def _in_turn(
+        self, parts: list[bytes], answer: Answer[T], function: str | None = None
+    ) -> T:
         outcome: Outcome = "cancelled"
         try:
             async with self.turns.take():
-                read = await self._have_read(parts, answer, examine)
-            outcome = "examined" if examine else "decoded"
+                read = await self._have_read(parts, answer, function)
+            outcome = "examined" if function else "decoded"
             return read
         except _Refused:
             outcome = "refused"
@@ -112,14 +116,14 @@ class AudioDecoder:
         finally:
             self.count(outcome)
 
-    async def _have_read(self, parts: list[bytes], answer: Answer[T], examine: bool) -> T:
+    async def _have_read(self, parts: list[bytes], answer: Answer[T], function: str | None) -> T:
         zygote, job = await self._fork()
         taken = False
         try:
             reader, writer = await asyncio.open_connection(sock=job)
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    writer.write(self._job([len(part) for part in parts], examine))
+                    writer.write(self._job([len(part) for part in parts], function))
                     await reader.readexactly(1)
                     taken = True
                     zygote.note_filter(await reader.readexactly(1))
@@ -146,10 +150,10 @@ class AudioDecoder:
                 zygote.close()
         raise DecoderUnavailableError("what decodes audio ends as soon as it is begun")
 
-    def _job(self, parts: list[int], examine: bool) -> bytes:
+    def _job(self, parts: list[int], function: str | None) -> bytes:
         samples_bytes = int(self.max_s * 48_000 * _SAMPLE_BYTES)
         job = {
-            "examine": examine,
+            "function": function,
             "parts": parts,
             "rate_hz": SAMPLE_RATE_HZ,
             "min_s": self.min_s,

@@ -10,6 +10,7 @@ itself. Started by `client` as `python -P -m qtts_openai.decoding.zygote`, contr
 """
 
 import gc
+import importlib
 import io
 import json
 import os
@@ -121,7 +122,7 @@ def _serve(fd: int) -> None:
     while not line.endswith(b"\n") and len(line) < MAX_LINE:
         line += os.read(fd, 1)
     job = json.loads(line)
-    work = _examiner() if job["examine"] else _decode
+    work = _loaded(job["function"]) if job["function"] else _decode
     filtered = sandbox.enter(memory_bytes=job["memory_bytes"], cpu_s=job["cpu_s"])
     _write(fd, HELLO if filtered else HELLO_WITHOUT_FILTER)
     parts = [_read(fd, num_bytes) for num_bytes in job["parts"]]
@@ -137,14 +138,14 @@ def _decode(job: dict[str, Any], parts: list[bytes]) -> bytes:
     return json.dumps({"num_bytes": len(samples)}).encode() + b"\n" + samples
 
 
-def _examiner() -> Callable[[dict[str, Any], list[bytes]], bytes]:
-    """Few files are examined, so that only their children load what that takes."""
-    from qtts_openai.provenance.verifying import examine
+def _loaded(function: str) -> Callable[[dict[str, Any], list[bytes]], bytes]:
+    """Few files need more than decoding, so that only their children load what that takes."""
+    module, _, name = function.partition(":")
+    answer = getattr(importlib.import_module(module), name)
 
     def work(job: dict[str, Any], parts: list[bytes]) -> bytes:
-        data, statement, root = parts
         try:
-            return msgspec.json.encode(examine(data, statement or None, root or None)) + b"\n"
+            return msgspec.json.encode(answer(*parts)) + b"\n"
         except ValueError as error:
             raise RefusedError(str(error)) from error
 

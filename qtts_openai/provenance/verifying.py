@@ -35,6 +35,11 @@ def examine(data: bytes, statement: bytes | None, root: bytes | None) -> VerifyA
     return answer_of(findings)
 
 
+def examine_sent(data: bytes, statement: bytes, root: bytes) -> VerifyAnswer:
+    """`examine`, of fields of a request, of which an empty one was not given."""
+    return examine(data, statement or None, root or None)
+
+
 def _mark(data: bytes) -> Finding:
     if STATEMENT.encode() in data[: 1 << 16] + data[-(1 << 16) :]:
         return Finding(what="mark", verdict="present", detail=STATEMENT)

@@ -22,6 +22,7 @@ from qtts_openai.speech.response import while_connected
 from qtts_openai.state import AppState
 from qtts_openai.voices.reference_audio import told_of
 
+EXAMINE = "qtts_openai.provenance.verifying:examine_sent"
 # How what is wrong with a root begins.
 BAD_ROOT = "root: "
 
@@ -46,7 +47,7 @@ async def verify_audio(request: Request, service: NamedDependency[AppState]) -> 
     own = await asyncio.to_thread(_own_root, service.settings.provenance.certificate)
     current_caller.set(source_of(request))
     sent = [text.encode() for text in (wanted.manifest or "", wanted.root or own)]
-    examining = service.decoder.examine(file.data, *sent)
+    examining = service.decoder.run(EXAMINE, [file.data, *sent])
     with told_of("file"):
         try:
             found = await while_connected(request, examining)

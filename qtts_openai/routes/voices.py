@@ -34,7 +34,7 @@ from qtts_openai.speech.response import while_connected
 from qtts_openai.state import AppState
 from qtts_openai.voices import names
 from qtts_openai.voices.archive import archive_of
-from qtts_openai.voices.store import StoredVoice, owner_of, unknown_voice
+from qtts_openai.voices.records import StoredVoice, owner_of, unknown_voice
 
 logger = logging.getLogger(__name__)
 

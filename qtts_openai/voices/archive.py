@@ -21,14 +21,8 @@ import msgspec
 from qtts_openai.errors import ApiError
 from qtts_openai.http.callers import Caller
 from qtts_openai.voices import names
-from qtts_openai.voices.store import (
-    Consent,
-    StoredVoice,
-    VoiceStore,
-    again_on_conflict,
-    check_may_change,
-    is_consent_id,
-)
+from qtts_openai.voices.records import Consent, StoredVoice, check_may_change, is_consent_id
+from qtts_openai.voices.store import VoiceStore, again_on_conflict
 
 MAX_INDEX_BYTES = 64 << 20
 MAX_DATA_BYTES = 64 << 20

@@ -25,8 +25,9 @@ class Listener(threading.Thread):
     """Plays one answer after the other, each from its first sample on without a buffer."""
 
     def __init__(self, victim: Victim, stop: threading.Event) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.victim, self.stop = victim, stop
+        self.client = httpx.Client(timeout=60)
         self.num_heard, self.audio_s, self.gaps_s, self.broken = 0, 0.0, [], []
         self.start()
 
@@ -40,8 +41,7 @@ class Listener(threading.Thread):
 
     def _listen(self) -> None:
         body = {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": "pcm"}
-        url = f"{self.victim.url}{SPEECH}"
-        with httpx.stream("POST", url, json=body, timeout=60) as answer:
+        with self.client.stream("POST", f"{self.victim.url}{SPEECH}", json=body) as answer:
             assert answer.status_code == 200, answer.status_code
             plays_until = None
             for pcm in answer.iter_raw():
@@ -138,17 +138,19 @@ def test_the_whole_script_while_four_listen(victims):
     victim = victims()
     stop, attacks = threading.Event(), Attacks(victim)
     listeners = [Listener(victim, stop) for _ in range(4)]
-    with victim.watched() as calm:
-        time.sleep(15)
-    print(f"{_audio(listeners) / 15:.1f} s of audio heard a second")
-    calm_gaps = [gap for listener in listeners for gap in listener.gaps_s]
-    for listener in listeners:
-        listener.gaps_s.clear()
-    with victim.watched() as seen:
-        attack(attacks, listeners)
-    stop.set()
-    for listener in listeners:
-        listener.join()
+    try:
+        with victim.watched() as calm:
+            time.sleep(15)
+        print(f"{_audio(listeners) / 15:.1f} s of audio heard a second")
+        calm_gaps = [gap for listener in listeners for gap in listener.gaps_s]
+        for listener in listeners:
+            listener.gaps_s.clear()
+        with victim.watched() as seen:
+            attack(attacks, listeners)
+    finally:
+        stop.set()
+        for listener in listeners:
+            listener.join()
     gaps = [gap for listener in listeners for gap in listener.gaps_s]
     broken = [error for listener in listeners for error in listener.broken]
     for name, found, silences in (("calm", calm, calm_gaps), ("attacked", seen, gaps)):

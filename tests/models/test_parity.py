@@ -21,7 +21,7 @@ from engine.native import build
 from engine.protocol import ReferenceAudio, Submit
 from engine.runner import sampler
 from engine.runner.codec_runner import CodecRunner
-from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.own_talker import OwnTalkerEngine
 from engine.runner.talker_runner import TalkerRunner
 from qtts_openai.text.prompt_builder import PromptBuilder, find_language
 from tests.models import golden
@@ -57,7 +57,7 @@ def make_core(path: Path, forms: Forms | None) -> EngineCore:
     shape = (c.num_hidden_layers, 2, 64, 16, c.num_key_value_heads, c.head_dim)
     codec = CodecRunner(load_codec(path, FP32, CPU), CONFIG.max_num_seqs, CONFIG.max_model_len)
     runner = TalkerRunner(checkpoint, torch.zeros(shape), CONFIG.max_num_seqs, CONFIG.max_model_len)
-    talker = NativeTalkerEngine(
+    talker = OwnTalkerEngine(
         {"m": runner}, CONFIG.max_num_seqs, CONFIG.max_num_batched_tokens, overlap=False
     )
     return EngineCore(CONFIG, {"m": checkpoint}, talker, {"m": codec})

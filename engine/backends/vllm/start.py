@@ -38,7 +38,7 @@ def vllm_talker(
     except ImportError as error:
         raise CheckpointError(
             f"engine.backend is vllm, and vLLM cannot be imported ({error}): install the extra, as "
-            "docs/vllm.md says, or set engine.backend to native"
+            "docs/vllm.md says, or set engine.backend to own"
         ) from None
     try:
         return launch(

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 class SlowFile(AudioDecoder):
     """Its files never end: a child waits for one more byte for as long as it may."""
 
-    def _job(self, parts: list[int], examine: bool) -> bytes:
-        return super()._job([parts[0] + 1], examine)
+    def _job(self, parts: list[int], function: str | None) -> bytes:
+        return super()._job([parts[0] + 1], function)
 
 
 @asynccontextmanager

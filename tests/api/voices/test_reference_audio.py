@@ -277,7 +277,7 @@ def hanging(tokenizer_dir):
     settings = RefAudioSettings(decode_timeout_s=2)
     with pytest.MonkeyPatch.context() as patch, starter(tokenizer_dir) as start:
         patch.setattr(
-            AudioDecoder, "_job", lambda self, parts, examine: job(self, [parts[0] + 1], examine)
+            AudioDecoder, "_job", lambda self, parts, function: job(self, [parts[0] + 1], function)
         )
         server = start(models=(CUSTOM, BASE), ref_audio=settings)
         add_voice(server, CLIP)  # waits until the zygote has begun

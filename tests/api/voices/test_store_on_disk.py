@@ -19,7 +19,8 @@ from engine import ReferenceAudio
 from qtts_openai.errors import ApiError
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.voices.record_store import ORPHANS_AFTER_S
-from qtts_openai.voices.store import StoredVoice, VoiceStore
+from qtts_openai.voices.records import StoredVoice
+from qtts_openai.voices.store import VoiceStore
 
 SAMPLES = b"\0" * 40_000
 KEY = hashlib.sha256(SAMPLES).hexdigest()

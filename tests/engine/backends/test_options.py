@@ -67,6 +67,11 @@ def test_runners() -> None:
     assert arguments(GPU, runner="v1", enforce_eager=True)["logits_processors"]
 
 
+def test_compiled_layers_are_not_vllms() -> None:
+    with pytest.raises(CheckpointError, match=r"kernels is native.*auto, torch or triton"):
+        options.adjusted(EngineConfig(backend="vllm", kernels="native"), CPU)
+
+
 def test_each_worker_sees_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     two = EngineConfig(data_parallel_size=4, vllm=VllmOptions(tensor_parallel_size=2))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3,2,1,0")
@@ -82,7 +87,7 @@ def test_a_model_on_vllm_has_workers_of_its_own() -> None:
         ModelSpec("a", "x"),
         ModelSpec("b", "x", backend="vllm"),
         ModelSpec("c", "x", backend="vllm"),
-        ModelSpec("d", "x", backend="native"),
+        ModelSpec("d", "x", backend="own"),
     ]
     config = EngineConfig(data_parallel_size=2, vllm=VllmOptions(tensor_parallel_size=2))
     client = EngineClient(config, specs)

@@ -16,7 +16,7 @@ from engine.core import EngineCore
 from engine.input_processor import build_sequence
 from engine.loader.checkpoint import Checkpoint
 from engine.protocol import FinishReason, SamplingParams, Submit
-from engine.runner.native_talker import NativeTalkerEngine
+from engine.runner.own_talker import OwnTalkerEngine
 from engine.scheduler.sequence import Sequence
 from engine.talker_engine import TalkerEngine
 from tests.engine.conftest import CONFIG, build_core
@@ -25,17 +25,17 @@ from tests.engine.speaking import MODELS, prompt
 ROWS = 4
 
 
-def native(*, overlap: bool) -> Callable[[list[ModelSpec]], EngineCore]:
+def own(*, overlap: bool) -> Callable[[list[ModelSpec]], EngineCore]:
     def build(models: list[ModelSpec]) -> EngineCore:
         core = build_core(models, max_num_seqs=ROWS, kv_cache_memory="8MB")
-        assert isinstance(core.talker, NativeTalkerEngine)
+        assert isinstance(core.talker, OwnTalkerEngine)
         core.talker.overlap = overlap
         return core
 
     return build
 
 
-IMPLEMENTATIONS = {"native": native(overlap=False), "native-overlapped": native(overlap=True)}
+IMPLEMENTATIONS = {"own": own(overlap=False), "own-overlapped": own(overlap=True)}
 
 
 @dataclass
@@ -194,6 +194,26 @@ def test_open_text_bounds_the_frames(listener: Listener) -> None:
     assert len(listener.frames[2]) == 4
     listener.talker.append(seq, (14, 15), final=True)
     assert listener.run()[2] == whole, "live text is spoken as if it had been there at once"
+
+
+def test_the_end_is_not_drawn_while_text_is_to_come(listener: Listener) -> None:
+    """In one batch: all the text at once, the same bit by bit, and one that ends when it likes."""
+
+    def ending(id_: int, num_text: int, text_open: bool) -> Submit:
+        text = prompt(num_text, streaming_text=True, text_open=text_open)
+        return Submit(id_, "ending", text, SamplingParams(temperature=0.0))
+
+    listener.add(ending(1, 12, text_open=False))
+    seq = listener.add(ending(2, 2, text_open=True))
+    listener.add(ending(3, 2, text_open=False))
+    for at in range(2, 12, 2):
+        while listener.talker.has_work:
+            listener.step()
+        assert 2 not in listener.ended and len(listener.frames[2]) == at
+        listener.talker.append(seq, (10 + at, 11 + at), final=at == 10)
+    frames = listener.run()
+    assert set(listener.ended.values()) == {FinishReason.STOP}
+    assert frames[1] == frames[2] and len(frames[1]) >= 12 > len(frames[3])
 
 
 def test_text_may_be_appended_before_the_start(listener: Listener) -> None:

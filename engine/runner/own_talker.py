@@ -18,7 +18,7 @@ from engine.scheduler.sequence import Sequence
 from engine.talker_engine import Capacity, Step, TalkerStats
 
 
-class NativeTalkerEngine:
+class OwnTalkerEngine:
     def __init__(
         self,
         runners: dict[str, TalkerRunner],
