@@ -139,6 +139,9 @@ def test_the_code_that_is_copied_speaks(start, watched, tmp_path, tab, of_python
         run(box.locator("pre").inner_text(), tmp_path, *command)
         assert (tmp_path / file).stat().st_size > 10_000
         (tmp_path / file).unlink()
+    box.get_by_role("button", name="JavaScript").click()
+    (tmp_path / "speech.mjs").write_text(box.locator("pre").inner_text())
+    run("speech.mjs", tmp_path, "node", "--check")
 
 
 def test_recent_errors_are_shown_without_texts(start, watched):
