@@ -215,7 +215,8 @@ class VoiceStore:
             return None
         samples = self.voices.data(voice)
         if samples is None or hashlib.sha256(samples).hexdigest() != voice.reference_key:
-            if self.voices.get(voice.id) is None:
+            now = self.voices.get(voice.id)
+            if now is None or now.reference_key != voice.reference_key:
                 raise invalid(f"The voice {voice.name!r} was just deleted.", "voice")
             what = "is missing" if samples is None else "is damaged"
             logger.warning(

@@ -91,7 +91,7 @@ def test_the_microphone_records(studio, watched):
     page.wait_for_function("() => document.querySelector('#mic-level').value > 0.01")
     page.wait_for_timeout(1500)
     page.click("#record")
-    page.wait_for_selector("#checks li")
+    page.wait_for_selector("#checks [data-kind]")
     assert page.evaluate("sample.samples.length") > 24000
     assert not watched.errors
 

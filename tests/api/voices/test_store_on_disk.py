@@ -184,6 +184,17 @@ def test_a_consent_withdrawn_while_a_sample_is_read_makes_no_voice(tmp_path):
     assert listed(store) == [] and not store.voices.path(voice.id).exists()
 
 
+def test_a_sample_whose_consent_is_withdrawn_while_it_is_read_is_gone_and_not_damaged(tmp_path):
+    store = VoiceStore(tmp_path, 10)
+    consent = store.add_consent("Anna", "en", b"recording", None)
+    fields = {"type": "audio_sample", "reference_key": KEY, "consent": consent.id}
+    voice = store.add(store.new_voice("a", None, **fields), SAMPLES)
+    store.delete_consent(consent.id, ANONYMOUS, cascade=True)
+    with pytest.raises(ApiError) as caught:
+        store.reference(voice)
+    assert caught.value.status == 400
+
+
 # ---- owners ----
 
 ANNA, OTTO, ADMIN = Caller("1a", "anna"), Caller("2b", "otto"), Caller("3c", "root", True)
