@@ -140,7 +140,7 @@ def decoder(checkpoints: dict[str, Path]) -> CodecDecoder:
 
 def recorded(decoder: CodecDecoder, num_rows: int, sizes: tuple[int, ...]) -> CodecRunner:
     codec = CodecRunner(decoder, num_rows, 512)
-    codec.capture(sizes, lambda: record)
+    codec.capture(sizes, lambda _: record)
     return codec
 
 
