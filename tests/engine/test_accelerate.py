@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine import accelerate
 from engine.accelerate import ACTIVATION, keep_the_faster, leave_out
+from engine.check_gpu import report
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.dummy.checkpoint import write_random_checkpoint
@@ -17,6 +18,7 @@ from engine.protocol import Check, Prompt, SamplingParams, Submit
 from engine.runner import cuda_graphs
 from engine.runner.cuda_graphs import GraphCapturer, Replay
 from engine.startup import build
+from engine.what_fits import Asked
 from tests.engine.speaking import speak
 
 AUTO, ASKED = EngineConfig(), EngineConfig(kernels="triton")
@@ -46,6 +48,12 @@ def test_a_kernel_of_a_step_is_not_left_out_for_its_own_time() -> None:
 def test_a_broken_kernel_that_was_asked_for_is_an_error(check: Check) -> None:
     with pytest.raises(CheckpointError, match=f"engine.kernels is triton, but {check.name}"):
         leave_out(ASKED, [GOOD, check])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_report_says_that_there_is_no_gpu() -> None:
+    found = report(Asked(EngineConfig(), [ModelSpec("embedded", "embedded")]))
+    assert found.error is not None and "sees no GPU" in found.error and not found.checks
 
 
 class Recorder:
