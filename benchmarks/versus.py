@@ -129,7 +129,7 @@ RIVALS = {
 
 
 def ours(checkpoint: Path, args: argparse.Namespace) -> list[str]:
-    options = ["--threads", args.threads, "--frames", args.frames, "--batch", 1]
+    options = ["--threads", args.threads, "--frames", args.frames, "--batch", f"1,{args.batch}"]
     options += ["--quantization", args.quantization, "--checkpoint", checkpoint]
     return [sys.executable, "-m", "engine.benchmark.bench", "--json", *map(str, options)]
 
@@ -150,10 +150,14 @@ def time_one(command: list[str]) -> dict[str, float]:
     seconds = time.monotonic() - started
     load = max(0.0, busy_s() - before - own_s) / seconds
     if "rows" in found:
-        ms = 1e3 * found["rows"][0]["step_s"]
+        alone, together = found["rows"]
+        ms = 1e3 * alone["step_s"]
+        found["batch_ms"] = 1e3 * together["step_s"] / together["batch"]
     else:
         ms = found.get("ms_per_frame") or 1e3 / found["frames_per_s"]
-    known = {name: found[name] for name in ("first_s", "rss_mb", "load_s") if name in found}
+    known = {
+        name: found[name] for name in ("first_s", "batch_ms", "rss_mb", "load_s") if name in found
+    }
     return {"ms_per_frame": ms, "load": round(load, 2), **known}
 
 
@@ -214,6 +218,8 @@ def main() -> int:
         rss = f"{found['rss_mb']:.0f}" if "rss_mb" in found else "-"
         speed = f"{found['ms_per_frame']:8.1f} {found['ratio']:7.2f}"
         print(f"{name:14}{speed} {first:>9} {rss:>7} {found['load']:6.2f}")
+    together = medians["ours"]["batch_ms"]
+    print(f"ours, {args.batch} streams at once: {together:.1f} ms for a frame of each stream")
     options = {name: str(value) for name, value in vars(args).items()}
     document = {"benchmark": "versus", **about, "options": options, "failed": failed}
     print(machine.as_line(document | {"medians": medians, "runs": runs}))
@@ -227,6 +233,7 @@ def parse() -> argparse.Namespace:
     add("--shape", default="0.6B")
     add("--quantization", choices=("none", "int8", "int4"), default="int8")
     add("--threads", type=int, default=2)
+    add("--batch", type=int, default=8, help="ours at so many streams at once, too")
     add("--frames", type=int, default=24)
     add("--rounds", type=int, default=3)
     add("--folder", type=Path, default=FOLDER / "versus", help="environments and weights")
