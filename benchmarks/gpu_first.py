@@ -6,8 +6,9 @@ For a machine that is lent for minutes and keeps nothing. Each step is a process
 time limit; its output goes to OUT as it comes and its result when it ends, so that what was learnt
 survives a later step, and a failing step (full traceback in its .log) does not stop the next:
 
-    1 frames    import, compile, one utterance by plain torch, kernels and graphs; first difference;
-                what each compiled kernel takes
+    1 frames    import, compile, each kernel beside plain torch, as start-up checks it; an
+                utterance by plain torch, kernels and graphs; first difference; what each compiled
+                kernel takes
     2 goldens   the official package's codes in float32, by kernels and graphs (tests/gpu)
     3 engine    ms per frame by batch and part beside the floor
     4 http      a server under open-loop load
@@ -25,11 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 
 from benchmarks import gpu_bench, logbook
@@ -135,6 +138,7 @@ def frames(device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny"
         write_random_checkpoint(path, model_type="custom_voice", shape="tiny-1b7")
+        checks = self_check(path, device)
         for way, changes in WAYS.items():
             if device == "cpu" and way != "torch":
                 continue
@@ -143,7 +147,42 @@ def frames(device: str) -> dict[str, Any]:
             seconds[way] = round(time.monotonic() - started, 2)
             print(f"{way}: {len(said[way])} frames in {seconds[way]} s", flush=True)
     differences = {way: difference(codes, said["torch"]) for way, codes in said.items()}
-    return {"seconds": seconds, "first_difference": differences, "kernels": list(compiled())}
+    return {
+        "seconds": seconds,
+        "first_difference": differences,
+        "checks": checks,
+        "kernels": list(compiled()),
+    }
+
+
+def self_check(path: Path, device: str) -> list[dict[str, Any]]:
+    """The table of `qtts check --gpu`. On a CPU the kernels of a step alone, interpreted where
+    triton is there and was told to.
+    """
+    from engine.check_gpu import Report, report
+    from engine.config import EngineConfig, ModelSpec
+    from engine.models.config import ModelConfig, read_config
+    from engine.what_fits import Asked
+
+    if device == "cuda":
+        config = EngineConfig(device=device, max_num_seqs=4, max_model_len=512)
+        found = report(Asked(config, [ModelSpec(id="m", checkpoint=str(path))]))
+    elif importlib.util.find_spec("triton") and os.environ.get("TRITON_INTERPRET"):
+        from engine.runner.self_check import check_kernels
+
+        talker = read_config(path / "config.json", ModelConfig).talker_config
+        where, once = torch.device(device), lambda work, _: timeit.timeit(work, number=1)
+        checks = check_kernels([talker], torch.float32, where, 16, once)
+        found = Report(checks=checks, faults=[check.fault for check in checks])
+    else:
+        found = Report(error="no GPU, and kernels are not interpreted (TRITON_INTERPRET=1)")
+    if found.error:
+        print(f"self-check: {found.error}", flush=True)
+    rows = zip(found.checks, found.faults, strict=True)
+    table = [{**msgspec.to_builtins(check), "fault": fault} for check, fault in rows]
+    for row in table:
+        print(f"self-check: {row}", flush=True)
+    return table
 
 
 def speak(path: Path, device: str, changes: dict[str, Any]) -> list[list[int]]:

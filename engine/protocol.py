@@ -191,6 +191,30 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 # ---- facts out ----
 
 
+class Check(msgspec.Struct, frozen=True):
+    """A kernel, or a recorded graph, beside what it stands for, on this device at start-up."""
+
+    name: str
+    error: str = ""  # what it raised
+    difference: float = 0.0  # the largest, as a part of the largest value; of codes: their share
+    allowed: float = 0.0
+    seconds: float = 0.0
+    plain_seconds: float = 0.0
+
+    @property
+    def fault(self) -> str:
+        """Why its results cannot be used, or nothing."""
+        if self.error:
+            return f"it does not run: {self.error}"
+        if not self.difference <= self.allowed:  # NaN is a fault, too
+            return f"it differs by {self.difference:.2g}, where {self.allowed:g} may be"
+        return ""
+
+    @property
+    def is_slower(self) -> bool:
+        return self.seconds > 1.1 * self.plain_seconds
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     models: list[ModelInfo]
     device: str
@@ -200,6 +224,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     num_blocks: int
     kv_cache_bytes: int
     load_s: float
+    checks: list[Check] = []  # on a GPU
 
 
 class Timing(msgspec.Struct):

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from engine.accelerate import ACTIVATION, accelerate, check_kernels, keep_the_faster, leave_out
 from engine.backends.vllm import options as vllm_options
 from engine.backends.vllm.start import vllm_talker
 from engine.config import EngineConfig, ModelSpec
@@ -44,7 +45,6 @@ from engine.models.codec_decoder import CodecDecoder
 from engine.models.config import ModelConfig
 from engine.protocol import MAX_VOICES, Measured, ModelInfo, Ready
 from engine.runner.codec_runner import CodecRunner
-from engine.runner.cuda_graphs import GraphCapturer
 from engine.runner.own_talker import OwnTalkerEngine
 from engine.runner.prefix_cache import MAX_PREFIX_TOKENS
 from engine.runner.talker_runner import TalkerRunner
@@ -110,11 +110,15 @@ def build(
         (checkpoint,) = checkpoints.values()
         needs, free = vllm_options.needs(config, checkpoint, dtype, needs, free)
     memory = plan_memory(config, needs, free, gpu=on_gpu)
+    wanted = config.kernels == "triton" or (config.kernels == "auto" and on_gpu)
+    talkers = [model.talker_config for model in configs.values()]
+    checks = check_kernels(config, talkers, dtype, device) if wanted and on_gpu else []
+    left_out = leave_out(config, checks)
     plan = EnginePlan(
         device=device,
         dtype=dtype,
         memory=memory,
-        use_kernels=config.kernels == "triton" or (config.kernels == "auto" and on_gpu),
+        use_kernels=wanted and left_out <= {ACTIVATION},
         overlap=on_gpu,
     )
     talker: TalkerEngine
@@ -133,11 +137,13 @@ def build(
         ours = {m: c for m, c in checkpoints.items() if isinstance(c, TalkerCheckpoint)}
         talker = own_talker(config, plan, ours)
     codecs = _codec_runners(config, memory, decoders)
-    if plan.use_kernels and on_gpu:
-        runners = talker.runners if isinstance(talker, OwnTalkerEngine) else {}
-        _accelerate(config, list(runners.values()), codecs, int8=own_int8)
+    runners = talker.runners if isinstance(talker, OwnTalkerEngine) else {}
+    if wanted and on_gpu:
+        checks += accelerate(config, list(runners.values()), codecs, left_out, int8=own_int8)
     core = EngineCore(config, checkpoints, talker, codecs)
     warm_up(core)
+    if plan.use_kernels and on_gpu:
+        checks += keep_the_faster(config, core, runners)
     num_places = _num_places(core, config, memory.num_rows, measured, on_gpu=on_gpu)
     ready = Ready(
         models=[_bounded_info(c, config) for c in checkpoints.values()],
@@ -148,6 +154,7 @@ def build(
         num_blocks=sum(memory.num_blocks.values()),
         kv_cache_bytes=talker.kv_cache_bytes,
         load_s=time.monotonic() - started,
+        checks=checks,
     )
     log.info(
         "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows, %d places",
@@ -229,44 +236,6 @@ def footprint(
 def _state_bytes(decoder: CodecDecoder) -> int:
     sizes = (torch.Size(shape).numel() for shape in decoder.state_shapes().values())
     return sum(sizes) * decoder.output_proj.weight.dtype.itemsize
-
-
-@torch.inference_mode()
-def _accelerate(
-    config: EngineConfig,
-    runners: list[TalkerRunner],
-    codecs: dict[str, CodecRunner],
-    *,
-    int8: bool,
-) -> None:
-    """On a GPU: measure which kernels are fastest here, then capture the steps as graphs."""
-    # Triton is there only with a GPU.
-    from engine.kernels.fused import fuse_
-    from engine.kernels.snake import snake
-
-    started = time.monotonic()
-    for runner in runners:
-        fuse_(
-            runner.talker,
-            runner.predictor,
-            runner.buffers.num_rows,
-            int8=int8,
-        )
-    distinct = {id(codec): codec for codec in codecs.values()}.values()
-    for codec in distinct:
-        codec.decoder.use_kernels_(snake)
-    chosen = time.monotonic()
-    if config.cuda_graphs:
-        capture = GraphCapturer()
-        for runner in runners:
-            runner.capture(capture, config.max_num_batched_tokens)
-        for codec in distinct:
-            codec.capture((1, *config.chunk_ramp))  # an ending may have any number left
-    log.info(
-        "kernels chosen in %.1f s, graphs recorded in %.1f s",
-        chosen - started,
-        time.monotonic() - chosen,
-    )
 
 
 def _codec_decoders(

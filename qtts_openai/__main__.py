@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check", parents=[common], help="say what serve would do, and whether it could"
     )
+    check.add_argument(
+        "--gpu", action="store_true", help="load the models; every kernel and graph beside torch"
+    )
     check.set_defaults(run=run_check)
 
     say = commands.add_parser("say", parents=[common, remote], help="write speech to a file")

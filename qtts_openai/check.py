@@ -33,6 +33,8 @@ FEW_FILES = 4096
 # torch is the engine's, so it is asked in a process of its own.
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 _PLAN = [sys.executable, "-m", "engine.what_fits"]
+_GPU = [sys.executable, "-m", "engine.check_gpu"]
+_EMBEDDED = ModelSpec("embedded", "embedded")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -57,6 +59,40 @@ def check(path: str | None) -> list[Finding]:
     for part in parts:
         found += _checked(part, settings)
     return found
+
+
+def check_gpu(path: str | None) -> list[Finding]:
+    """Every kernel and graph beside plain torch: the models are loaded, those that are here."""
+    try:
+        settings = load_settings(path)
+    except SettingsError as error:
+        return [Finding("error", "settings", str(error))]
+    return list(_kernels(settings))
+
+
+def _kernels(settings: Settings) -> Findings:
+    here = [spec for spec in settings.specs() if _is_here(spec)] or [_EMBEDDED]
+    found = _ask(_GPU, settings, here)
+    if found["error"]:
+        yield Finding("error", "gpu", found["error"])
+        return
+    yield Finding("ok", "gpu", found["gpu"])
+    for one, fault in zip(found["checks"], found["faults"], strict=True):
+        slower = one["seconds"] > one["plain_seconds"]
+        level: Level = "error" if fault else "warning" if slower else "ok"
+        times = f"{one['seconds'] * 1e6:8.0f} us, plain {one['plain_seconds'] * 1e6:8.0f}"
+        said = fault or f"{times}, largest difference {one['difference']:.1e}"
+        yield Finding(level, "kernel", f"{one['name']:48} {said}")
+
+
+def _ask(command: list[str], settings: Settings, models: list[ModelSpec]) -> Any:
+    """The last line of a process that may import torch."""
+    asked = msgspec.json.encode({"config": settings.engine, "models": models})
+    run = subprocess.run(command, input=asked, capture_output=True, env=os.environ | _OFFLINE)
+    if run.returncode:
+        last = (run.stderr.decode().strip().splitlines() or ["no reason"])[-1]
+        return {"error": f"torch cannot be used: {last}", "gpus": [], "workers": []}
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def _checked(part: Callable[[Settings], Findings], settings: Settings) -> list[Finding]:
@@ -131,13 +167,7 @@ def _hub_folder(checkpoint: str, revision: str | None) -> Path | None:
 
 def _devices(settings: Settings) -> Findings:
     here = [spec for spec in settings.specs() if _is_here(spec)]
-    asked = msgspec.json.encode({"config": settings.engine, "models": here})
-    run = subprocess.run(_PLAN, input=asked, capture_output=True, env=os.environ | _OFFLINE)
-    if run.returncode:
-        last = (run.stderr.decode().strip().splitlines() or ["no reason"])[-1]
-        yield Finding("error", "devices", f"torch cannot be used: {last}")
-        return
-    found = json.loads(run.stdout.splitlines()[-1])
+    found = _ask(_PLAN, settings, here)
     for name, free, total in found["gpus"]:
         yield Finding("ok", "devices", f"{name}: {free / GIB:.1f} of {total / GIB:.1f} GiB free")
     if found["error"]:

@@ -24,7 +24,7 @@ import uvloop
 from engine import EngineClient
 from qtts_openai import schemas as s
 from qtts_openai.app import create_app
-from qtts_openai.check import check
+from qtts_openai.check import check, check_gpu
 from qtts_openai.errors import ApiError
 from qtts_openai.http.admin import administered
 from qtts_openai.http.auth import client_key
@@ -92,7 +92,7 @@ def _read_again(state: Any, path: str | None) -> None:
 
 def run_check(arguments: argparse.Namespace) -> None:
     """Exit status 1 where a server would not start, or could not do what is configured."""
-    findings = check(arguments.config)
+    findings = (check_gpu if arguments.gpu else check)(arguments.config)
     for finding in findings:
         print(finding.line())
     if any(finding.level == "error" for finding in findings):

@@ -13,10 +13,12 @@ ENGINE = {
     "scheduler": SEAM,
     "layers": SEAM,
     "models": SEAM | {"layers"},
-    "kernels": SEAM | {"layers", "models"},
+    "compare": {"protocol"},
+    "kernels": SEAM | {"layers", "models", "compare"},
     "native": SEAM | {"layers", "models"},
     "loader": SEAM | {"layers", "models", "native"},
-    "runner": SEAM | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels"},
+    "runner": SEAM
+    | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels", "compare"},
     "backends": SEAM
     | {"talker_engine", "scheduler", "loader", "models", "layers", "kernels", "runner"},
     "dummy": SEAM | {"models"},
@@ -44,9 +46,11 @@ ENGINE = {
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
     "engine_plan": SEAM | {"loader", "layers"},
     "warm_up": SEAM | {"core"},
+    "accelerate": SEAM | {"compare", "core", "kernels", "models", "runner", "warm_up"},
     "startup": SEAM
-    | {"core", "talker_engine", "backends", "engine_plan", "warm_up"}
-    | {"loader", "runner", "models", "layers", "kernels"},
+    | {"accelerate", "core", "talker_engine", "backends", "engine_plan", "warm_up"}
+    | {"loader", "runner", "models", "layers"},
+    "check_gpu": SEAM | {"startup", "what_fits"},
     "watermark": {"protocol"},
     "what_fits": SEAM | {"startup", "engine_plan", "loader", "models"},
     "worker": SEAM | {"core", "startup"},

@@ -4,6 +4,7 @@
     .venv/bin/python -m training.evaluate --checkpoint DIR     another one, see export.py
     .venv/bin/python -m training.evaluate --teacher            ceiling: the teacher itself
     .venv/bin/python -m training.evaluate --codec              ceiling: its codes, our decoder
+    .venv/bin/python -m training.evaluate --quantization int8  the layers' weights in fewer bits
 
 Regime. One sentence at a time through the real engine (EngineCore, float32, one thread), with the
 checkpoint's own sampling and a fixed seed. Errors are summed over a category and divided by its
@@ -20,7 +21,9 @@ import argparse
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from typing import get_args
 
+from engine.config import Quantization
 from engine.loader.checkpoint import EMBEDDED
 from engine.protocol import FRAME_S, SamplingParams
 from qtts_openai.settings import EMBEDDED as SHIPPED
@@ -37,7 +40,7 @@ def main() -> None:
     options = parse_arguments()
     items = sentences(options.only)[:: options.every]
     judge = None if options.judge == "none" else Judge(options.judge)
-    reader = None if options.teacher else Reader(options.checkpoint)
+    reader = None if options.teacher else Reader(options.checkpoint, options.quantization)
     report, totals = {}, []
     for speaker in options.speakers.split(","):
         truth = teach([item.plain for item in items], speaker) if has_teacher() else None
@@ -54,6 +57,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default=EMBEDDED, help="an exported directory")
+    parser.add_argument("--quantization", choices=get_args(Quantization), default="none")
     parser.add_argument("--speakers", default=",".join(SPEAKERS))
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--only", help="one category")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from engine.config import EngineConfig, ModelSpec
+from engine.config import EngineConfig, ModelSpec, Quantization
 from engine.protocol import (
     SAMPLE_RATE_HZ,
     AudioChunk,
@@ -49,8 +49,8 @@ class Reader:
     a time, with the checkpoint's own sampling.
     """
 
-    def __init__(self, checkpoint: str) -> None:
-        config = EngineConfig(device="cpu", threads=1, max_num_seqs=1)
+    def __init__(self, checkpoint: str, quantization: Quantization = "none") -> None:
+        config = EngineConfig(device="cpu", threads=1, max_num_seqs=1, quantization=quantization)
         self.core, ready = build(config, [ModelSpec(MODEL, checkpoint)])
         self.prompts = PromptBuilder(ready.models[0])
         self._codes: list[list[int]] = []

@@ -1,4 +1,5 @@
-"""Which products of a checkpoint run in the fused kernel, chosen by measuring each kind.
+"""Which products of a checkpoint run in the fused kernel, chosen by measuring each kind among those
+configurations that give plain torch's result here.
 
 Layers' products of one kind (all qkv, all gate_up, ...) have one shape and share a choice. Up to
 ROWS[-1] rows are fused where that is faster; more run the plain way, as large batches and long
@@ -11,14 +12,16 @@ import time
 import torch
 from torch import Tensor, nn
 
+from engine.compare import ALLOWED, Measure, difference
 from engine.kernels.linear import LinearConfig, fused_linear
-from engine.kernels.tuning import Choice, Measure, candidates, choose, graph_seconds, shared_limit
+from engine.kernels.tuning import Choice, candidates, choose, graph_seconds, shared_limit
 from engine.layers.linear import Linear, quantise
 from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.models.code_predictor import CodePredictor
 from engine.models.qwen3_layer import Qwen3Layer
 from engine.models.talker import Talker
+from engine.protocol import Check
 
 log = logging.getLogger(__name__)
 
@@ -97,38 +100,50 @@ def fuse_(
     int8: bool = False,
     shared: int | None = None,
     measure: Measure = graph_seconds,
-) -> None:
-    """Measure every kind and set its choice; `int8`: the decoder layers' weights in 8 bits, the
-    full ones dropped. `shared`: bytes of shared memory per program, asked of the device by default.
+) -> list[Check]:
+    """Measure every kind and set its choice; how these compare with plain torch. `int8`: the
+    decoder layers' weights in 8 bits, the full ones dropped. `shared`: bytes of shared memory per
+    program, asked of the device by default.
     """
     shared = shared_limit(talker.codec_embedding.device) if shared is None else shared
+    checks = []
     for name, kind in kinds(talker, predictor).items():
         quantised = int8 and not name.endswith("heads")
         fused = [FusedLinear(linear, int8=quantised) for linear, *_ in kind]
         for rows in ROWS[: 1 + (max_rows > ROWS[0])]:
             started = time.monotonic()
-            config, seconds = _choose(kind, fused, rows, shared, measure)
+            choice = _choose(kind, fused, rows, shared, measure)
             for one in fused:
-                one.by_rows[rows] = config
+                one.by_rows[rows] = choice.config
+            checks.append(_check(f"{name}, {rows} rows", choice, kind))
             log.info(
                 "%s, %d rows: %.1f us a product, %s (%.1f s)",
-                *(name, rows, seconds * 1e6 / len(kind)),
-                *(config or "plain", time.monotonic() - started),
+                *(name, rows, checks[-1].seconds * 1e6),
+                *(choice.config or "plain", time.monotonic() - started),
             )
         for (linear, *_), one in zip(kind, fused, strict=True):
             linear.fused = one
             if quantised:
                 linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
+    return checks
+
+
+def _check(name: str, choice: Choice, kind: Kind) -> Check:
+    """Of a single product. int8 weights have no plain time: nothing is slower than none."""
+    number, dtype = len(kind), kind[0][0].weight.dtype
+    name += f": {'torch' if choice.config is None else 'kernel'}"
+    seconds, plain = choice.seconds / number, (choice.plain_seconds or choice.seconds) / number
+    return Check(name, "", choice.gap, ALLOWED[dtype], seconds, plain)
 
 
 def _choose(
     kind: Kind, fused: list[FusedLinear], rows: int, shared: int, measure: Measure
 ) -> Choice:
-    linear, _, gated, _ = kind[0]
+    linear, norm, gated, adds = kind[0]
     out_features, in_features = linear.weight.shape
     out_features //= 1 + gated
-    x = linear.weight.new_zeros(rows, in_features)
-    residual = linear.weight.new_zeros(rows, out_features)
+    x = linear.weight.new_empty(rows, in_features).normal_()
+    residual = linear.weight.new_empty(rows, out_features).normal_()
     weight_dtype = fused[0].weight.dtype
     configs: list[LinearConfig | None] = list(
         candidates(rows, out_features, in_features, gated, x.dtype, shared, weight_dtype)
@@ -144,4 +159,21 @@ def _choose(
             else:
                 one.run(config, x, norm, gated, added)
 
-    return choose(run, configs, x.device, measure)
+    added = residual if adds else None
+    plain = _plainly(linear, fused[0])(x, norm=norm, gated=gated, residual=added)
+
+    def gap(config: LinearConfig) -> float:
+        return difference(fused[0].run(config, x, norm, gated, added), plain)
+
+    return choose(run, configs, x.device, measure, gap, ALLOWED[x.dtype])
+
+
+def _plainly(linear: Linear, fused: FusedLinear) -> Linear:
+    """A plain product with the weight that `fused` has."""
+    if fused.scale is None:
+        return linear
+    out_features, in_features = linear.weight.shape
+    plain = Linear(in_features, out_features)
+    weight = (fused.weight * fused.scale[:, None]).to(linear.weight.dtype)
+    plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), linear.bias
+    return plain

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from triton.runtime.errors import OutOfResources
 
+from engine.compare import Measure, reason
 from engine.kernels.linear import LinearConfig
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,13 @@ SHAPES = {
 class Choice(NamedTuple):
     config: LinearConfig | None  # None: the plain path
     seconds: float  # of one run
+    plain_seconds: float = 0.0  # of the plain path's, if there is one
+    gap: float = 0.0
 
 
 Run = Callable[[LinearConfig | None], None]
-Measure = Callable[[Callable[[], None], torch.device], float]
+# How far a configuration's result is from the plain one's.
+Gap = Callable[[LinearConfig], float]
 
 
 def shared_limit(device: torch.device) -> int:
@@ -88,7 +92,7 @@ def footprint(
     return max(tiles, sums) + 1024
 
 
-def graph_seconds(work: Callable[[], None], device: torch.device) -> float:
+def graph_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Median time of `work` replayed as a CUDA graph, as decoding runs it: no launch is waited
     for. The warm-ups before compile what has to be compiled.
     """
@@ -96,17 +100,27 @@ def graph_seconds(work: Callable[[], None], device: torch.device) -> float:
         for _ in range(WARM_UPS):
             work()
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+        replay = _recorded(work)
+        replay()
+        return statistics.median(_seconds(replay) for _ in range(REPLAYS))
+
+
+def _recorded(work: Callable[[], object]) -> Callable[[], object]:
+    """`work` itself where a graph cannot be recorded."""
+    graph = torch.cuda.CUDAGraph()
+    try:
         with torch.cuda.graph(graph):
             work()
-        graph.replay()
-        return statistics.median(_replay_seconds(graph) for _ in range(REPLAYS))
+    except RuntimeError as error:
+        log.debug("timed without a graph: %s", error)
+        return work
+    return graph.replay
 
 
-def _replay_seconds(graph: torch.cuda.CUDAGraph) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    graph.replay()
+    work()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
@@ -117,8 +131,11 @@ def choose(
     configs: Iterable[LinearConfig | None],
     device: torch.device,
     measure: Measure = graph_seconds,
+    gap: Gap = lambda config: 0.0,
+    allowed: float = 0.0,
 ) -> Choice:
     """The fastest of `configs`, where None is the plain path. ValueError: none fits the device.
+    What does not run here, or has a `gap` beyond `allowed`, is left out with a warning.
 
     run(config) passes once over all the layers' products of one kind, so that weights come from
     memory as in decoding and not from the cache.
@@ -126,11 +143,18 @@ def choose(
     choices = []
     for config in configs:
         try:
-            choices.append(Choice(config, measure(partial(run, config), device)))
+            found = 0.0 if config is None else gap(config)
+            if not found <= allowed:
+                log.warning("%s is left out: it differs from torch by %.2g", config, found)
+                continue
+            choices.append(Choice(config, measure(partial(run, config), device), gap=found))
         except OutOfResources as error:
             log.debug("%s does not fit %s: %s", config, device, error)
+        except Exception as error:  # whatever compiler and driver raise
+            log.warning("%s is left out on %s: %s", config or "plain torch", device, reason(error))
     if not choices:
         raise ValueError(f"no configuration of the product fits {device}")
     best = min(choices, key=lambda choice: choice.seconds)
     log.debug("%s: %s of %d choices", device, best, len(choices))
-    return best
+    plain = next((choice.seconds for choice in choices if choice.config is None), 0.0)
+    return best._replace(plain_seconds=plain)

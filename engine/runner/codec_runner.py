@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.layers.rotary import RotaryTable
 from engine.models.codec_decoder import CodecDecoder
+from engine.protocol import Check
 from engine.runner.cuda_graphs import Capture, CodecGraphs, GraphCapturer
 from engine.runner.transfer import Download, upload
 
@@ -84,14 +85,16 @@ class CodecRunner:
         self.rotary = RotaryTable(c.head_dim, c.rope_theta, max_frames, self.dtype, self.device)
 
     def capture(
-        self, sizes: tuple[int, ...], capturer: Callable[[], Capture] = GraphCapturer
-    ) -> None:
-        """From now on decode chunks of these sizes as recorded graphs."""
+        self,
+        sizes: tuple[int, ...],
+        capturer: Callable[[list[Tensor]], Capture] = GraphCapturer,
+    ) -> list[Check]:
+        """From now on decode chunks of these sizes as recorded graphs; how these compare."""
         num_rows, num_codes = len(self.rows) - 1, self.decoder.config.num_quantizers
         with self._on_stream():
-            self.graphs = CodecGraphs(
-                self._run, sizes, num_rows, num_codes, self.device, capturer()
-            )
+            capture = capturer([self.state[-1:]])  # what padding rows keep
+            self.graphs = CodecGraphs(self._run, sizes, num_rows, num_codes, self.device, capture)
+        return getattr(capture, "checks", [])
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self.stream)  # without one, nothing changes

@@ -5,21 +5,34 @@ and writes the same memory each time, so its inputs are static buffers and its s
 batch runs in the smallest bucket (number of rows) that holds it, and the rest is the padding row.
 """
 
+import logging
+import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.compare import ALLOWED, difference, reason
+from engine.protocol import Check
 from engine.runner.row_buffers import RowBuffers
 from engine.runner.transfer import upload
+
+log = logging.getLogger(__name__)
 
 # By row and frame, the 16 codes.
 Codes = list[list[list[int]]]
 # capture(run) runs `run` for real, then captures it: -> (replay, what `run` returned, static).
-Replay = Callable[[], None]
+Replay = Callable[[], object]
 Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
+
+# A replay is timed so many times, since it is short.
+REPLAYS = 3
+# Of codes, which follow from one another: the same kernels ran, so a graph that is right has all
+# or, if one was rounded otherwise, those before it; a broken one has none.
+MOST_CODES = 0.9
 
 # Rows; the predictor's and talker's kernels are chosen by 16, 32, 64 and 128 rows (kernels/tuning).
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -27,8 +40,8 @@ BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 PREFILL_BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
-class GraphCapturer:
-    """Captures on the current stream. Graphs of one capturer share memory: they must be replayed on
+class Recorder:
+    """Records on the current stream. Graphs of one recorder share memory: they must be replayed on
     one stream, and what one returns is overwritten by the next.
     """
 
@@ -36,12 +49,61 @@ class GraphCapturer:
         self.pool: Any = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        run()  # compile kernels and let libraries allocate what they keep
         torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
             out = run()
         return graph.replay, out
+
+    @staticmethod
+    def wait() -> None:
+        torch.cuda.current_stream().synchronize()
+
+
+class GraphCapturer:
+    """Records a run, and replays it once beside the run itself. Where that gives something else,
+    takes longer or cannot be done, the run goes on as it was, kernel by kernel, with a warning.
+
+    `keep`: what a run changes for the next, put back before each; all else follows from its inputs.
+    """
+
+    def __init__(
+        self,
+        keep: Seq[Tensor] = (),
+        record: Any = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.keep = [(tensor, tensor.clone()) for tensor in keep]
+        self.record, self.clock = record or Recorder(), clock
+        self.checks: list[Check] = []
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        run()  # compile kernels and let libraries allocate what they keep
+        plain_s, expected = self._time(run)
+        expected = expected.clone()
+        name = f"graph of {tuple(expected.shape)} {str(expected.dtype).removeprefix('torch.')}"
+        allowed = MOST_CODES if expected.dtype == torch.int64 else ALLOWED[expected.dtype]
+        try:
+            replay, out = self.record(run)
+            seconds = min(self._time(replay)[0] for _ in range(REPLAYS))
+            check = Check(name, "", difference(out, expected), allowed, seconds, plain_s)
+        except RuntimeError as error:
+            check = Check(name, error=reason(error), allowed=allowed)
+        self.checks.append(check)
+        fault = check.fault or ("it is slower" if check.is_slower else "")
+        if not fault:
+            return replay, out
+        log.warning("%s is left out, its kernels are launched one by one: %s", name, fault)
+        return (lambda: expected.copy_(run())), expected
+
+    def _time(self, run: Callable[[], object]) -> tuple[float, Any]:
+        for tensor, value in self.keep:
+            tensor.copy_(value)
+        self.record.wait()
+        started = self.clock()
+        out = run()
+        self.record.wait()
+        return self.clock() - started, out
 
 
 def buckets_up_to(most: int, sizes: tuple[int, ...] = BUCKETS) -> list[int]:
@@ -97,7 +159,7 @@ class PrefillGraphs:
         hidden_size = buffers.hidden.shape[1]
         self.graphs: dict[int, tuple[Tensor, Tensor, Replay, Tensor]] = {}
         for size in reversed(buckets_up_to(min(max_tokens, PREFILL_BUCKETS[-1]), PREFILL_BUCKETS)):
-            x = buffers.hidden.new_zeros(size, hidden_size)
+            x = buffers.hidden.new_empty(size, hidden_size).normal_()
             at = torch.zeros(2, size, dtype=torch.int64, device=buffers.device)
             at[0] = buffers.padding
             replay, out = capture(partial(run, x, at[0], at[1]))

@@ -65,6 +65,11 @@ class RowBuffers:
         """The row that belongs to no sequence."""
         return self.num_rows
 
+    def padding_state(self) -> list[Tensor]:
+        """What a frame of the padding row changes."""
+        kept = (self.hidden, self.codes, self.num_tokens, self.num_frames, self.seen)
+        return [tensor[-1:] for tensor in kept]
+
     def start(self, seq: Sequence) -> None:
         """Give the sequence's row its blocks, its sampling parameters and clean counters."""
         row, table = seq.row, upload(seq.block_table, self.device)

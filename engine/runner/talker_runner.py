@@ -7,6 +7,7 @@ whose prompt was just prefilled takes part in the same step's frame, so starting
 streams its prefill and nothing more.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ from engine.runner.frame_step import FrameStep
 from engine.runner.prefix_cache import PrefixCache
 from engine.runner.prompt_embeds import PromptEmbedder, VoicePrompt
 from engine.runner.row_buffers import RowBuffers
-from engine.runner.torch_backend import make_backend
+from engine.runner.torch_backend import Backend, make_backend
 from engine.runner.transfer import Download, upload
 from engine.scheduler.scheduler import PrefillChunk
 from engine.scheduler.sequence import Sequence
@@ -61,13 +62,11 @@ class TalkerRunner:
         blocks, size = kv_cache.shape[2:4]
         self.buffers = RowBuffers(c, blocks, size, num_rows, max_tokens, self.prompts.pad[0])
         is_native = self.talker.whole is not None
-        self.kernels = "triton" if kernels else "native" if is_native else "torch"
-        self.backend = make_backend(self.kernels, c, self.buffers, rotary, inner_rotary)
-        self.frame = FrameStep(
-            self.talker, self.predictor, self.prompts, kv_cache, self.buffers, self.backend
-        )
-        self.frames: FrameGraphs | None = None
-        self.prefills: PrefillGraphs | None = None
+        self.frames: FrameGraphs | None
+        self.prefills: PrefillGraphs | None
+        self._parts = (c, self.buffers, rotary, inner_rotary)
+        name = "triton" if kernels else "native" if is_native else "torch"
+        self._set(name, make_backend(name, *self._parts), None, None)
         self.prefixes = PrefixCache(kv_cache)
         self._prompt_embeds: dict[int, Tensor] = {}
 
@@ -96,8 +95,28 @@ class TalkerRunner:
 
     def capture(self, capture: Capture, max_tokens: int) -> None:
         """From now on run frames, and prefills of up to `max_tokens`, as recorded graphs."""
+        self.buffers.hidden[-1].normal_()  # the padding row's: graphs are compared on it
         self.frames = FrameGraphs(self.frame, self.buffers, capture)
         self.prefills = PrefillGraphs(self._talk, self.buffers, max_tokens, capture)
+
+    def use_plain(self) -> Callable[[], None]:
+        """From now on plain torch, nothing recorded; what is returned brings back what was."""
+        before = (self.kernels, self.backend, self.frames, self.prefills)
+        self._set("torch", make_backend("torch", *self._parts), None, None)
+        return partial(self._set, *before)
+
+    def _set(
+        self,
+        kernels: str,
+        backend: Backend,
+        frames: FrameGraphs | None,
+        prefills: PrefillGraphs | None,
+    ) -> None:
+        self.kernels, self.backend = kernels, backend
+        self.frames, self.prefills = frames, prefills
+        self.frame = FrameStep(
+            self.talker, self.predictor, self.prompts, self.kv_cache, self.buffers, backend
+        )
 
     def _talk(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         return self.talker(x, self.kv_cache, self.backend.prefill([], rows, positions))

@@ -10,7 +10,7 @@ import pytest
 from qtts_openai import check as module
 from qtts_openai.__main__ import main
 from qtts_openai.http.admin import admin_app, administered, read_key
-from qtts_openai.settings import ServerSettings, SettingsError
+from qtts_openai.settings import ServerSettings, Settings, SettingsError
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def checked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QTTS_API_KEYS", raising=False)
 
-    def run(text: str) -> tuple[int, str]:
+    def run(text: str, *options: str) -> tuple[int, str]:
         (tmp_path / "config.yaml").write_text(text)
         try:
-            status = main(["check"])
+            status = main(["check", *options])
         except SystemExit as error:
             status = int(str(error.code))
         return status, capsys.readouterr().out
@@ -65,6 +65,30 @@ def test_what_would_fail_is_said_and_is_one(checked, no_torch, text, said):
     assert status == 1
     assert any(line.startswith("error") and said in line for line in out.splitlines()), out
     assert "secret" not in out
+
+
+KERNEL = '{"name": "attention", "seconds": 1e-5, "plain_seconds": %s, "difference": 1e-4}'
+
+
+@pytest.mark.parametrize(
+    ("plain_s", "fault", "level"),
+    [("4e-5", "", "ok"), ("4e-6", "", "warning"), ("4e-5", "it differs by 1", "error")],
+)
+def test_each_kernel_is_a_line(monkeypatch, plain_s, fault, level):
+    said = (
+        f'{{"error": null, "gpu": "a card", "checks": [{KERNEL % plain_s}], "faults": ["{fault}"]}}'
+    )
+    monkeypatch.setattr(module, "_GPU", ["echo", said])
+    card, kernel = module._kernels(Settings())
+    assert (card.level, card.said) == ("ok", "a card")
+    assert kernel.level == level and "attention" in kernel.said
+    assert (fault or "10 us") in kernel.said
+
+
+def test_without_a_gpu_that_is_said(checked, monkeypatch):
+    monkeypatch.setattr(module, "_GPU", ["echo", '{"error": "torch 2 sees no GPU"}'])
+    status, out = checked(PORT, "--gpu")
+    assert status == 1 and "torch 2 sees no GPU" in out
 
 
 def test_a_port_in_use_is_an_error(checked, no_torch):

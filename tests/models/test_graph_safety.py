@@ -5,6 +5,7 @@ Without a GPU a recording is stood in for by running the same function again int
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,13 @@ from engine.config import ModelSpec, Sampling
 from engine.loader.checkpoint import load, load_codec
 from engine.models.codec_decoder import CodecDecoder
 from engine.runner.codec_runner import CodecRunner
-from engine.runner.cuda_graphs import CODEC_FRAMES, FrameGraphs, Replay, buckets_up_to
+from engine.runner.cuda_graphs import (
+    CODEC_FRAMES,
+    FrameGraphs,
+    GraphCapturer,
+    Replay,
+    buckets_up_to,
+)
 from engine.runner.talker_runner import TalkerRunner
 from engine.scheduler.sequence import Sequence
 from tests.engine.scheduler.sequences import make
@@ -86,6 +93,33 @@ def test_a_frame_asks_the_host_nothing(runner: TalkerRunner) -> None:
     assert {name for name in ops.names if any(word in name for word in FORBIDDEN)} == set()
 
 
+class StandIn:
+    """As cuda_graphs.Recorder."""
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        return record(run)
+
+    def wait(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("feed_back", [True, False])
+def test_a_graph_is_compared_on_a_row_that_stays_as_it_is(
+    runner: TalkerRunner, feed_back: bool
+) -> None:
+    """What a frame of the padding row changes is put back, so that the same codes come again."""
+    (seq,) = running(runner, 1)
+    seq.row = runner.buffers.padding
+    runner.buffers.sampling.set(seq.row, SAMPLING)
+    runner.backend.begin([seq])
+    runner.buffers.hidden[-1].normal_()
+    rows = torch.full((1,), seq.row)
+    capture = GraphCapturer(runner.buffers.padding_state(), StandIn())
+    capture(partial(runner.frame, rows, feed_back))
+    (check,) = capture.checks
+    assert check.difference == 0 and check.name == "graph of (1, 16) int64"
+
+
 def test_buckets_end_with_the_number_of_rows() -> None:
     assert buckets_up_to(1) == [1]
     assert buckets_up_to(8) == [1, 2, 4, 8]
@@ -140,7 +174,7 @@ def decoder(checkpoints: dict[str, Path]) -> CodecDecoder:
 
 def recorded(decoder: CodecDecoder, num_rows: int, sizes: tuple[int, ...]) -> CodecRunner:
     codec = CodecRunner(decoder, num_rows, 512)
-    codec.capture(sizes, lambda: record)
+    codec.capture(sizes, lambda _: record)
     return codec
 
 

@@ -68,7 +68,7 @@ class TalkerExtension:
 
             fuse_(model.ends, model.predictor, plan.num_rows, int8=plan.int8)
             if plan.cuda_graphs:
-                feedback.capture(GraphCapturer())
+                feedback.capture(GraphCapturer(feedback.buffers.padding_state()))
         _feedbacks[self.vllm_config.instance_id] = feedback
         return int(self.vllm_config.cache_config.num_gpu_blocks) - 1  # one is vLLM's own
 

@@ -1,0 +1,1 @@
+"""What runs in a rival's own environment, and checkpoints in a rival's format."""
