@@ -58,7 +58,7 @@ async def visit(victim: Victim) -> None:
 
 @pytest.mark.attack
 def test_sockets_that_are_silent_and_vanish_leave_nothing(attacked: Victim) -> None:
-    """The worker's memory is not bounded here: it is thought to take KV pages as they are first used."""
+    """The worker's memory is not bounded here: probably it touches KV pages for the first time."""
     seen = []
     for _ in range(NUM_ROUNDS):
         asyncio.run(visit(attacked))
