@@ -106,7 +106,11 @@ class AppState:
         store = rate_store(settings.limits, self.metrics.rate_store_failures.inc)
         self.limiter = Limiter(settings.limits, store)
         max_queued = settings.engine.max_queued * settings.engine.data_parallel_size
-        self.queue = FairQueue(lambda: _num_places(engine.num_places, max_queued), max_queued)
+        self.queue = FairQueue(
+            lambda: _num_places(engine.num_places, max_queued),
+            max_queued,
+            is_tight=lambda: engine.num_places < engine.num_rows,
+        )
 
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "AppState":

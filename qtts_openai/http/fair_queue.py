@@ -9,6 +9,11 @@ turn among equals, so none gets more than half while another waits; one alone ma
 begun is never broken off: a newcomer waits for the end of one utterance at most, or not at all, as
 one who has nothing under way may have one of a few places more.
 
+Where places are tight (a CPU: each utterance more slows all others), a flood that fills all places
+between two requests of another caller would still make those slow. There nobody is given more than
+half of them while another caller has something under way, or had until a moment ago: as many
+tickets as there are places have not begun since.
+
 When too many wait, the newest ticket of the longest line is refused in favour of a caller whose
 line is shorter. Firm tickets are never refused: parts of an answer, or of a batch, that has begun.
 """
@@ -40,17 +45,26 @@ class Ticket(Protocol):
 
 class FairQueue:
     """`num_places` is asked anew each time, as workers come and go; 0: begin, which says why not.
+    So is `is_tight`.
 
     Every ticket that entered must `leave`, once, unless it was refused or would not begin.
     """
 
-    def __init__(self, num_places: Callable[[], int], max_waiting: int) -> None:
+    def __init__(
+        self,
+        num_places: Callable[[], int],
+        max_waiting: int,
+        is_tight: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._num_places = num_places
         self._max_waiting = max_waiting
+        self._is_tight = is_tight
         self._lines: OrderedDict[str, OrderedDict[Ticket, None]] = OrderedDict()
         self._active: dict[str, int] = {}
         self.num_waiting = self.num_active = 0
         self._num_soft = 0  # of those that wait: not firm
+        self._num_begun = 0
+        self._left_at: OrderedDict[str, int] = OrderedDict()  # who has none: _num_begun at the last
 
     def enter(self, ticket: Ticket, ahead: bool = False) -> None:
         """Begin the ticket, or let it wait: at the end of its caller's line, or `ahead` of it.
@@ -117,8 +131,22 @@ class FairQueue:
         if who is None:
             return None
         places = self._num_places()
-        spare = 0 if self.num_active_of(who) else places // SPARE
+        has = self.num_active_of(who)
+        has_half = 0 < max(1, places // 2) <= has
+        if has_half and self._is_tight() and self._is_another_about(who):
+            return None
+        spare = 0 if has else places // SPARE
         return who if places == 0 or self.num_active < places + spare else None
+
+    def _is_another_about(self, who: str) -> bool:
+        self._forget()
+        return any(other != who for other in (*self._active, *self._left_at))
+
+    def _forget(self) -> None:
+        """Those who left a while ago."""
+        until = self._num_begun - self._num_places()
+        while self._left_at and next(iter(self._left_at.values())) <= until:
+            self._left_at.popitem(last=False)
 
     def _put(self, ticket: Ticket, ahead: bool) -> None:
         line = self._lines.setdefault(ticket.who, OrderedDict())
@@ -145,8 +173,12 @@ class FairQueue:
         assert number >= 0, "a ticket leaves once"
         if number:
             self._active[ticket.who] = number
+            self._left_at.pop(ticket.who, None)
         else:
             del self._active[ticket.who]
+            self._forget()
+            self._left_at[ticket.who] = self._num_begun
+        self._num_begun += change > 0
 
     def _longest(self) -> OrderedDict[Ticket, None]:
         return max(self._lines.values(), key=len, default=OrderedDict())
