@@ -38,14 +38,14 @@ JOBS ?= auto
 SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile --reruns 1 -rfER
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 3000 \
-		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term)
+		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term --durations=40 --durations-min=4)
 	@echo "Not run: the tests of the vLLM backend (make test-vllm)"
 
 test-vllm: ## the talker on vLLM, on this CPU, in .venv-vllm (3.6 GB)
 	@$(MAKE) --no-print-directory VENV=.venv-vllm .venv-vllm/.test
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-vllm/bin/python -m pytest -m vllm tests/vllm $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-vllm/bin/python -m pytest -q -m vllm $(SPREAD) tests/vllm $(ARGS)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false VLLM_TEST_RUNNER=v2 \
-		.venv-vllm/bin/python -m pytest -m vllm tests/vllm/test_golden.py $(ARGS)
+		.venv-vllm/bin/python -m pytest -q -m vllm tests/vllm/test_golden.py $(ARGS)
 
 attack: $(VENV)/.test ## attack a server of its own in every known way
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/attack $(ARGS)

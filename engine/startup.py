@@ -75,6 +75,8 @@ def build(
         config, replica = vllm_options.with_own_gpus(config, replica), 0
     device = choose_device(config, replica)
     on_gpu = device.type == "cuda"
+    if config.kernels == "triton" and not on_gpu:
+        raise CheckpointError("engine.kernels is triton, which needs a GPU; use auto or torch")
     if on_vllm:
         config = vllm_options.adjusted(config, device)
     paths = {spec.id: resolve(spec) for spec in models}

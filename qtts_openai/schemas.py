@@ -134,6 +134,10 @@ class ConsentRequest(msgspec.Struct, frozen=True):
     language: Annotated[str, Meta(min_length=2, max_length=35, pattern=r"^[A-Za-z0-9-]+$")]
 
 
+class VoiceUpdate(msgspec.Struct, frozen=True):
+    name: Name
+
+
 class ConsentUpdate(msgspec.Struct, frozen=True):
     name: Name
 

@@ -26,7 +26,7 @@ def load_settings(path: str | None = None) -> Settings:
 
 
 def _chosen(path: str | None) -> str | None:
-    chosen = path or os.environ.get("QTTS_CONFIG")
+    chosen = path or os.environ.get("QTTS_CONFIG") or None  # composed environments set it blank
     if chosen is None and Path("config.yaml").is_file():
         return "config.yaml"
     return chosen

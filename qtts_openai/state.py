@@ -39,15 +39,16 @@ from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
-from qtts_openai.speech.planner import Planner, SpeechPlan
+from qtts_openai.speech.planner import LivePlan, Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import FAMILIES, Catalog
 from qtts_openai.voices.presets import Voice, VoiceTable
+from qtts_openai.voices.records import StoredVoice
 from qtts_openai.voices.references import References
 from qtts_openai.voices.resolver import VoiceResolver
-from qtts_openai.voices.store import StoredVoice, VoiceStore
+from qtts_openai.voices.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 
@@ -210,25 +211,29 @@ class AppState:
     async def provenance(
         self,
         request: SpeechRequest,
-        utterance: SpeechPlan,
+        utterance: SpeechPlan | LivePlan,
         caller: Caller = ANONYMOUS,
         request_id: str | None = None,
     ) -> Provenance:
         """How the answer says what made it; a statement is kept where it has a `request_id`. Speech
         with a cloned voice is in the audit log before it is made.
         """
-        settings, model = self.settings.provenance, utterance.model.id
-        mark = Mark(model, settings.mark_wav_streams) if settings.mark else None
-        kind = CONTENT_TYPES[request.response_format]
+        model, kind = utterance.model.id, CONTENT_TYPES[request.response_format]
         seal = self.signing.seal(request, model, kind, caller.id, request_id)
         trail = await self._trail(request, utterance, caller)
-        return Provenance(mark, self.watermark, seal, trail)
+        return Provenance(self.mark(model), self.watermark, seal, trail)
+
+    def mark(self, model: str) -> Mark | None:
+        settings = self.settings.provenance
+        return Mark(model, settings.mark_wav_streams) if settings.mark else None
 
     async def _trail(
-        self, request: SpeechRequest, utterance: SpeechPlan, caller: Caller
+        self, request: SpeechRequest, utterance: SpeechPlan | LivePlan, caller: Caller
     ) -> Trail | None:
+        """Of a live text is known at its end only what it was."""
         if not self.audit.is_on or utterance.reference is None:
             return None
+        text = request.input.encode()
         said = {
             "speech": secrets.token_hex(8),
             "key": caller.id,
@@ -236,7 +241,7 @@ class AppState:
             "consent": utterance.consent,
             "model": utterance.model.id,
             "reference_sha256": utterance.reference.key,
-            "text_sha256": hashlib.sha256(request.input.encode()).hexdigest(),
+            "text_sha256": hashlib.sha256(text).hexdigest() if text else None,
         }
         await asyncio.to_thread(self.audit.write, "speech.begun", **said)
         return Trail(self.audit, said)

@@ -21,6 +21,7 @@ import importlib.util
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -161,10 +162,17 @@ def uv_environment(config: Mapping[str, str], env: Mapping[str, str]) -> dict[st
     at all indexes, as pip does, and not only at the first that has the name.
     """
     said = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+    if has_certificates(ssl.get_default_verify_paths()):
+        said["UV_SYSTEM_CERTS"] = "1"  # uv trusts its own otherwise, and no company's
     for name, (uv_name, separator) in UV_NAMES.items():
         if config.get(name):
             said[uv_name] = separator.join(config[name].split())
     return said | dict(env)
+
+
+def has_certificates(system: ssl.DefaultVerifyPaths) -> bool:
+    folder = Path(system.capath) if system.capath else None
+    return bool(system.cafile or (folder and any(folder.iterdir())))
 
 
 def uv_options(config: Mapping[str, str]) -> list[str]:
@@ -258,17 +266,18 @@ def choose(kind: str, found: list[tuple[Source, TorchBuild]]) -> tuple[Source, T
 
 
 def install_torch(environment: Environment, kind: str, gpu: bool) -> TorchBuild:
-    found, reason = [], ""
+    found, reasons = [], []
     for source in sources(kind, pinned_version(), gpu):
         plan = environment.plan(source)
         if isinstance(plan, str):
-            reason = plan
+            reasons.append(plan)
             continue
         found.append((source, plan))
         if plan.accelerated == (kind == "cuda"):
             break
     if not found:
-        raise StopError(f"No torch {pinned_version()} for this Python is to be had:\n{reason}")
+        said = "\n".join(dict.fromkeys(reasons))
+        raise StopError(f"No torch {pinned_version()} for this Python is to be had:\n{said}")
     source, build, remark = choose(kind, found)
     size = "several GB" if build.accelerated else "about 200 MB"
     say(f"torch {build.version} ({size}){': ' if remark else ''}{remark}")

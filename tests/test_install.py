@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts/install.py"
@@ -249,7 +251,8 @@ list.format='json'
 """
 
 
-def test_what_pip_is_configured_with_is_said_to_uv():
+def test_what_pip_is_configured_with_is_said_to_uv(monkeypatch):
+    monkeypatch.setattr(it, "has_certificates", lambda _: True)
     config = it.read_pip_config(PIP_CONFIG)
     assert it.uv_environment(config, {"PATH": "/bin"}) == {
         "PATH": "/bin",
@@ -258,10 +261,22 @@ def test_what_pip_is_configured_with_is_said_to_uv():
         "UV_FIND_LINKS": "/wheels",
         "UV_INDEX": "file:///a/simple file:///b/simple",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_SYSTEM_CERTS": "1",
     }
     options = ["-c", "/etc/caps.txt", "-c", "/etc/more.txt", "--no-index"]
     assert it.uv_options(config) == options
     assert it.uv_options({}) == []
+
+
+def test_the_system_s_certificates_count_where_there_are_any(tmp_path, monkeypatch):
+    paths = ssl.get_default_verify_paths()
+    empty = paths._replace(cafile=None, capath=str(tmp_path))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: empty)
+    assert "UV_SYSTEM_CERTS" not in it.uv_environment({}, {})
+    assert not it.has_certificates(empty._replace(capath=None))
+    (tmp_path / "company.pem").touch()
+    assert it.uv_environment({}, {})["UV_SYSTEM_CERTS"] == "1"
+    assert it.uv_environment({}, {"UV_SYSTEM_CERTS": "0"})["UV_SYSTEM_CERTS"] == "0"
 
 
 def test_several_folders_of_wheels_and_uv_s_own_settings():
@@ -350,6 +365,18 @@ def test_every_dependency_is_pinned():
     names = {re.split(r"[\[<>=;~! ]", one)[0].lower().replace("_", "-") for one in wanted}
     missing = names - pins(it.PINS).keys() - {"torch", "vllm"}
     assert not missing, f"run `make lock`: {missing}"
+
+
+def test_vllms_pins_are_within_our_ranges():
+    """Its environment is made by them alone: of the server, and of the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = pins(it.ROOT / "constraints-vllm.txt")
+    for text in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        wanted = Requirement(text)
+        if wanted.name != "torch":
+            entry = pinned.get(wanted.name.lower(), "")
+            version = re.match(r"\S+==([^\s;]+)", entry)
+            assert version and version[1] in wanted.specifier, f"{text}: pinned is {entry[:40]!r}"
 
 
 def test_range_is_that_of_pyproject():

@@ -134,7 +134,7 @@ def torch_form(quantization: Quantization, dtype: torch.dtype) -> WeightForm | N
     if quantization == "none":
         return None
     raise CheckpointError(
-        f"engine.quantization {quantization} needs the compiled decoder (python -m "
+        f"engine.quantization {quantization} needs the own engine's compiled decoder (python -m "
         "engine.native.build), or a CPU with bfloat16 and engine.dtype bfloat16"
     )
 

@@ -18,6 +18,7 @@ from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.asgi import Request
 from qtts_openai.http.callers import caller_of, source_of
 from qtts_openai.http.rate_limit import Lease
+from qtts_openai.http.request_id import current as current_request_id
 from qtts_openai.live import events as s
 from qtts_openai.live.session import LiveSession
 from qtts_openai.live.voice import LiveVoice, OpenTexts
@@ -39,6 +40,7 @@ class BodySpeech:
     def __init__(self, service: AppState, receive: Receive, lease: Lease) -> None:
         self.service, self.lease = service, lease
         self.request: SpeechRequest
+        self.mark: Mark | None = None
         self.session: LiveSession | None = None
         self._lines = _lines(receive)
         self._receive = receive
@@ -59,11 +61,10 @@ class BodySpeech:
             raise invalid("The first line must be an object with the fields of the request.")
         text = first.pop("input", first.pop("text", "")) or ""
         self.request = read_speech({**first, "input": ""})[0]
-        voice = await LiveVoice.of(self.service, self.request, caller_of(http), source_of(http))
-        mark = self.service.settings.provenance.mark
-        self.session = LiveSession(
-            voice, open_texts, dialect=self.name, mark=Mark(voice.plan.model.id) if mark else None
-        )
+        caller, who, id_ = caller_of(http), source_of(http), current_request_id.get()
+        voice = await LiveVoice.of(self.service, self.request, caller, who, id_)
+        self.session = LiveSession(voice, open_texts, dialect=self.name)
+        self.mark = self.service.mark(voice.plan.model.id)
         await self._append(text)
         self._reading = asyncio.create_task(self._read(self.session))
         self._events = self.session.events()
@@ -115,9 +116,12 @@ class BodySpeech:
     async def server_sent(self) -> AsyncIterator[bytes]:
         """As speech/response.py writes them."""
         try:
+            mark, is_first = self.mark.event() if self.mark else {}, True
             async for event in self._spoken():
                 for fields in self._told(event):
-                    yield _event(fields)
+                    is_marked = is_first or fields["type"] == "speech.audio.done"
+                    yield _event(fields | mark if is_marked else fields)
+                    is_first = False
         except ApiError as error:
             yield (
                 b"data: " + msgspec.json.encode({"type": "error", "error": error.detail}) + b"\n\n"
@@ -158,6 +162,7 @@ class BodyResponse(Response[None]):
             is_sse = speech.request.stream_format == "sse"
             kind = "text/event-stream" if is_sse else CONTENT_TYPES[speech.request.response_format]
             headers = {"content-type": kind, "cache-control": "no-cache", "x-accel-buffering": "no"}
+            headers |= speech.mark.headers() if speech.mark else {}
             pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": pairs})

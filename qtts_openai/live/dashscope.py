@@ -151,7 +151,9 @@ class DashScopeSession(Dialect):
         self._open_response = index
         part = self._part(index)
         ids = {"response_id": part["response_id"], "output_index": 0}
-        await self._say("response.created", response=self._response(index, "in_progress"))
+        assert self.session is not None
+        response = self._response(index, "in_progress") | self.session.voice.marked()
+        await self._say("response.created", response=response)
         item = self._item(index, "in_progress")
         await self._say("response.output_item.added", **ids, item=item)
         await self._say("response.content_part.added", **part, part={"type": "audio", "text": ""})

@@ -46,7 +46,8 @@ class DeepgramSession(Dialect):
     async def begin(self) -> None:
         voice = await self.voice(self.request(self._fields()))
         self.session = self.open(voice)
-        await self._tell(self._metadata("Metadata" if self.version == 1 else "Connected"))
+        opening = self._metadata("Metadata" if self.version == 1 else "Connected")
+        await self._tell(opening | voice.marked())
 
     def _fields(self) -> dict[str, Any]:
         encoding = self.query.get("encoding", "linear16")

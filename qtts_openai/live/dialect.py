@@ -86,18 +86,23 @@ class Dialect:
             self._spawn(self._beat_on())
             await self._over
         except Closing as closing:
+            await self._stop()  # a client that comes back at once finds its place free
             if closing.code != NORMAL and closing.reason:
                 # A client that is gone or does not read has the close code only.
                 with contextlib.suppress(Exception):
                     await self.socket.send(self.error(invalid(closing.reason, None, "closing")))
             await self.socket.close(closing.code, closing.reason)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for session in [*self.sessions]:
-                await session.close()
-            self.lease.release()
+            await self._stop()
+
+    async def _stop(self) -> None:
+        """Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for session in [*self.sessions]:
+            await session.close()
+        self.lease.release()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -151,10 +156,14 @@ class Dialect:
         return any(session.is_speaking for session in self.sessions)
 
     def open(
-        self, voice: LiveVoice, by_sentence: bool = False, tell: Tell | None = None
+        self,
+        voice: LiveVoice,
+        by_sentence: bool = False,
+        tell: Tell | None = None,
+        as_file: bool = False,
     ) -> LiveSession:
         """A session whose events go to `tell`."""
-        session = LiveSession(voice, self.open_texts, by_sentence, self.name)
+        session = LiveSession(voice, self.open_texts, by_sentence, self.name, as_file)
         self._spawn(self._pump(session, tell or self.tell))
         return session
 

@@ -180,7 +180,6 @@ class ElevenLabsSession(Dialect):
             case s.Audio(_, data, words=words):
                 context.words += words
                 if data:
-                    context.has_audio = True
                     await self._sound(context, data)
             case s.Finished(index, _, audio_s):
                 context.before_s += audio_s
@@ -195,6 +194,8 @@ class ElevenLabsSession(Dialect):
         aligned = context.alignment(self.query.get("sync_alignment") == "true")
         audio = base64.b64encode(data).decode()
         message = {"audio": audio, "isFinal": None, **self._place(context)}
+        message |= {} if context.has_audio else context.session.voice.marked()
+        context.has_audio = True
         await self.socket.send(message | {"alignment": aligned, "normalizedAlignment": aligned})
 
     def _place(self, context: Context) -> dict[str, Any]:

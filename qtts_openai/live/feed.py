@@ -46,8 +46,8 @@ class TextFeed:
         self._paused_s = 0.0
 
     @property
-    def num_held(self) -> int:
-        return len(self._text) + len(self._segment)
+    def held(self) -> str:
+        return self._segment + self._text
 
     def push(self, text: str) -> Iterator[Part]:
         """Segments and pauses that no later text can change."""

@@ -65,10 +65,10 @@ class NativeSession(Dialect):
         self.wanted: SpeechRequest | None = None
         self._held = ""  # text of a unit that is not whole
         self._utterance = self._num_units = 0  # of the dialect
+        self._segment = self._segment_begins = 0  # of the utterance; and its first unit
         self._marks: deque[Mark] = deque()
         self._first_of: dict[int, tuple[int, int]] = {}  # session index -> utterance, sentence
         self._sentence_bytes = 0
-        self._file = bytearray()
         self._words: list[Word] = []
 
     # ---- in ----
@@ -118,11 +118,11 @@ class NativeSession(Dialect):
             raise invalid("stream_audio: response_format must be 'pcm'.", "response_format")
         voice = await self.voice(request)
         self.config, self.wanted = config, request
-        by_sentence = not config.is_live
+        by_sentence, as_file = not config.is_live, not config.stream_audio
         if self.session is None:
-            self.session = self.open(voice, by_sentence)
+            self.session = self.open(voice, by_sentence, as_file=as_file)
         else:
-            self.session.reconfigure(voice, by_sentence)
+            self.session.reconfigure(voice, by_sentence, as_file)
         await self.socket.send(
             {
                 "type": "session.configured",
@@ -168,18 +168,23 @@ class NativeSession(Dialect):
         last = self.session.flush()
         self._marks.append(Mark(last, self._utterance, is_commit=is_commit))
         if not is_commit:
-            self._utterance, self._num_units = self._utterance + 1, 0
+            self._begin_utterance()
+
+    def _begin_utterance(self) -> None:
+        self._utterance, self._num_units = self._utterance + 1, 0
+        self._segment = self._segment_begins = 0
 
     async def _commit(self) -> None:
-        before = self._num_units
         self._finish(is_commit=True)
+        segment, num_before = self._segment, self._segment_begins
+        self._segment, self._segment_begins = segment + 1, self._num_units
         await self.socket.send(
             {
                 "type": "input.committed",
                 "session_id": self.id,
                 "utterance_index": self._utterance,
-                "segment_index": self._utterance,
-                "segment_sentences": self._num_units - before,
+                "segment_index": segment,
+                "segment_sentences": self._num_units - num_before,
                 "total_sentences": self._num_units,
             }
         )
@@ -194,7 +199,7 @@ class NativeSession(Dialect):
         self._marks.clear()
         self.session.cancel(None if played_ms is None else played_ms / 1000)
         if self._num_units:
-            self._utterance, self._num_units = self._utterance + 1, 0
+            self._begin_utterance()
 
     # ---- out ----
 
@@ -230,22 +235,19 @@ class NativeSession(Dialect):
         return {"id": f"{self.id}_{index}", "session_id": self.id, **place}
 
     async def _start(self, event: s.Started) -> None:
-        assert self.wanted is not None
+        assert self.wanted is not None and self.session is not None
         self._sentence_bytes, self._words = 0, []
-        self._file.clear()
         message = {"type": "audio.start", **self._place(event.index)}
         message |= {"sentence_text": event.text.strip(), "format": self.wanted.response_format}
         message["sample_rate"] = self.wanted.sample_rate or 24_000
         if self.config.has_words:
             message["word_timestamps"] = True
-        await self.socket.send(message)
+        await self.socket.send(message | self.session.voice.marked())
 
     async def _audio(self, event: s.Audio) -> None:
         if not event.data:
             return
-        if not self.config.stream_audio:
-            self._file += event.data
-        elif self.config.has_chunks:
+        if self.config.has_chunks and self.config.stream_audio:
             await self._chunk(event)
         else:
             self._sentence_bytes += len(event.data)
@@ -268,9 +270,6 @@ class NativeSession(Dialect):
         )
 
     async def _done(self, index: int, failed: bool) -> None:
-        if self._file and not failed:
-            self._sentence_bytes = len(self._file)
-            await self.socket.send(bytes(self._file))
         message = {"type": "audio.done", **self._place(index)}
         message |= {"total_bytes": self._sentence_bytes, "error": failed}
         if self.config.has_chunks and self.config.stream_audio:

@@ -43,8 +43,10 @@ class Playback:
         first = left[0]
         played_s = first.heard_s(now) if played_s is None else min(played_s, first.sent_s)
         spoken, remaining = split_at(first.clock.words(), played_s)
-        rest = " ".join([remaining, *(utterance.text for utterance in left[1:])]).strip()
-        return Cancelled(first.index, played_s, spoken, rest)
+        rest = [remaining, first.held]
+        for utterance in left[1:]:
+            rest += [utterance.text, utterance.held]
+        return Cancelled(first.index, played_s, spoken, " ".join(filter(None, rest)))
 
     def _left(self, current: Iterable[Utterance], now: float) -> list[Utterance]:
         return [*(one for one in self.made if one.heard_s(now) < one.audio_s), *current]

@@ -23,9 +23,9 @@ from qtts_openai.errors import ApiError, as_api_error, invalid
 from qtts_openai.http.turns import Turn
 from qtts_openai.live.events import Audio, Cancelled, Event, Failed, Finished, Started, Words
 from qtts_openai.live.playback import Playback
+from qtts_openai.live.trails import Trails
 from qtts_openai.live.utterance import Piece, Utterance
 from qtts_openai.live.voice import LiveVoice, OpenTexts
-from qtts_openai.provenance.marks import Mark
 from qtts_openai.speech.encoders import AudioEncoder
 from qtts_openai.speech.loudness import amplify
 
@@ -36,8 +36,8 @@ SILENCE_S = 0.25  # at once
 
 
 class LiveSession:
-    """`by_sentence`: whole sentences, for formats and clients that need files; so does a voice
-    that cannot take text while it speaks.
+    """`by_sentence`: whole sentences; so does a voice that cannot take text while it speaks.
+    `as_file`: each utterance is one file, told when it is whole.
     """
 
     def __init__(
@@ -46,13 +46,12 @@ class LiveSession:
         open_texts: OpenTexts,
         by_sentence: bool = False,
         dialect: str = "",
-        mark: Mark | None = None,
+        as_file: bool = False,
     ) -> None:
-        """`mark`: in what is encoded, where its format has a place for it."""
-        self._mark = mark
         self.voice, self._open_texts, self._dialect = voice, open_texts, dialect
         self.settings, self._metrics = voice.service.settings.live, voice.service.metrics
-        self.by_sentence = by_sentence or not voice.is_live
+        self.by_sentence, self.as_file = by_sentence or not voice.is_live, as_file
+        self._trails = Trails()
         self._utterances: deque[Utterance] = deque()  # not spoken to the end
         self._playback = Playback()
         self._events: deque[Event] = deque()
@@ -106,6 +105,7 @@ class LiveSession:
         """
         told = self._playback.cut(self._utterances, played_s)
         self._task.cancel()
+        self._trails.cut()
         self._utterances.clear()
         self._playback.clear()
         # An answer that was given stays: each cancel has its own.
@@ -119,14 +119,16 @@ class LiveSession:
         """An offset in the audio of the session, in the utterance that is heard."""
         return self._playback.within_heard(self._utterances, offset_s)
 
-    def reconfigure(self, voice: LiveVoice, by_sentence: bool) -> None:
+    def reconfigure(self, voice: LiveVoice, by_sentence: bool, as_file: bool = False) -> None:
         """For utterances from here on."""
         self.voice, self.by_sentence = voice, by_sentence or not voice.is_live
+        self.as_file = as_file
 
     async def close(self) -> None:
         """Abort what is left; idempotent."""
         self._closed = True
         self._task.cancel()
+        self._trails.cut()
         self._news.set()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -140,6 +142,7 @@ class LiveSession:
                     self._unsent_s -= event.duration_s
                     self._room.set()
                     self._note_sent(event)
+                self._trails.note(event)
                 yield event
             if self._closed:
                 return
@@ -157,7 +160,8 @@ class LiveSession:
     def _current(self) -> Utterance:
         if not self._utterances or self._utterances[-1].is_flushed:
             index, self._num_utterances = self._num_utterances, self._num_utterances + 1
-            utterance = Utterance(index, self.voice, self.settings, self.by_sentence)
+            how = self.by_sentence, self.as_file
+            utterance = Utterance(index, self.voice, self.settings, *how)
             self._utterances.append(utterance)
             self._text_news.set()
         return self._utterances[-1]
@@ -178,28 +182,37 @@ class LiveSession:
             self._utterances.popleft()
 
     async def _speak(self, utterance: Utterance) -> None:
-        request, reason = utterance.voice.request, "stop"
-        encoder = AudioEncoder(
-            request.response_format,
-            sample_rate=request.sample_rate,
-            speed=request.speed,
-            mark=self._mark,
-            watermark=utterance.voice.service.watermark,
-        )
+        encoder, reason = None, "stop"
         utterance.offset_s = self._offset_s
-        while piece := await _next_piece(utterance):
+        while piece := await utterance.next_piece():
+            encoder = encoder or await self._encoder(utterance)
             if piece.silence_s:
                 await self._be_silent(utterance, encoder, piece)
             elif await self._speak_piece(utterance, encoder, piece) is FinishReason.LENGTH:
                 reason = "length"
             utterance.end_first_piece()
-        if utterance.audio_s:
-            await self._send(utterance, await asyncio.to_thread(encoder.flush), 0.0)
+        if encoder is not None and utterance.audio_s:
+            rest = await asyncio.to_thread(encoder.flush)
+            if utterance.as_file:
+                rest = encoder.with_exact_sizes(bytes(utterance.file) + rest)
+            await self._send(utterance, rest, 0.0)
             self._tell(Words(utterance.index, utterance.clock.words()))
         self._playback.made.append(utterance)
         self._offset_s += utterance.audio_s
         finished = utterance.index, utterance.text, utterance.audio_s, reason
         self._tell(Finished(*finished, utterance.num_ids))
+
+    async def _encoder(self, utterance: Utterance) -> AudioEncoder:
+        """And what it is marked with; a clone is in the audit log from here on."""
+        request, marked = utterance.voice.request, await utterance.voice.provenance()
+        self._trails.begin(utterance, marked)
+        return AudioEncoder(
+            request.response_format,
+            sample_rate=request.sample_rate,
+            speed=request.speed,
+            mark=marked.mark,
+            watermark=marked.watermark,
+        )
 
     async def _be_silent(self, utterance: Utterance, encoder: AudioEncoder, piece: Piece) -> None:
         while (left_s := piece.silence_s - piece.audio_s) > 0:
@@ -224,6 +237,7 @@ class LiveSession:
         self, utterance: Utterance, encoder: AudioEncoder, piece: Piece
     ) -> FinishReason:
         await self._until_it_may_start(utterance, piece)
+        await utterance.voice.check()
         is_open = False
         if not utterance.by_sentence:
             is_open = await self._open_texts.take(lambda: piece.is_whole, utterance.news)
@@ -296,6 +310,9 @@ class LiveSession:
         duration_s = made_s / utterance.voice.request.speed  # as it is heard
         cheap = encoder.is_cheap
         data = encoder.encode(pcm) if cheap else await asyncio.to_thread(encoder.encode, pcm)
+        if utterance.as_file:
+            utterance.file += data
+            data = b""
         if not utterance.audio_s:
             self._count_first(utterance)
             self._tell(Started(utterance.index, utterance.text))
@@ -327,13 +344,3 @@ class LiveSession:
     def _tell(self, event: Event) -> None:
         self._events.append(event)
         self._news.set()
-
-
-async def _next_piece(utterance: Utterance) -> Piece | None:
-    """The next with something in it; None at the end of the utterance."""
-    while not utterance.pieces:
-        if utterance.is_flushed:
-            return None
-        utterance.news.clear()
-        await utterance.news.wait()
-    return utterance.pieces[0]

@@ -27,8 +27,10 @@ class TogetherSession(Dialect):
         self.id = secrets.token_hex(12)
 
     async def begin(self) -> None:
-        self.session = self.open(await self._spoken_by(self.voice_id))
-        await self.socket.send({"type": "session.created", "session": self._described()})
+        voice = await self._spoken_by(self.voice_id)
+        self.session = self.open(voice)
+        session = self._described() | voice.marked()
+        await self.socket.send({"type": "session.created", "session": session})
 
     async def _spoken_by(self, name: str | None) -> LiveVoice:
         fields = {

@@ -1,6 +1,7 @@
 """What is said between two flushes, cut into pieces that the engine speaks one after the other."""
 
 import asyncio
+import hashlib
 import re
 import time
 from collections import deque
@@ -13,8 +14,8 @@ from qtts_openai.text.pauses import Part
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\Z")
 _CLAUSE_END = re.compile(r"[,;:\uff0c\uff1b\uff1a\u3001\n]\Z")
-# Of what a model can hold together: where the next end of a sentence, of a clause and of a word
-# is the end of a piece.
+# Of what a model can hold together, and of the frames there are: where the next end of a sentence,
+# of a clause and of a word is the end of a piece.
 _SHARES = (0.6, 1.0, 1.5)
 # An id is a frame at least: so much of the frames is for text.
 _SHARE_OF_IDS = 0.5
@@ -37,11 +38,20 @@ class Piece:
 
 
 class Utterance:
+    """`as_file`: its sound is one file, sent when it is whole."""
+
     def __init__(
-        self, index: int, voice: LiveVoice, settings: LiveSettings, by_sentence: bool
+        self,
+        index: int,
+        voice: LiveVoice,
+        settings: LiveSettings,
+        by_sentence: bool,
+        as_file: bool = False,
     ) -> None:
-        self.index = index
+        self.index, self.as_file = index, as_file
+        self.file = bytearray()
         self.text = ""
+        self.sha256 = hashlib.sha256()  # of the text as it came
         self.pieces: deque[Piece] = deque()
         self.num_ids = 0
         self.is_flushed = False
@@ -55,21 +65,31 @@ class Utterance:
         self.clock = WordClock(voice.request.speed)
         self._feed = voice.feed()
         chars = voice.segment_chars or float("inf")
+        max_ids = max(8, voice.service.settings.engine.open_text_frames * _SHARE_OF_IDS)
         self._limits = [
-            (share * chars, share / _SHARES[0] * settings.cut_after_s) for share in _SHARES
+            (
+                share * chars,
+                share / _SHARES[0] * settings.cut_after_s,
+                share / _SHARES[-1] * max_ids,
+            )
+            for share in _SHARES
         ]
-        frames = voice.service.settings.engine.open_text_frames
-        self._max_ids = max(8, int(frames * _SHARE_OF_IDS))
+
+    @property
+    def held(self) -> str:
+        """What may still change by what comes."""
+        return self._feed.held.strip()
 
     @property
     def num_held(self) -> int:
         """Characters that are not on their way to the engine."""
         waiting = sum(len(piece.text) for piece in self.pieces if piece.ids)
-        return self._feed.num_held + waiting
+        return len(self._feed.held) + waiting
 
     def append(self, text: str) -> None:
         if self.first_text_at is None and text.strip():
             self.first_text_at = time.monotonic()
+        self.sha256.update(text.encode())
         for part in self._feed.push(text):
             self._add(part)
         self.news.set()
@@ -117,15 +137,21 @@ class Utterance:
     def _is_full(self, piece: Piece) -> bool:
         text, seconds = piece.text, sum(map(seconds_of, piece.text))
         at_sentence, at_clause, at_word = (
-            len(text) >= chars or seconds >= most_s for chars, most_s in self._limits
+            len(text) >= chars or seconds >= most_s or piece.num_ids >= ids
+            for chars, most_s, ids in self._limits
         )
         if _SENTENCE_END.search(text) and (at_sentence or self.by_sentence):
             return True
-        return (
-            (at_clause and _CLAUSE_END.search(text) is not None)
-            or at_word
-            or piece.num_ids >= self._max_ids
-        )
+        return (at_clause and _CLAUSE_END.search(text) is not None) or at_word
+
+    async def next_piece(self) -> Piece | None:
+        """The next with something in it; None at the end."""
+        while not self.pieces:
+            if self.is_flushed:
+                return None
+            self.news.clear()
+            await self.news.wait()
+        return self.pieces[0]
 
     def end_first_piece(self) -> None:
         """It is spoken."""

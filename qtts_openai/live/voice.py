@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -11,16 +12,28 @@ from engine import SpeechStream
 from qtts_openai.http.callers import Caller
 from qtts_openai.http.turns import Turn
 from qtts_openai.live.feed import TextFeed
+from qtts_openai.provenance.policy import Provenance
 from qtts_openai.schemas import SpeechRequest
 from qtts_openai.speech.planner import LivePlan
 from qtts_openai.state import AppState
 
 
 class LiveVoice:
-    """`who` is the source that counts for limits and turns."""
+    """`who` is the source that counts for limits and turns; a signed statement is kept where there
+    is a `request_id`.
+    """
 
-    def __init__(self, service: AppState, request: SpeechRequest, plan: LivePlan, who: str) -> None:
+    def __init__(
+        self,
+        service: AppState,
+        request: SpeechRequest,
+        plan: LivePlan,
+        caller: Caller,
+        who: str,
+        request_id: str | None = None,
+    ) -> None:
         self.service, self.request, self.plan, self.who = service, request, plan, who
+        self._caller, self._request_id = caller, request_id
         seed = plan.params.seed
         seed = secrets.randbits(62) if seed is None else seed
         self.params = msgspec.structs.replace(plan.params, seed=seed)
@@ -29,10 +42,32 @@ class LiveVoice:
 
     @classmethod
     async def of(
-        cls, service: AppState, request: SpeechRequest, caller: Caller, who: str
+        cls,
+        service: AppState,
+        request: SpeechRequest,
+        caller: Caller,
+        who: str,
+        request_id: str | None = None,
     ) -> "LiveVoice":
         """Raises a 400 or 404 for what the request asks and cannot have."""
-        return cls(service, request, await service.planner.plan_live(request, caller), who)
+        plan = await service.planner.plan_live(request, caller)
+        return cls(service, request, plan, caller, who, request_id)
+
+    async def provenance(self) -> Provenance:
+        """Of an utterance, before it is made."""
+        return await self.service.provenance(
+            self.request, self.plan, self._caller, self._request_id
+        )
+
+    async def check(self) -> None:
+        """ApiError where a stored voice, or the consent to it, was taken back meanwhile."""
+        if self.plan.voice_id is not None:
+            await self.service.planner.plan_live(self.request, self._caller)
+
+    def marked(self) -> dict[str, Any]:
+        """Fields for a message in front of the sound."""
+        mark = self.service.mark(self.plan.model.id)
+        return mark.event() if mark else {}
 
     @property
     def is_live(self) -> bool:

@@ -198,13 +198,16 @@ class Trail:
     def add(self, data: bytes) -> None:
         self._hash.update(data)
 
-    def end(self, seconds: float, reason: str) -> None:
-        """Once. It has been heard, so what cannot be written now is only logged."""
+    def end(self, seconds: float, reason: str, text_sha256: str | None = None) -> None:
+        """Once. It has been heard, so what cannot be written now is only logged. `text_sha256`:
+        of a text that was not known when it began.
+        """
         if self._has_ended:
             return
         self._has_ended = True
+        said = self._said if text_sha256 is None else {**self._said, "text_sha256": text_sha256}
         audio = {"seconds": round(seconds, 3), "audio_sha256": self._hash.hexdigest()}
         try:
-            self._log.write("speech.ended", **self._said, **audio, finish_reason=reason)
+            self._log.write("speech.ended", **said, **audio, finish_reason=reason)
         except ApiError as error:
             logger.error("a speech is not in the audit log: %s", error)

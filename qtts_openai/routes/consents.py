@@ -17,7 +17,7 @@ from qtts_openai.http.request_body import read_fields, take_upload
 from qtts_openai.routes.openapi import errors, form_body, json_body, operation
 from qtts_openai.state import AppState
 from qtts_openai.voices import names
-from qtts_openai.voices.store import Consent, no_such_consent, owner_of
+from qtts_openai.voices.records import Consent, no_such_consent, owner_of
 
 logger = logging.getLogger(__name__)
 

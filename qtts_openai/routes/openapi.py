@@ -40,6 +40,7 @@ _BODIES = (
     schemas.SpeechRequest,
     schemas.BatchRequest,
     schemas.VoiceRequest,
+    schemas.VoiceUpdate,
     schemas.ConsentRequest,
     schemas.ConsentUpdate,
     schemas.VerifyRequest,
@@ -113,16 +114,18 @@ def _error(status: int) -> ResponseSpec:
 
 
 def operation(
-    body: RequestBody | None = None, content: dict[str, OpenAPIMediaType] | None = None
+    body: RequestBody | None = None,
+    content: dict[str, OpenAPIMediaType] | None = None,
+    kind: str = "Audio",
 ) -> type[Operation]:
-    """A handler's `operation_class`: with that request body, and that content of the 200."""
+    """A handler's `operation_class`: with that request body, and that `kind` of 200."""
 
     @dataclass
     class Documented(Operation):
         def __post_init__(self) -> None:
             self.request_body = body
             if content is not None and self.responses is not None:
-                self.responses["200"] = OpenAPIResponse(description="Audio", content=content)
+                self.responses["200"] = OpenAPIResponse(description=kind, content=content)
 
     return Documented
 

@@ -1,4 +1,6 @@
-"""/v1/audio/voices: OpenAI's create and delete, and the list that Open WebUI and others read."""
+"""/v1/audio/voices: OpenAI's create and delete, the list that Open WebUI and others read, and what
+a store needs beside: new names, and voices as files.
+"""
 
 import asyncio
 import logging
@@ -6,8 +8,9 @@ import secrets
 from typing import Any, Literal
 
 import msgspec
-from litestar import delete, get, post
+from litestar import Response, delete, get, post
 from litestar.di import NamedDependency
+from litestar.openapi.spec import OpenAPIMediaType
 from litestar.params import FromPath, FromQuery
 
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
@@ -25,12 +28,13 @@ from qtts_openai.http.asgi import Request
 from qtts_openai.http.auth import OPEN
 from qtts_openai.http.callers import ANONYMOUS, Caller, caller_of, source_of
 from qtts_openai.http.request_body import Upload, read_fields, take_upload
-from qtts_openai.routes.openapi import errors, form_body, operation
+from qtts_openai.routes.openapi import BINARY, errors, form_body, json_body, operation
 from qtts_openai.speech.planner import check_length
 from qtts_openai.speech.response import while_connected
 from qtts_openai.state import AppState
 from qtts_openai.voices import names
-from qtts_openai.voices.store import StoredVoice, owner_of, unknown_voice
+from qtts_openai.voices.archive import archive_of
+from qtts_openai.voices.records import StoredVoice, owner_of, unknown_voice
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +213,56 @@ async def retrieve_voice(
     return service.describe(preset)
 
 
+@post(
+    "/v1/audio/voices/{voice_id:path}",
+    status_code=200,
+    operation_id="updateVoice",
+    summary="Rename a voice",
+    operation_class=operation(json_body(s.VoiceUpdate, name="Ada L.")),
+    responses=errors(404, 409, 503, 507),
+)
+async def rename_voice(
+    voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
+) -> VoiceAnswer:
+    """By id or by name. Id, sample and consent stay."""
+    fields = await read_fields(request, service.settings.ref_audio.max_bytes)
+    new_name = names.clean(s.to_struct(fields, s.VoiceUpdate).name)
+    names.check_free(new_name, service.table.voices)
+    name, caller = voice_id.removeprefix("/"), caller_of(request)
+    voice = await asyncio.to_thread(service.store.rename_voice, name, new_name, caller)
+    await asyncio.to_thread(service.audit.write, "voice.renamed", key=caller.id, voice=voice.id)
+    logger.info("voice %s was renamed by %s", voice.id, caller.name)
+    return await asyncio.to_thread(service.describe_stored, voice)
+
+
+_ZIP = "application/zip"
+
+
+# Not below the voice's own path, whose last part may be a name with slashes.
+@get(
+    "/v1/audio/voice_archives/{voice_id:path}",
+    operation_id="exportVoice",
+    summary="A voice as a file",
+    operation_class=operation(content={_ZIP: OpenAPIMediaType(schema=BINARY)}, kind="A zip"),
+    responses=errors(404, 500, 503, 507),
+)
+async def export_voice(
+    voice_id: FromPath[str], request: Request, service: NamedDependency[AppState]
+) -> Response[bytes]:
+    """By id or by name, with its sample and the consent it rests on, for whoever may delete them.
+    `qtts voices import` takes it in.
+    """
+    name, caller = voice_id.removeprefix("/"), caller_of(request)
+    index, archive = await asyncio.to_thread(archive_of, service.store, name, caller)
+    voices, consents = ([one.record.id for one in kind] for kind in (index.voices, index.consents))
+    await asyncio.to_thread(
+        service.audit.write, "voice.exported", key=caller.id, voices=voices, consents=consents
+    )
+    logger.info("voice %s was exported by %s", voices[0], caller.name)
+    headers = {"content-disposition": f'attachment; filename="{voices[0]}.zip"'}
+    return Response(archive, media_type=_ZIP, headers=headers | {"cache-control": "no-store"})
+
+
 @delete(
     "/v1/audio/voices/{voice_id:path}",
     status_code=200,
@@ -228,4 +282,11 @@ async def delete_voice(
     return DeletedVoice(id=voice.id)
 
 
-handlers = [list_voices, create_voice, retrieve_voice, delete_voice]
+handlers = [
+    list_voices,
+    create_voice,
+    retrieve_voice,
+    rename_voice,
+    delete_voice,
+    export_voice,
+]

@@ -67,6 +67,8 @@ class LivePlan(msgspec.Struct, frozen=True):
     reference: ReferenceAudio | None
     gain_db: float
     is_live: bool
+    voice_id: str | None
+    consent: str | None
 
 
 class Planner:
@@ -112,6 +114,8 @@ class Planner:
             reference=resolved.reference,
             gain_db=self._gain_db(resolved),
             is_live=is_live,
+            voice_id=_voice_id(resolved),
+            consent=_consent(request, resolved),
         )
 
     def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
@@ -130,8 +134,8 @@ class Planner:
             self._gain_db(resolved),
             script.unspoken,
             tuple(part for part in script.parts if isinstance(part, str)),
-            resolved.voice.id if resolved.voice and resolved.voice.is_stored else None,
-            resolved.voice.consent if resolved.voice else request.consent,
+            _voice_id(resolved),
+            _consent(request, resolved),
         )
 
     def _gain_db(self, resolved: ResolvedVoice) -> float:
@@ -166,6 +170,14 @@ class Planner:
             reference_text=resolved.reference_text,
             streaming_text=model.model_type == "base" if whole is None else not whole,
         )
+
+
+def _voice_id(resolved: ResolvedVoice) -> str | None:
+    return resolved.voice.id if resolved.voice and resolved.voice.is_stored else None
+
+
+def _consent(request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
+    return resolved.voice.consent if resolved.voice else request.consent
 
 
 def _check_times(request: SpeechRequest) -> None:

@@ -22,7 +22,7 @@ NEAR_S = 0.6
 # Speech as it is made here is a little faster than the ordinary pace.
 PACE = 0.88
 # A word behind a mark waits for the pause so long.
-PATIENCE_S = 0.35
+PATIENCE_S = NEAR_S
 MARKS = frozenset(".,;:!?\u2026\u2014\u3002\uff0c\uff01\uff1f\u3001\uff1b\uff1a\n")
 LEAST_WORD_S = 0.09
 
@@ -48,7 +48,7 @@ class WordClock:
 
     def __init__(self, speed: float = 1.0) -> None:
         self.speed = speed
-        self.num_told = 0
+        self.num_told = self._num_ended = 0
         self._words: list[str] = []
         self._lengths: list[float] = []
         self._places: list[_Place] = []
@@ -84,17 +84,28 @@ class WordClock:
             self._quiet_since = self._heard_s
 
     def _note_gap(self, end_s: float, start_s: float) -> None:
-        """It is at the mark that is expected nearest to it, if one is near."""
+        """It is at the mark that is expected nearest to it, if one is near. Before a k or a t there
+        is silence, too: a longer gap takes the mark from a shorter one.
+        """
+        off_s, index = self._mark_near(end_s, self._places[-1])
         last = self._places[-1]
-        best, index, at = NEAR_S, 0, last.start_s
-        for i in range(last.index + 1, len(self._words)):
-            at += self._lengths[i - 1]
-            if self._words[i - 1][-1] in MARKS and abs(at - end_s) < best:
-                best, index = abs(at - end_s), i
-            if at > start_s + NEAR_S:
-                break
+        if len(self._places) > 1 and start_s - end_s > last.start_s - last.end_s:
+            again_s, again = self._mark_near(end_s, self._places[-2])
+            if again == last.index and again_s < off_s:
+                index = self._places.pop().index
         if index:
             self._places.append(_Place(index, end_s, start_s))
+
+    def _mark_near(self, time_s: float, last: _Place) -> tuple[float, int]:
+        """How far off it is expected, counting from `last`, and the word behind it; 0 for none."""
+        best_s, index, at = NEAR_S, 0, last.start_s
+        for i in range(last.index + 1, len(self._words)):
+            at += self._lengths[i - 1]
+            if self._words[i - 1][-1] in MARKS and abs(at - time_s) < best_s:
+                best_s, index = abs(at - time_s), i
+            if at > time_s + NEAR_S:
+                break
+        return best_s, index
 
     @property
     def num_words(self) -> int:
@@ -102,7 +113,7 @@ class WordClock:
 
     def end(self, num_words: int | None = None) -> None:
         """So many of the words, or all, have been heard."""
-        index = len(self._words) if num_words is None else num_words
+        index = self._num_ended = len(self._words) if num_words is None else num_words
         if self._places and self._places[-1].index < index:
             self._places.append(_Place(index, self._quiet_since, self._heard_s))
 
@@ -121,11 +132,12 @@ class WordClock:
         return out
 
     def new_words(self) -> list[Word]:
-        """Those that begin in what was heard. Behind a mark a pause may still come."""
+        """Those that begin in what was heard. Behind a mark a pause, or a longer one, may still
+        come.
+        """
         out: list[Word] = []
-        last = self._places[-1].index if self._places else 0
         for i, word in enumerate(self.words()[self.num_told :], self.num_told):
-            waits = i > last and self._words[i - 1][-1] in MARKS
+            waits = i > self._num_ended and self._words[i - 1][-1] in MARKS
             if word.start_s * self.speed + PATIENCE_S * waits >= self._heard_s:
                 break
             out.append(word)

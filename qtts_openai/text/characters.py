@@ -28,6 +28,9 @@ _COMPATIBLE = regex.compile(
 )
 # Not the one that is already as it should be.
 _SPACES = regex.compile(r"(?: (?=[^\S\n])|[^\S\n ])[^\S\n]*+")
+_SOME_SPACES = re.compile(r"[^\S\n ]")
+# What is neither ASCII, nor composed Latin, nor a mark of writing, nor a common ideograph; or DEL.
+_UNUSUAL = re.compile("[^\n\t -~¡-¬®-ÿ–—‘-”•…€、。\u4e00-\u9fff]")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -78,18 +81,22 @@ def _gap(before: str, dropped: str, after: str) -> str:
 
 
 def drop_invisible(text: str) -> str:
-    return _INVISIBLE.sub("", text)
+    return _INVISIBLE.sub("", text) if _UNUSUAL.search(text) else text
 
 
 def compose(text: str) -> str:
     """One form of each letter: composed, and letters of other widths and styles as plain ones."""
+    if _UNUSUAL.search(text) is None:
+        return text
     text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return unicodedata.normalize("NFC", text)
 
 
 def spaces(text: str) -> str:
     """One space between words, at most one blank line, nothing at the edges of a line."""
-    text = _SPACES.sub(" ", text).replace(" \n", "\n").replace("\n ", "\n")
+    if "  " in text or _SOME_SPACES.search(text):
+        text = _SPACES.sub(" ", text)
+    text = text.replace(" \n", "\n").replace("\n ", "\n")
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 

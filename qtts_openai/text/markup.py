@@ -7,6 +7,7 @@ time whatever it is given.
 import html
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pyromark
@@ -19,8 +20,8 @@ _OPTIONS = (
 _CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?tts_\w{1,30}>")
 # `[Anna]: Hello` is a line to speak and no definition of a link.
 _NO_DEFINITION = re.compile(r"(?m)^( {0,3})\[([^\[\]\n]+)\]:(?!\s*<?(?:[a-z]{2,9}:|[/#.]))", re.I)
-_FIGURES_TIMES = re.compile(r"(?<=\d)\*+(?=\d)")
-_ONE_TILDE = re.compile(r"(?<!~)~(?!~)")
+_FIGURES_TIMES = re.compile(r"\*(?<=\d\*)\**(?=\d)")
+_ONE_TILDE = re.compile(r"~(?<!~~)(?!~)")
 _FOOTNOTE = re.compile(r"\[\^[^\[\]\s]{1,40}\]:?")
 _LEFT_OVER = re.compile(r"(?<!\w)(?<![*_~])(?:\*\*+|__+|~~+)|(?:\*\*+|__+|~~+)(?!\w)|`+")
 _LEFT = ("**", "__", "~~", "`")
@@ -158,9 +159,9 @@ _INLINE = frozenset(
     ]
 )
 # All that CommonMark may read as more than text, and little else: reading takes milliseconds.
-_SOME_MARKUP = re.compile(
-    r"[*_`~<\[\\]|&(?=[#\w])|"
-    r"(?m:^[ \t]*+(?:[-=|: \t]++$|>|#{1,6}(?:\s|$)|(?:[-+]|\d{1,9}[.)])(?:\s|$)))"
+_SOME_MARKUP = re.compile(r"[*_`~<\[\\&](?:(?<!&)|(?=[#\w]))")
+_SOME_BLOCK = re.compile(
+    r"(?m)\n[ \t]*+(?:[-=|: \t]++$|>|#{1,6}(?:\s|$)|(?:[-+]|\d{1,9}[.)])(?:\s|$))"
 )
 _OPENS, _CLOSES = re.compile(r"^(.*\S)[ \t]+```([\w+-]*)$"), re.compile(r"^[ \t]*```[ \t]*(\S.*)$")
 
@@ -171,7 +172,7 @@ def drop_control_tokens(text: str) -> str:
 
 def may_hold_markup(text: str) -> bool:
     """What is certain to hold none needs no second look."""
-    return _SOME_MARKUP.search(text) is not None
+    return bool(_SOME_MARKUP.search(text) or _SOME_BLOCK.search("\n" + text))
 
 
 def plain_markup(text: str, speak_code: bool = True) -> str:
@@ -249,13 +250,8 @@ class _Reader:
             self._text(value, kind == "Code" or self._is_code)
         elif kind in ("Start", "End"):
             name, detail = (value, None) if isinstance(value, str) else next(iter(value.items()))
-            if name in _NOTHING_TO_SAY:
-                return
-            step: Callable[[Any], None] | None = getattr(self, f"_{kind}_{name}".lower(), None)
-            if step is not None:
-                step(detail)
-            else:
-                self.out.append("\n\n")
+            if name not in _NOTHING_TO_SAY:
+                _step(kind, name)(self, detail)
         elif kind in ("Html", "InlineHtml"):
             self._tags(value)
 
@@ -308,6 +304,9 @@ class _Reader:
     def _start_paragraph(self, _: Any) -> None:
         pass
 
+    def _other(self, _: Any) -> None:
+        self.out.append("\n\n")
+
     def _start_tablecell(self, _: Any) -> None:
         self._cell_start = len(self.out)
 
@@ -324,3 +323,10 @@ class _Reader:
         self.out.append(" ".join([*cells, *self._cells[-1:]]) + "\n")
 
     _start_tablehead, _end_tablehead = _start_tablerow, _end_tablerow
+
+
+@cache
+def _step(kind: str, name: str) -> Callable[[_Reader, Any], None]:
+    step: Callable[[_Reader, Any], None]
+    step = getattr(_Reader, f"_{kind}_{name}".lower(), _Reader._other)
+    return step

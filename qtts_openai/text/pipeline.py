@@ -3,7 +3,7 @@
     none   the text as it was sent
     clean  line_ends, emoji, invisible, letters, control_tokens, markup, spaces, wrapped_lines,
            line_marks
-    full   clean, then figures, plain_marks, last_mark and one_line
+    full   clean, then figures, one_line, plain_marks and last_mark
 
 `clean` is for every model: it changes nothing that a good model reads well by itself. Steps are run
 until none of them finds anything more, so what comes out is what they would give for it again.
@@ -56,9 +56,9 @@ def speakable(text: str, options: TextOptions, language: str = "auto") -> str:
         text = spoken.spell_out(text, guess(text) if language == "auto" else language)
         text = text if "spaces" in options.skip else characters.spaces(text)
     steps = {
+        "one_line": marks.one_line,
         "plain_marks": marks.plain_marks,
         "last_mark": lines.end_last_line,
-        "one_line": marks.one_line,
     }
     return _once(text, [step for name, step in steps.items() if name not in options.skip])
 

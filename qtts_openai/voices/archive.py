@@ -1,4 +1,5 @@
-"""`qtts voices export` and `import`: stored voices and the consents they rest on, in one file.
+"""Stored voices and the consents they rest on, in one file: `qtts voices export` and `import`, and
+one voice over HTTP.
 
 A zip: `records.json`, with the SHA-256 of each record's bytes, and `data/<id>.bin`. Names in it are
 looked up and never become paths: what records.json does not name is not read. An archive is checked
@@ -6,6 +7,7 @@ to its end before anything is written, and taken in by one change: all of it or 
 """
 
 import hashlib
+import io
 import os
 import re
 import zipfile
@@ -17,14 +19,10 @@ from typing import Any, Literal
 import msgspec
 
 from qtts_openai.errors import ApiError
+from qtts_openai.http.callers import Caller
 from qtts_openai.voices import names
-from qtts_openai.voices.store import (
-    Consent,
-    StoredVoice,
-    VoiceStore,
-    again_on_conflict,
-    is_consent_id,
-)
+from qtts_openai.voices.records import Consent, StoredVoice, check_may_change, is_consent_id
+from qtts_openai.voices.store import VoiceStore, again_on_conflict
 
 MAX_INDEX_BYTES = 64 << 20
 MAX_DATA_BYTES = 64 << 20
@@ -75,6 +73,18 @@ def write_archive(store: VoiceStore, path: Path, only: list[str]) -> Index:
     return index
 
 
+def archive_of(store: VoiceStore, name: str, caller: Caller) -> tuple[Index, bytes]:
+    """One voice, by id or name, with its consent: both must be the caller's to change."""
+    voice = store.own(name, caller)[-1]
+    consent = store.consents.get(voice.consent or "")
+    if consent is not None:
+        check_may_change(consent, caller)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        index = _put_all(store, archive, [voice], [consent] if consent is not None else [])
+    return index, file.getvalue()
+
+
 def _write(store: VoiceStore, archive: zipfile.ZipFile, only: list[str]) -> Index:
     voices, consents = store.voices.all(), store.consents.all()
     if only:
@@ -84,6 +94,15 @@ def _write(store: VoiceStore, archive: zipfile.ZipFile, only: list[str]) -> Inde
         if missing:
             raise ArchiveError(f"There is no stored voice {sorted(missing)[0]!r}.")
         consents = [one for one in consents if one.id in {voice.consent for voice in voices}]
+    return _put_all(store, archive, voices, consents)
+
+
+def _put_all(
+    store: VoiceStore,
+    archive: zipfile.ZipFile,
+    voices: list[StoredVoice],
+    consents: list[Consent],
+) -> Index:
     index = Index(
         "qtts-voices-1",
         [_Voice(one, _put(archive, one.id, _sample(store, one))) for one in voices],
@@ -101,7 +120,8 @@ def _sample(store: VoiceStore, voice: StoredVoice) -> bytes | None:
 def _recording(store: VoiceStore, consent: Consent) -> bytes:
     data = store.consents.data(consent)
     if data is None:
-        raise ArchiveError(f"The recording of consent {consent.id} is missing.")
+        message = f"The recording of consent {consent.id} is missing."
+        raise ApiError(500, message, code="voice_damaged")
     return data
 
 

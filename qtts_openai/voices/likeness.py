@@ -13,8 +13,9 @@ from engine import ReferenceAudio
 from qtts_openai.decoding.client import AudioDecoder, DecodeError
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.settings import CloningSettings, SettingsError
+from qtts_openai.voices.records import is_consent_id
 from qtts_openai.voices.reference_audio import read_reference
-from qtts_openai.voices.store import VoiceStore, is_consent_id
+from qtts_openai.voices.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 

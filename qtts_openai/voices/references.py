@@ -20,8 +20,9 @@ from qtts_openai.http.turns import Turn
 from qtts_openai.settings import RefAudioSettings
 from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import Catalog
+from qtts_openai.voices.records import StoredVoice
 from qtts_openai.voices.reference_audio import busy, decode_base64, read_reference
-from qtts_openai.voices.store import StoredVoice, VoiceStore
+from qtts_openai.voices.store import VoiceStore
 from qtts_openai.voices.url_fetch import fetch, read_file_url
 
 # Spoken once by a voice that was described in words; long enough to clone from.

@@ -17,8 +17,8 @@ from qtts_openai.settings import Defaults
 from qtts_openai.voices import names
 from qtts_openai.voices.model_registry import FAMILIES, Catalog, NamedModel
 from qtts_openai.voices.presets import Voice, VoiceTable
+from qtts_openai.voices.records import StoredVoice
 from qtts_openai.voices.references import References
-from qtts_openai.voices.store import StoredVoice
 
 # What SDKs send that cannot leave the voice out.
 DEFAULT_VOICE = "default"

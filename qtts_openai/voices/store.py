@@ -1,112 +1,46 @@
 """Voices that users made, from a sample of audio or from a description, and people's consents.
 
-Each belongs to the caller that made it, or to everybody where the operator did. A name means the
-caller's own voice of that name, else everybody's; others' are as if they were not there. The caller
-that made a record, or an admin, may change or delete it.
+A name means the caller's own voice of that name, else everybody's; others' are as if they were not
+there.
 """
 
 import functools
 import hashlib
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
 from engine import ReferenceAudio
-from qtts_openai.answers import ConsentAnswer, VoiceAnswer
 from qtts_openai.errors import ApiError, invalid
-from qtts_openai.http.callers import ANONYMOUS, Caller
+from qtts_openai.http.callers import Caller
 from qtts_openai.settings import CloningSettings
 from qtts_openai.voices import names
 from qtts_openai.voices.object_store import Bucket, ObjectRecords
-from qtts_openai.voices.presets import Voice
-from qtts_openai.voices.record_store import (
-    ConflictError,
-    Database,
-    Record,
-    Records,
-    storage_busy,
+from qtts_openai.voices.record_store import ConflictError, Database, Records, storage_busy
+from qtts_openai.voices.records import (
+    Consent,
+    StoredVoice,
+    can_see,
+    check_may_change,
+    consent_in_use,
+    disabled,
+    is_consent_id,
+    name_taken,
+    no_such_consent,
+    owner_of,
+    unknown_voice,
+    without_sample,
 )
 from qtts_openai.voices.repository import Changes, Repository
 
 logger = logging.getLogger(__name__)
 
 CONSENT_CHARS = (10, 2000)
-# What a voice was made from, given back as it was sent.
-_SENT = (
-    "prompt",
-    "consent",
-    "consent_similarity",
-    "ref_text",
-    "mime_type",
-    "file_size",
-    "duration",
-    "speaker_description",
-)
-_CONSENT_ID = re.compile(r"^cons_\w*$")
-
-
-class StoredVoice(Record, frozen=True, kw_only=True):
-    """`seed` makes a described voice sound the same in every request. The bytes beside the record
-    are the sample as float32 mono 24 kHz: the user's own, or the first utterance of a described
-    voice, whose words are then `ref_text`; `reference_key` is their SHA-256. `mime_type` and
-    `file_size` are those of the file that was sent. `consent_similarity` is how like the voice of
-    its consent it was found. A voice is disabled when that consent is withdrawn.
-    """
-
-    type: Literal["audio_sample", "prompt"]
-    prompt: str | None = None
-    ref_text: str | None = None
-    consent: str | None = None
-    consent_similarity: float | None = None
-    seed: int | None = None
-    reference_key: str | None = None
-    mime_type: str | None = None
-    file_size: int | None = None
-    duration: float | None = None
-    speaker_description: str | None = None
-    disabled: bool = False
-
-    def complete(self, shown: VoiceAnswer) -> VoiceAnswer:
-        """With everything that was sent; one that is disabled speaks with no model."""
-        sent = {name: getattr(self, name) for name in _SENT if getattr(self, name) is not None}
-        sent |= {"created_at": self.created_at, "shared": self.owner is None, "type": self.type}
-        if self.disabled:
-            sent |= {"disabled": True, "available": False, "models": []}
-        return msgspec.structs.replace(shown, **sent)
-
-    def voice(self) -> Voice:
-        return Voice(
-            id=self.id,
-            name=self.name,
-            description=self.speaker_description or self.prompt or "made from a sample",
-            prompt=self.prompt,
-            is_stored=True,
-            can_clone=self.reference_key is not None,
-            reference_text=self.ref_text,
-            seed=self.seed,
-            consent=self.consent,
-        )
-
-
-class Consent(Record, frozen=True, kw_only=True):
-    language: str
-
-    def answer(self, days: float) -> ConsentAnswer:
-        """`days`: how long it counts; 0: for ever."""
-        return ConsentAnswer(
-            id=self.id,
-            created_at=self.created_at,
-            name=self.name,
-            language=self.language,
-            expires_at=int(self.created_at + days * 86_400) if days else msgspec.UNSET,
-        )
-
 
 # With 20 servers that change at once, one of them is first in each round.
 MOST_ATTEMPTS = 25
@@ -190,6 +124,17 @@ class VoiceStore:
         own = [voice for voice in alike if voice.owner == owner_of(caller)]
         return own or [voice for voice in alike if voice.owner is None]
 
+    def own(self, name: str, caller: Caller, db: Any = None) -> list[StoredVoice]:
+        """The voice of that id, or all that the name leads to, the newest last: never none, and
+        the caller's to change.
+        """
+        alike = self._known_as(name, caller, db)
+        if not alike:
+            raise unknown_voice(name)
+        for voice in alike:
+            check_may_change(voice, caller)
+        return alike
+
     def visible(self, caller: Caller) -> list[StoredVoice]:
         return [voice for voice in self.voices.all() if can_see(voice, caller)]
 
@@ -204,8 +149,7 @@ class VoiceStore:
             same_owner = [one for one in self.voices.all(db) if one.owner == voice.owner]
             old = [one for one in same_owner if names.key(one.name) == names.key(voice.name)]
             if old and not overwrite:
-                message = f"name: there is a voice {voice.name!r} already; delete it, or overwrite."
-                raise ApiError(409, message, param="name", code="name_taken")
+                raise name_taken(voice.name, "delete it, or overwrite")
             self._check_room(len(same_owner) - len(old))
             consent = voice.consent or ""
             if is_consent_id(consent) and self.consents.get(consent, db) is None:
@@ -230,14 +174,24 @@ class VoiceStore:
     def delete_voice(self, name: str, caller: Caller) -> StoredVoice:
         """By id, or all that the name leads to; the newest of them."""
         with self.database.write() as db:
-            gone = self._known_as(name, caller, db)
-            if not gone:
-                raise unknown_voice(name)
+            gone = self.own(name, caller, db)
             for voice in gone:
-                check_may_change(voice, caller)
                 self.voices.remove(db, voice)
         self.voices.forget_data(gone)
         return gone[-1]
+
+    @again_on_conflict
+    def rename_voice(self, name: str, new_name: str, caller: Caller) -> StoredVoice:
+        """By id, or all that the name leads to; the newest of them. The rest of it stays."""
+        with self.database.write() as db:
+            alike = self.own(name, caller, db)
+            others = [one for one in self.voices.named(new_name, db) if one not in alike]
+            if any(one.owner == alike[-1].owner for one in others):
+                raise name_taken(new_name, "choose another name")
+            renamed = [msgspec.structs.replace(voice, name=new_name) for voice in alike]
+            for voice in renamed:
+                self.voices.update(db, voice)
+        return renamed[-1]
 
     @again_on_conflict
     def keep_utterance(
@@ -261,7 +215,8 @@ class VoiceStore:
             return None
         samples = self.voices.data(voice)
         if samples is None or hashlib.sha256(samples).hexdigest() != voice.reference_key:
-            if self.voices.get(voice.id) is None:
+            now = self.voices.get(voice.id)
+            if now is None or now.reference_key != voice.reference_key:
                 raise invalid(f"The voice {voice.name!r} was just deleted.", "voice")
             what = "is missing" if samples is None else "is damaged"
             logger.warning(
@@ -312,14 +267,14 @@ class VoiceStore:
     def check_may_speak(self, voice: StoredVoice) -> None:
         """403 for a voice whose consent was withdrawn, has expired or was never there."""
         if voice.disabled:
-            raise _disabled(voice, "was withdrawn")
+            raise disabled(voice, "was withdrawn")
         consent = voice.consent or ""
         found = self.consents.get(consent) if is_consent_id(consent) else None
         if found is not None and self._is_expired(found):
-            raise _disabled(voice, "has expired")
+            raise disabled(voice, "has expired")
         needs_one = voice.type == "audio_sample" and self.cloning.require_consent != "off"
         if found is None and needs_one:
-            raise _disabled(voice, "is not there")
+            raise disabled(voice, "is not there")
 
     def _is_expired(self, consent: Consent) -> bool:
         days = self.cloning.consent_days
@@ -355,61 +310,10 @@ class VoiceStore:
             resting = [one for one in self.voices.all(db) if one.consent == id_]
             in_use = [voice for voice in resting if not voice.disabled]
             if in_use and not cascade:
-                raise _consent_in_use(consent, in_use)
+                raise consent_in_use(consent, in_use)
             for voice in in_use:
-                self.voices.update(db, _without_sample(voice))
+                self.voices.update(db, without_sample(voice))
             self.consents.remove(db, consent)
         self.consents.forget_data([consent])
         self.voices.forget_data(in_use)
         return in_use
-
-
-def owner_of(caller: Caller) -> str | None:
-    """What is made on a server without keys is everybody's."""
-    return None if caller == ANONYMOUS else caller.id
-
-
-def can_see(record: Record, caller: Caller) -> bool:
-    return record.owner is None or _may_change(record, caller)
-
-
-def _may_change(record: Record, caller: Caller) -> bool:
-    return caller.is_admin or record.owner == owner_of(caller)
-
-
-def check_may_change(record: Record, caller: Caller) -> None:
-    if not _may_change(record, caller):
-        message = f"{record.name!r} belongs to the operator of this server; an admin key is needed."
-        raise ApiError(403, message, code="not_the_owner")
-
-
-def is_consent_id(consent: str) -> bool:
-    return _CONSENT_ID.match(consent) is not None
-
-
-def unknown_voice(name: str) -> ApiError:
-    message = f"There is no stored voice {name!r}."
-    return ApiError(404, message, param="voice_id", code="voice_not_found")
-
-
-def no_such_consent(id_: str, status: int = 404, param: str = "consent_id") -> ApiError:
-    message = f"There is no voice consent {id_!r}."
-    return ApiError(status, message, param=param, code="consent_not_found")
-
-
-def _without_sample(voice: StoredVoice) -> StoredVoice:
-    return msgspec.structs.replace(voice, disabled=True, reference_key=None, ref_text=None)
-
-
-def _disabled(voice: StoredVoice, why: str) -> ApiError:
-    message = f"The consent for voice {voice.name!r} {why}; it speaks no more."
-    return ApiError(403, message, param="voice", code="voice_disabled")
-
-
-def _consent_in_use(consent: Consent, voices: Sequence[StoredVoice]) -> ApiError:
-    named = ", ".join(repr(voice.name) for voice in voices[:5])
-    message = (
-        f"The consent {consent.id!r} is in use by {len(voices)} voices ({named}); delete them"
-        " first, or add ?cascade=true, which disables them."
-    )
-    return ApiError(409, message, param="consent_id", code="consent_in_use")

@@ -20,9 +20,10 @@ from qtts_openai.speech.planner import Planner, SpeechPlan
 from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import Catalog
 from qtts_openai.voices.presets import VoiceTable
+from qtts_openai.voices.records import StoredVoice
 from qtts_openai.voices.references import References
 from qtts_openai.voices.resolver import ResolvedVoice, VoiceResolver
-from qtts_openai.voices.store import StoredVoice, VoiceStore
+from qtts_openai.voices.store import VoiceStore
 from tests.api.fake_engine import FakeEngine, model_info
 
 FAMILIES = {"custom": "custom_voice", "design": "voice_design", "base": "base"}

@@ -17,6 +17,7 @@ from qtts_openai.errors import ApiError
 from qtts_openai.provenance.audit import AuditLog, BrokenChainError, rotated, verify
 from qtts_openai.settings import AuditSettings
 from tests.api.conftest import BASE, CUSTOM
+from tests.api.live.test_native import session
 from tests.api.test_speech import assert_envelope
 from tests.api.voices.test_voice_store import make_consent, upload
 
@@ -181,6 +182,8 @@ def test_the_life_of_a_voice(audited):
     voice = upload(server, consent=consent).json()["id"]
     answer = server.speak(voice=voice, input="Some secret words.", response_format="pcm")
     wait_for(path, 4)
+    server.http.post(f"/audio/voices/{voice}", json={"name": "Anna's"})
+    server.http.get(f"/audio/voice_archives/{voice}")
     server.http.delete(f"/audio/voices/{voice}")
     server.http.delete(f"/audio/voice_consents/{consent}")
     told = lines(path)
@@ -189,9 +192,12 @@ def test_the_life_of_a_voice(audited):
         "voice.created",
         "speech.begun",
         "speech.ended",
+        "voice.renamed",
+        "voice.exported",
         "voice.deleted",
         "consent.deleted",
     ]
+    assert (told[5]["voices"], told[5]["consents"]) == ([voice], [consent])
     begun, ended = told[2:4]
     assert begun["speech"] == ended["speech"]
     assert (begun["voice"], begun["consent"], begun["model"]) == (voice, consent, "base")
@@ -200,7 +206,7 @@ def test_the_life_of_a_voice(audited):
     assert ended["finish_reason"] == "stop"
     assert ended["audio_sha256"] == hashlib.sha256(answer.content).hexdigest()
     assert "secret" not in path.read_text()
-    assert verify(path)[1].number == 6
+    assert verify(path)[1].number == 8
 
 
 def test_presets_are_not_in_it_and_whole_clones_are(audited):
@@ -221,3 +227,69 @@ def test_a_clone_that_cannot_be_logged_is_not_spoken(audited):
     assert_envelope(server.speak(voice=voice), 507, code="audit_failed")
     assert not server.engine.submitted
     assert server.speak().status_code == 200
+
+
+# ---- live ----
+
+
+def live_config(voice: str) -> dict:
+    return {"model": "base", "voice": voice, "stream_audio": True, "response_format": "pcm"}
+
+
+def test_live_text_with_a_cloned_voice_is_in_it(audited):
+    server, path = audited
+    voice = upload(server, consent=make_consent(server)).json()["id"]
+    with session(server, live_config(voice)) as client:
+        client.send("input.done")  # nothing is said
+        client.until("session.done")
+        for token in ("Some secret", " words", " of mine."):
+            client.send("input.text", text=token)
+        client.send("input.done")
+        pcm = client.until("session.done")[1]
+        wait_for(path, 4)
+        server.engine.chunk_delay_s = 0.02
+        client.send("input.text", text="One two three four five ")
+        client.until("audio.start")
+        client.send("input.cancel")
+        client.until("audio.cancelled")
+        told = wait_for(path, 6)[2:]
+    events = [line["event"] for line in told]
+    assert events == ["speech.begun", "speech.ended"] * 2
+    begun, ended, _, cut = told
+    assert begun["speech"] == ended["speech"] and "text_sha256" not in begun
+    assert (ended["voice"], bool(ended["consent"]), ended["key"]) == (voice, True, "anonymous")
+    assert ended["text_sha256"] == hashlib.sha256(b"Some secret words of mine.").hexdigest()
+    assert ended["audio_sha256"] == hashlib.sha256(pcm).hexdigest()
+    assert ended["seconds"] == pytest.approx(len(pcm) / 48000, abs=0.01)
+    assert (ended["finish_reason"], cut["finish_reason"]) == ("stop", "cut off")
+    assert "secret" not in path.read_text() and verify(path)[1].number == 6
+
+
+def test_a_voice_that_is_deleted_falls_silent_in_live_sessions(audited):
+    server, _ = audited
+    voice = upload(server).json()["id"]
+    with session(server, live_config(voice)) as client:
+        client.send("input.text", text="Hello there.")
+        client.send("input.done")
+        assert client.until("session.done")[1]
+        server.http.delete(f"/audio/voices/{voice}")
+        spoken = len(server.engine.submitted)
+        client.send("input.text", text="Hello again.")
+        client.send("input.done")
+        told, pcm = client.until("session.done")
+    assert told[0]["type"] == "error" and pcm == b""
+    assert len(server.engine.submitted) == spoken
+
+
+def test_live_text_that_cannot_be_logged_is_not_spoken(audited):
+    server, path = audited
+    voice = upload(server).json()["id"]
+    path.unlink()
+    path.mkdir()
+    spoken = len(server.engine.submitted)
+    with session(server, live_config(voice)) as client:
+        client.send("input.text", text="Hello there.")
+        client.send("input.done")
+        told, pcm = client.until("session.done")
+    assert told[0]["code"] == "audit_failed" and pcm == b""
+    assert len(server.engine.submitted) == spoken

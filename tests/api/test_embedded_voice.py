@@ -16,7 +16,7 @@ import pytest
 
 from engine.config import EngineConfig, ModelSpec
 from engine.loader.checkpoint import EMBEDDED, TRAINED_VOICE
-from engine.protocol import SAMPLES_PER_FRAME, FinishReason, SamplingParams, Submit
+from engine.protocol import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, FinishReason, SamplingParams, Submit
 from engine.startup import build
 from qtts_openai.speech.loudness import amplify
 from qtts_openai.text.prompt_builder import PromptBuilder
@@ -126,6 +126,15 @@ def test_sentences_are_spoken_and_end(voice: Voice, speaker: str, streaming: boo
     said = sentences(voice, speaker, streaming)
     for text, frames in SENTENCES.items():
         assert_spoken(said[text], frames[SPEAKERS.index(speaker)])
+
+
+@pytest.mark.parametrize(("streaming", "most_ms"), [(False, 160), (True, 340)])
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_the_first_sound_comes_soon(voice: Voice, speaker: str, streaming: bool, most_ms: int):
+    """In its audio; docs/api.md says what `non_streaming_mode: false` adds."""
+    said = list(sentences(voice, speaker, streaming).values())
+    silent = [np.argmax(np.abs(one.samples) > 330) / SAMPLE_RATE_HZ * 1000 for one in said]
+    assert max(silent) < most_ms
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)

@@ -20,6 +20,8 @@ def drive(script: str, server: Server, kind: str) -> dict:
     server.engine.chunk_delay_s = 0.02
     found = run([str(interpreter), str(SCRIPTS / script), server.base_url, *kind.split()])
     wait_until_idle(server)
+    # A barge-in ended one in mid-speech.
+    assert any(stream.finished is None for stream in server.engine.streams)
     return found
 
 
@@ -38,11 +40,14 @@ def test_livekit(server: Server, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["flux", "deepgram", "elevenlabs"])
 def test_pipecat(server: Server, kind: str) -> None:
     found = drive("pipecat_live_client.py", server, kind)
-    whole, cut, after = found["whole"], found["cut"], found["next"]
+    whole, stalled, cut, after = (found[name] for name in ("whole", "stalled", "cut", "next"))
     assert whole["seconds"] > 0.8 and after["seconds"] == pytest.approx(whole["seconds"], abs=0.2)
-    assert whole["before_end"] and 0 < cut["seconds"] < 7 * whole["seconds"]
+    assert stalled["seconds"] == pytest.approx(whole["seconds"], abs=0.3)
+    assert (
+        whole["before_end"] and stalled["before_end"] and 0 < cut["seconds"] < 7 * whole["seconds"]
+    )
     if kind == "elevenlabs":
-        assert whole["words"] == after["words"] == TEXT
+        assert whole["words"] == stalled["words"] == after["words"] == TEXT
         assert (
             0 < len(cut["words"]) < 7 * len(TEXT)
             and cut["words"] == (TEXT * 9)[: len(cut["words"])]

@@ -43,6 +43,8 @@ def test_path_and_environment_choose_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QTTS_CONFIG", raising=False)
     assert load_settings().server.port == 3
+    monkeypatch.setenv("QTTS_CONFIG", "")
+    assert load_settings().server.port == 3
     monkeypatch.setenv("QTTS_CONFIG", str(tmp_path / "b.yaml"))
     assert load_settings().server.port == 2
     assert load_settings(str(tmp_path / "a.yaml")).server.port == 1

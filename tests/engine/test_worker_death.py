@@ -121,14 +121,15 @@ async def test_what_hangs_while_the_worker_lives(models: list[ModelSpec]) -> Non
     """An utterance of which nothing is heard fails alone; a step that does not end ends the worker,
     whose heart-beats go on and say how long it has been running.
     """
-    async with running(models[:1], max_num_seqs=1, request_timeout_s=1) as engine:
-        first = start(engine, submit(0, num_frames=900))
-        waiting = start(engine, submit(0))
+    async with running(models[:1], max_num_seqs=1, request_timeout_s=3) as engine:
         live = submit(0, prompt=prompt(2, streaming_text=True, text_open=True))
         open_ = start(engine, live)
+        waiting = start(engine, submit(0))
         with pytest.raises(GenerationFailedError, match="request_timeout_s"):
             await collect(waiting)
-        assert first.is_open and open_.is_open, "one speaks, one waits for its text"
+        assert open_.is_open, "it waits for its text"
+        open_.abort()
+        first = start(engine, submit(0, num_frames=900))
         (pid,) = pids(engine)
         for _ in range(40):  # its own beats, which say 0, come between
             engine._workers[0]._heartbeat = Heartbeat(step_s=CONFIG.step_timeout_s + 1)
@@ -154,6 +155,38 @@ async def test_a_worker_that_cannot_be_spawned_leaves_no_socket(
     with pytest.raises(OSError):
         await engine.start()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def garbled(path: Path) -> str:
+    """A Python whose worker says one thing that is no message, and ends."""
+    said = worker_process.HEADER.pack(1) + b"\xc1"
+    path.write_text(f"#!{sys.executable}\nimport os, sys\nos.write(int(sys.argv[3]), {said!r})\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+async def test_a_worker_that_cannot_be_understood_at_its_start(
+    models: list[ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", garbled(tmp_path / "python"))
+    with pytest.raises(EngineDeadError, match="before it was ready"):
+        async with running(models[:1]):
+            pass
+
+
+async def test_a_worker_that_cannot_be_understood_when_it_comes_back(
+    models: list[ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "BACK_OFF_S", (0.01,))
+    real = sys.executable
+    async with running(models[:1]) as engine:
+        first = pids(engine)
+        monkeypatch.setattr(sys, "executable", garbled(tmp_path / "python"))
+        os.kill(first[0], signal.SIGKILL)
+        await until(lambda: engine.status == "restarting" and pids(engine) not in ([], first))
+        monkeypatch.setattr(sys, "executable", real)
+        await until(lambda: engine.status == "ready")
+        assert len(await collect(start(engine, submit(0)))) == 10 * 3840
 
 
 async def test_drain_and_close(models: list[ModelSpec]) -> None:

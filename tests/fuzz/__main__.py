@@ -24,6 +24,7 @@ from tests.fuzz import targets
 from tests.fuzz.server import Failure, Running, serving
 
 MAX_FAILURES = 20
+WARM_ROUNDS = 50
 
 
 class Fuzzer:
@@ -52,10 +53,13 @@ class Fuzzer:
         self.slowest: dict[str, float] = defaultdict(float)
         self.failures: list[str] = []
         self.num_logged = 0  # bytes of the server's log that were looked at
+        self.warm_mb: float | None = None  # what the server had after WARM_ROUNDS
 
     def run(self, seed: int, minutes: float, count: int | None) -> None:
         end = time.monotonic() + 60 * minutes
         for number in itertools.count() if count is None else range(count):
+            if number == WARM_ROUNDS and self.server is not None:
+                self.warm_mb = self.server.rss_mb()
             for name in self.targets:
                 if time.monotonic() > end or len(self.failures) >= MAX_FAILURES:
                     return
@@ -88,7 +92,8 @@ class Fuzzer:
             alive = self.server.process.poll() is None
             lines.append(f"server          {'alive' if alive else 'DEAD'}")
             if alive:
-                lines.append(f"                RSS {self.server.rss_mb():.0f} MB")
+                warm = f", {self.warm_mb:.0f} after {WARM_ROUNDS} of each" if self.warm_mb else ""
+                lines.append(f"                RSS {self.server.rss_mb():.0f} MB{warm}")
                 lines += self.server.metric_lines("qtts_decoder_files_total")
         return "\n".join([*lines, *self.failures])
 

@@ -27,10 +27,15 @@ CODE = """
     from qtts_openai.__main__ import main
     from tests.api.fake_engine import FakeEngine, model_info
 
+    class Forgetful(list):  # so that memory which grows is the server's
+        def append(self, one):
+            pass
+
     def client(config, specs):
         names = {{"tts-1": "custom_voice", "base": "base"}}
         engine = FakeEngine([model_info(name, {tokenizer!r}, kind) for name, kind in names.items()])
         engine.chunk_delay_s = {chunk_delay_s!r}
+        engine.submitted, engine.streams, engine.leads_s = Forgetful(), Forgetful(), Forgetful()
         return engine
 
     commands.EngineClient = client

@@ -280,6 +280,7 @@ def compiled() -> Iterator[tuple[str, Compiled]]:
         yield f"K {K} {'+'.join(options)} {config}", numbers
 
 
+@pytest.mark.slow
 def test_candidates_compile_without_spills():
     found = compile_apart(__name__)
     for label, numbers in found:

@@ -33,7 +33,12 @@ SPEECH = [case for case in golden.CASES["speech"] if case["id"] != "cv7_special_
 CONFIG = EngineConfig(max_num_seqs=4, max_model_len=512, max_num_batched_tokens=512)
 
 
-@pytest.fixture(scope="module", params=["plain", "packed", "native"])
+# What this machine's engine runs: compiled layers where there is a compiler.
+OWN_FORM = "plain" if build.build() else "native"
+FORMS = ("plain", "packed", "native")
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def cores(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> dict[str, EngineCore]:
     """A core for each checkpoint: with torch's plain weights, and as a CPU engine runs."""
     forms = None
@@ -112,6 +117,8 @@ def ids(cases: list[dict[str, Any]]) -> list[str]:
 
 GREEDY = [case for case in SPEECH if case["seed"] is None]
 SAMPLED = [case for case in SPEECH if case["seed"] is not None]
+FIRST = {case["checkpoint"]: case for case in reversed(GREEDY)}.values()
+ENDING = [case for case in GREEDY if case["eos_row_from"] is not None]
 
 
 def test_enough_cases() -> None:
@@ -140,7 +147,17 @@ def test_prompt(cores: dict[str, EngineCore], case: dict[str, Any]) -> None:
     np.testing.assert_allclose(trailing.numpy(), data[f"{case['id']}.trailing"], atol=1e-5)
 
 
-@pytest.mark.parametrize("case", GREEDY, ids=ids(GREEDY))
+# Alone, what this machine's engine runs speaks every case, the other forms one of each checkpoint
+# and those that end; all the rest they speak in a batch, below.
+ALONE = [
+    pytest.param(form, case, id=f"{form}-{case['id']}")
+    for form in FORMS
+    for case in GREEDY
+    if form == OWN_FORM or case in (*FIRST, *ENDING)
+]
+
+
+@pytest.mark.parametrize(("cores", "case"), ALONE, indirect=["cores"])
 def test_greedy_codes(cores: dict[str, EngineCore], case: dict[str, Any], end_row) -> None:
     end_row(case)
     core = cores[case["checkpoint"]]

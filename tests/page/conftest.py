@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("playwright", reason="make page installs it")
 
@@ -28,6 +30,7 @@ FLAGS = (
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 )
+HEARD = "() => sound.level() > 0.01"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 AXE = Path(sys.prefix) / "page/node_modules/axe-core/axe.min.js"
 
@@ -78,6 +81,15 @@ def only_if_idle(figures: str) -> None:
         pytest.skip(f"not an idle machine: {told}")
 
 
+def speak(page, button="#say") -> None:
+    page.click(button)
+    page.wait_for_function(HEARD)
+
+
+def wait_for_take(page, number=1) -> None:
+    page.wait_for_function(f"() => takes.length >= {number}")
+
+
 class Watched:
     """A page, what its console said in anger, and where it sent requests."""
 
@@ -102,5 +114,15 @@ class Watched:
 @pytest.fixture
 def watched(browser: Browser) -> Iterator[Watched]:
     with browser.new_context(viewport={"width": 1280, "height": 1000}) as context:
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(240_000)  # a machine may be busy
         yield Watched(context.new_page())
+
+
+@pytest.fixture
+def voiced_file(tmp_path):
+    """Four seconds of something like a voice."""
+    t = np.arange(4 * 24000) / 24000
+    wave = sum(np.sin(2 * np.pi * 140 * k * t) / k for k in range(1, 12))
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, 0.15 * wave * (0.6 + 0.4 * np.sin(6 * t)), 24000)
+    return path

@@ -5,11 +5,8 @@ import time
 import pytest
 
 from tests.page.conftest import only_if_idle
-from tests.page.test_browser import voiced_file
 
 pytestmark = pytest.mark.page
-
-__all__ = ["voiced_file"]
 
 PARAGRAPH = (
     "It was late, and the rain had stopped. She looked out over the empty street and smiled."

@@ -103,6 +103,16 @@ def test_a_stranger_to_the_root_is_untrusted(server, tmp_path):
     assert found == {"mark": "present", "c2pa": "untrusted", "statement": "untrusted"}
 
 
+@pytest.mark.parametrize("kind", ["wav", "mp3"])
+def test_text_that_comes_line_by_line_has_a_statement(server, keys, kind):
+    lines = [{"model": "tts-1", "voice": "alloy", "response_format": kind}, {"text": "Hello you."}]
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    headers = {"content-type": "application/x-ndjson"}
+    answer = server.http.post("/audio/speech", content=content, headers=headers)
+    found = examine(answer.content, keys, manifest(server, answer).content)
+    assert found["statement"] == "valid" and answer.headers["x-synthetic-speech"]
+
+
 def test_a_manifest_is_its_callers(start, provenance, tmp_path):
     (tmp_path / "keys").write_text("one: key-one\ntwo: key-two\n")
     auth = AuthSettings(keys_file=str(tmp_path / "keys"))

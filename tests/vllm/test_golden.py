@@ -1,7 +1,9 @@
 """Codes of the official package, by vLLM: every greedy golden case, alone and in one batch; and our
-own engine's codes for a seed.
+own engine's codes for many seeds.
 """
 
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,12 @@ import torch
 from engine.config import ModelSpec
 from engine.core import EngineCore
 from engine.protocol import SamplingParams, Submit
+from tests.engine.speaking import REFERENCES, random_params, random_prompt
 from tests.models import golden
 from tests.models.test_parity import GREEDY, make_core, submission
 from tests.vllm.conftest import V2, build_core, feedback
 
 NAMES = list(golden.CASES["checkpoints"])
-# Interpreted kernels are slow: one checkpoint, and one that clones.
-CHOSEN = ["custom_voice/tiny-0b6", "base/tiny-1b7"] if V2 else NAMES
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +28,18 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return golden.write_all(tmp_path_factory.mktemp("golden"))
 
 
-@pytest.fixture(scope="module", params=CHOSEN)
+@pytest.fixture(scope="module", params=NAMES)
 def core(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Iterator[EngineCore]:
     spec = ModelSpec(id="m", checkpoint=str(paths[request.param]))
     core = build_core(spec)
     yield core
     core.close()
+
+
+@pytest.fixture(scope="module")
+def own(core: EngineCore) -> EngineCore:
+    """Our engine with the same checkpoint."""
+    return make_core(Path(core.checkpoints["m"].info.path), None)
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +82,8 @@ def test_greedy_codes_in_one_batch(core: EngineCore) -> None:
         assert_official(codes[i], case)
 
 
-def test_a_seed_gives_the_codes_of_our_own_engine(core: EngineCore) -> None:
+def test_a_seed_gives_the_codes_of_our_own_engine(core: EngineCore, own: EngineCore) -> None:
     """Every rule of sampling at once, alone and in a batch."""
-    own = make_core(Path(core.checkpoints["m"].info.path), packed=False)
     cases = cases_of(core)[:4]
     submits = [drawn(submission(core, case, i), i) for i, case in enumerate(cases)]
     for case in cases:
@@ -86,6 +92,19 @@ def test_a_seed_gives_the_codes_of_our_own_engine(core: EngineCore) -> None:
     assert golden.speak(core, submits) == expected
     assert golden.speak(core, submits[:1])[0] == expected[0]
     assert len({str(codes) for codes in expected.values()}) == len(cases)
+
+
+@pytest.mark.skipif(V2, reason="interpreted kernels would take minutes")
+def test_many_seeds_give_the_codes_of_our_own_engine(core: EngineCore, own: EngineCore) -> None:
+    """Prompts of every form and rules of every kind, four at a time, coming and going."""
+    rng, family = random.Random(14), core.checkpoints["m"].info.model_type
+    if family == "base":
+        for one, reference in itertools.product((core, own), REFERENCES):
+            one.register_voice("m", reference)
+    submits = [
+        Submit(i, "m", random_prompt(rng, family), random_params(rng, 16)) for i in range(20)
+    ]
+    assert golden.speak(core, submits) == golden.speak(own, submits)
 
 
 def drawn(submit: Submit, i: int) -> Submit:

@@ -82,6 +82,11 @@ def with_own_gpus(config: EngineConfig, first: int) -> EngineConfig:
 
 def adjusted(config: EngineConfig, device: torch.device) -> EngineConfig:
     """With a block size that vLLM's attention takes on that device."""
+    if config.kernels == "native":
+        raise CheckpointError(
+            "engine.kernels is native, which has layers of the own engine; with engine.backend "
+            "vllm it can be auto, torch or triton"
+        )
     if device.type != "cpu":
         seen, wanted = torch.cuda.device_count(), config.vllm.tensor_parallel_size
         if seen < wanted:

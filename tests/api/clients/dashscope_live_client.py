@@ -12,6 +12,7 @@ from typing import Any
 import dashscope
 from dashscope.audio.qwen_tts_realtime import QwenTtsRealtime, QwenTtsRealtimeCallback
 
+STALL_S = 13.0
 TOKENS = ["Hello", " there,", " my", " dear", " friend,", " how", " are", " you", " today?"]
 
 
@@ -45,9 +46,9 @@ def main(url: str) -> None:
         client.connect()
         client.update_session(voice="Cherry", mode=mode)
         ear.wait("session.updated")
-        for token in TOKENS:
+        for number, token in enumerate(TOKENS):
             client.append_text(token)
-            time.sleep(0.05)
+            time.sleep(STALL_S if number == 5 and mode == "server_commit" else 0.05)
         if mode == "server_commit":
             ear.wait("response.audio.delta")  # before the end of the text
             client.cancel_response()

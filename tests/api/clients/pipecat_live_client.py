@@ -1,5 +1,5 @@
-"""Pipecat's streaming services, unmodified, in a pipeline: tokens in, sound and words out, an
-interruption, the next turn. URL KIND -> what each turn gave.
+"""Pipecat's streaming services, unmodified, in a pipeline: tokens in, sound and words out, silence
+in mid-turn, an interruption, the next turn. URL KIND -> what each turn gave.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
 from pipecat.services.tts_service import TextAggregationMode
 from pipecat.workers.runner import WorkerRunner
 
+STALL_S = 13.0
 TOKENS = ["Hello", " there,", " my", " dear", " friend,", " how", " are", " you", " to", "day?"]
 
 
@@ -47,6 +48,7 @@ def make(kind: str, url: str) -> FrameProcessor:
         url=base,
         settings=ElevenLabsTTSService.Settings(voice="alloy"),
         text_aggregation_mode=TextAggregationMode.TOKEN,
+        stop_frame_timeout_s=2 * STALL_S,  # else it forgets the words of a turn that falls silent
     )
 
 
@@ -72,12 +74,13 @@ class Ear(FrameProcessor):
 
 async def turns(worker: PipelineWorker, ear: Ear) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in ("whole", "cut", "next"):
+    for name in ("whole", "stalled", "cut", "next"):
         ear.clear()
         await worker.queue_frame(LLMFullResponseStartFrame())
-        for token in TOKENS if name != "cut" else [*TOKENS, " "] * 9:
+        for number, token in enumerate(TOKENS if name != "cut" else [*TOKENS, " "] * 9):
             await worker.queue_frame(LLMTextFrame(token))
-            await asyncio.sleep(0.05 if name != "cut" else 0)
+            is_stall = name == "stalled" and number == 5
+            await asyncio.sleep(STALL_S if is_stall else 0.05 if name != "cut" else 0)
         if name == "cut":
             # Word by word, Pipecat tells what was heard once the model has said all.
             await worker.queue_frame(LLMFullResponseEndFrame())

@@ -3,8 +3,8 @@
 import base64
 import json
 import socket
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import Any
 
@@ -27,23 +27,29 @@ def lines(*values: Any) -> Iterator[bytes]:
         yield json.dumps(value).encode() + b"\n"
 
 
-def test_sound_comes_before_the_body_ends(server: Server) -> None:
+@contextmanager
+def begun(server: Server, fields: dict[str, Any]) -> Iterator[tuple[Any, HTTPResponse]]:
+    """A body whose answer sounds: what sends a chunk more of it (the last is empty), the answer."""
     address = server.url.removeprefix("http://").split(":")
     with socket.create_connection((address[0], int(address[1])), timeout=20) as connection:
 
-        def send(value: Any) -> None:
-            line = json.dumps(value).encode() + b"\n"
-            connection.sendall(b"%x\r\n%b\r\n" % (len(line), line))
+        def send(chunk: bytes) -> None:
+            connection.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
 
         connection.sendall(HEAD.encode())
-        send(FIELDS)
-        for token in ("Hello", " there,", " my", " friend"):
-            send({"text": token})
+        for line in lines(fields, *({"text": t} for t in ("Hello", " there,", " my", " friend"))):
+            send(line)
         answer = HTTPResponse(connection)
         answer.begin()
-        assert answer.status == 200 and len(answer.read(3840)) == 3840
-        send({"text": " of mine."})
-        connection.sendall(b"0\r\n\r\n")
+        assert answer.status == 200 and answer.headers["x-synthetic-speech"]
+        yield send, answer
+
+
+def test_sound_comes_before_the_body_ends(server: Server) -> None:
+    with begun(server, FIELDS) as (send, answer):
+        assert len(answer.read(3840)) == 3840
+        send(b'{"text": " of mine."}\n')
+        send(b"")
         assert len(answer.read()) > 8 * 3840
     assert server.engine.submitted[0][1].text_open
     wait_until_idle(server)
@@ -70,6 +76,8 @@ def test_events_have_words_and_an_end(server: Server) -> None:
     assert 0 <= words[-1]["start"] < len(pcm) / 48000
     assert told[-1]["type"] == "speech.audio.done" and told[-1]["finish_reason"] == "stop"
     assert told[-1]["usage"]["output_tokens"] * 3840 == len(pcm)
+    marks = [i for i, event in enumerate(told) if "synthetic_speech" in event]
+    assert marks == [0, len(told) - 1]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +103,9 @@ def test_what_cannot_be_is_a_400(server: Server, content: bytes, param: str | No
 
 
 def test_a_bad_line_breaks_the_answer_off(server: Server) -> None:
-    def body() -> Iterator[bytes]:
-        yield from lines({**FIELDS, "stream_format": "sse"}, {"text": "One two three four five "})
-        time.sleep(0.5)
-        yield b"{\n"
-
-    answer = server.http.post("/audio/speech", content=body(), headers=KIND)
-    assert json.loads(answer.text.splitlines()[-2][6:])["type"] == "error"
-    assert "speech.audio.done" not in answer.text
+    with begun(server, {**FIELDS, "stream_format": "sse"}) as (send, answer):
+        send(b"{\n")
+        told = [json.loads(line[6:]) for line in answer.read().splitlines() if line]
+    assert told[-1]["type"] == "error"
+    assert "speech.audio.done" not in {event["type"] for event in told}
     wait_until_idle(server)

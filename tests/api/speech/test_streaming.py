@@ -17,6 +17,7 @@ from engine import (
     InvalidPromptError,
     QueueFullError,
 )
+from qtts_openai.speech.encoders import AudioEncoder
 from tests.api.audio import without_serials
 from tests.api.test_speech import assert_envelope, read_events
 
@@ -79,6 +80,31 @@ def test_a_failure_after_the_first_audio_is_an_event_in_sse(server):
 def test_a_failure_in_a_whole_body_is_a_clean_error(server):
     server.engine.fail_after = 2
     assert_envelope(server.speak(input=LONG, stream=False), 503)
+
+
+@pytest.mark.parametrize("audio_format", ["mp3", "wav"])
+def test_an_encoder_that_fails_in_the_middle_ends_the_utterance(server, monkeypatch, audio_format):
+    encode, calls = AudioEncoder.encode, []
+
+    def failing(self: AudioEncoder, pcm: bytes) -> bytes:
+        calls.append(len(pcm))
+        if len(calls) > 2:
+            raise RuntimeError("the codec of the distribution says no")
+        return encode(self, pcm)
+
+    monkeypatch.setattr(AudioEncoder, "encode", failing)
+    with pytest.raises(httpx.RemoteProtocolError):
+        server.speak(input=LONG, response_format=audio_format)
+    assert not server.engine.live
+    calls.clear()
+    events = read_events(
+        server.speak(input=LONG, response_format=audio_format, stream_format="sse").text
+    )
+    assert events[-1]["type"] == "error" and "distribution" not in str(events)
+    calls.clear()
+    whole = server.speak(input=LONG, response_format=audio_format, stream=False)
+    assert_envelope(whole, 500, code="internal_error")
+    assert "distribution" not in whole.text and not server.engine.live
 
 
 @pytest.mark.parametrize("reason", [FinishReason.ERROR, FinishReason.ABORT])

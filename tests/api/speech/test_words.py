@@ -42,6 +42,19 @@ def test_a_pause_is_where_the_mark_is() -> None:
     assert words[2].start_s == pytest.approx(1.2, abs=0.02)
 
 
+def test_a_longer_pause_takes_the_mark_from_a_closure() -> None:
+    """As before the t of `eight`, which is no pause."""
+    text, pcm = "one two eight, three four", sound(0.8, -0.1, 0.3, -0.25, 0.6)
+    assert heard(text, pcm).words()[3].start_s == pytest.approx(1.45, abs=0.02)
+    clock, told = WordClock(), []
+    clock.say(text)
+    for at in range(0, len(pcm), 3840):
+        clock.hear(pcm[at : at + 3840])
+        told += clock.new_words()
+    clock.end()
+    assert [*told, *clock.new_words()][3].start_s == pytest.approx(1.45, abs=0.02)
+
+
 @pytest.mark.parametrize("size", [96, 3840, 10**6])
 def test_words_are_told_once_in_order_while_they_come(size: int) -> None:
     text, pcm = "one two, three four. five", sound(0.5, -0.3, 0.6, -0.4, 0.4)

@@ -173,6 +173,12 @@ def test_cleaning_again_changes_nothing(text):
     assert normalize(once, CLEAN, "english") == once
 
 
+@pytest.mark.parametrize("text", [*CASES, *(answer for answer, _ in ANSWERS)], ids=lambda _: "")
+def test_saying_again_changes_nothing(text):
+    said = normalize(text, FULL, "english")
+    assert normalize(said, FULL, "english") == said
+
+
 @settings(max_examples=50)
 @given(TEXTS, st.sampled_from(["english", "german", "french", "spanish", "italian", "chinese"]))
 def test_texts_do_not_explode(text, language):

@@ -21,6 +21,8 @@ ENGLISH = {
     "Dec. 3, May 4, 1990": "December third, May fourth, nineteen ninety",
     "3:30 PM, 9am, 12:05, 15:00": "three thirty PM, nine AM, twelve oh five, fifteen hundred",
     "I am 5": "I am five",
+    "From 9 a.m.\nThen 5 p.m. on": "From nine AM.\nThen five PM on",
+    "US$10–20 or -1½ cups": "ten to twenty dollars or minus one and a half cups",
     "AT&T and R&D": "A T and T and R and D",
     "H₂O, x², ½ cup, 1½ cups": "H two O, x squared, one half cup, one and a half cups",
     "3.14 and 1,234,567": (

@@ -29,6 +29,7 @@ from tests.api.voices.test_store_on_disk import (
     describe,
     listed,
     race_for_a_name_and_the_last_place,
+    race_for_a_new_name,
 )
 from tests.api.voices.test_voice_store import CLIP, CONSENT
 
@@ -112,6 +113,17 @@ def test_lists_are_fresh_after_a_moment_and_kept_until_then(bucket, monkeypatch)
 
 def test_of_many_at_once_one_gets_the_name_and_the_last_place(bucket):
     race_for_a_name_and_the_last_place([store_in(bucket, 1) for _ in range(6)])
+
+
+def test_a_new_name_is_seen_by_the_other_at_once_and_taken_once(bucket):
+    first, second = store_in(bucket), store_in(bucket)
+    voice = add(first)
+    assert second.find("a", ANONYMOUS) == voice
+    renamed = first.rename_voice("a", "b", ANONYMOUS)
+    assert second.find("b", ANONYMOUS) == renamed and second.reference(renamed) == SAMPLE
+    assert second.find("a", ANONYMOUS) is None and renamed.id == voice.id
+    first.delete_voice("b", ANONYMOUS)
+    race_for_a_new_name([store_in(bucket) for _ in range(6)])
 
 
 def test_no_change_of_many_at_once_is_lost(bucket):

@@ -19,7 +19,8 @@ from engine import ReferenceAudio
 from qtts_openai.errors import ApiError
 from qtts_openai.http.callers import ANONYMOUS, Caller
 from qtts_openai.voices.record_store import ORPHANS_AFTER_S
-from qtts_openai.voices.store import StoredVoice, VoiceStore
+from qtts_openai.voices.records import StoredVoice
+from qtts_openai.voices.store import VoiceStore
 
 SAMPLES = b"\0" * 40_000
 KEY = hashlib.sha256(SAMPLES).hexdigest()
@@ -183,6 +184,17 @@ def test_a_consent_withdrawn_while_a_sample_is_read_makes_no_voice(tmp_path):
     assert listed(store) == [] and not store.voices.path(voice.id).exists()
 
 
+def test_a_sample_whose_consent_is_withdrawn_while_it_is_read_is_gone_and_not_damaged(tmp_path):
+    store = VoiceStore(tmp_path, 10)
+    consent = store.add_consent("Anna", "en", b"recording", None)
+    fields = {"type": "audio_sample", "reference_key": KEY, "consent": consent.id}
+    voice = store.add(store.new_voice("a", None, **fields), SAMPLES)
+    store.delete_consent(consent.id, ANONYMOUS, cascade=True)
+    with pytest.raises(ApiError) as caught:
+        store.reference(voice)
+    assert caught.value.status == 400
+
+
 # ---- owners ----
 
 ANNA, OTTO, ADMIN = Caller("1a", "anna"), Caller("2b", "otto"), Caller("3c", "root", True)
@@ -217,6 +229,43 @@ def test_only_the_owner_or_an_admin_deletes(tmp_path):
     assert store.visible(ADMIN) == [] and store.visible_consents(ADMIN) == []
 
 
+def test_a_new_name_is_free_of_the_owners_others_and_the_rest_stays(tmp_path):
+    store = VoiceStore(tmp_path, 10)
+    voice, other, annas = add(store, "x"), add(store, "y"), add(store, "z", "1a")
+    for name, caller, status in (("y", OTTO, 403), (annas.id, OTTO, 404), ("none", ADMIN, 404)):
+        with pytest.raises(ApiError) as caught:
+            store.rename_voice(name, "new", caller)
+        assert caught.value.status == status
+    with pytest.raises(ApiError) as caught:
+        store.rename_voice("x", "Y", ADMIN)
+    assert (caught.value.status, caught.value.code) == (409, "name_taken")
+    renamed = store.rename_voice("x", "Z", ADMIN)  # which anna has, and everybody not
+    assert renamed == msgspec.structs.replace(voice, name="Z")
+    assert store.visible(ADMIN) == [renamed, other, annas], "in the order in which they were made"
+    assert store.find("x", ADMIN) is None and store.find("z", ADMIN) == renamed
+    assert store.find("z", ANNA) == annas and store.reference(renamed) == SAMPLE
+    assert store.rename_voice(voice.id, "z", ADMIN).name == "z", "as it should be written"
+
+
+def test_of_many_new_names_at_once_one_is_taken(tmp_path):
+    race_for_a_new_name([VoiceStore(tmp_path, 10) for _ in range(6)])
+
+
+def race_for_a_new_name(stores: list[VoiceStore]) -> None:
+    voices = [add(store, f"v{number}") for number, store in enumerate(stores)]
+
+    def rename(store: VoiceStore, voice: StoredVoice) -> int:
+        try:
+            store.rename_voice(voice.id, "same", ANONYMOUS)
+        except ApiError as error:
+            return error.status
+        return 200
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(rename, stores, voices)) == [200, *[409] * 5]
+    assert sorted(listed(stores[0])) == sorted(voice.id for voice in voices)
+
+
 def test_room_and_names_are_counted_per_owner(tmp_path):
     store = VoiceStore(tmp_path, 1)
     add(store, "x", "1a")
@@ -247,7 +296,10 @@ KILLED = """
         store = VoiceStore(directory, 10**6)
         for n in itertools.count():
             fields = {"type": "audio_sample", "reference_key": key}
-            tell("made", store.add(store.new_voice(f"{who} {n}", None, **fields), samples))
+            voice = store.add(store.new_voice(f"{who} {n}", None, **fields), samples)
+            tell("made", voice)
+            store.rename_voice(voice.id, f"{who} {n} renamed", ANONYMOUS)
+            tell("renamed", voice)
             fields = {"type": "prompt", "prompt": "A man.", "seed": 1}
             voice = store.add(store.new_voice(f"{who} {n} gone", None, **fields))
             store.keep_utterance(voice, ReferenceAudio(key, samples), "words")
@@ -277,12 +329,14 @@ def kill_often(directory: Path, rounds: int) -> None:
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(directory), str(rounds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=240, check=True)
     told = [line.split() for line in done.stdout.splitlines()]
-    made, deleting, deleted = (
-        {id_ for what, id_ in told if what == kind} for kind in ("made", "deleting", "deleted")
+    made, renamed, deleting, deleted = (
+        {id_ for what, id_ in told if what == kind}
+        for kind in ("made", "renamed", "deleting", "deleted")
     )
     store = VoiceStore(directory, 10)
     there = {voice.id for voice in store.voices.all()}
-    assert made and deleted
+    assert made and renamed and deleted
+    assert renamed <= {one.id for one in store.voices.all() if one.name.endswith(" renamed")}
     assert made - deleting <= there, "an acknowledged voice is lost"
     assert not deleted & there, "a deleted voice is back"
     assert_whole(store)
@@ -307,6 +361,8 @@ OTHER = """
         what, name = line.split()
         if what == "make":
             store.add(store.new_voice(name, None, type="prompt", prompt="A man.", seed=1))
+        elif what == "rename":
+            store.rename_voice(name, "other", ANONYMOUS)
         elif what == "delete":
             store.delete_voice(name, ANONYMOUS)
         print(store.find(name, ANONYMOUS) is not None, flush=True)
@@ -327,8 +383,9 @@ def test_two_processes_see_each_other_at_once(tmp_path):
         assert ask("make theirs")
         assert [voice.name for voice in store.visible(ANONYMOUS)] == ["theirs"]
         describe(store, "mine")
-        assert ask("find mine") and not ask("delete mine")
+        assert ask("find mine") and not ask("rename mine") and ask("find other")
         assert store.find("mine", ANONYMOUS) is None
+        assert not ask("delete other") and store.find("other", ANONYMOUS) is None
         store.delete_voice("theirs", ANONYMOUS)
         assert not ask("find theirs")
 
@@ -381,6 +438,7 @@ def test_a_read_only_disk_refuses_and_forgets_nothing(small_disk):
     assert store.reference(voice) == SAMPLE
     refused(add, store, "more")
     refused(store.delete_voice, voice.id, ANONYMOUS)
+    refused(store.rename_voice, voice.id, "b", ANONYMOUS)
     refused(store.rename_consent, consent.id, "b", ANONYMOUS)
     assert listed(store) == [voice.id]
     assert [one.id for one in store.visible_consents(ANONYMOUS)] == [consent.id]

@@ -167,7 +167,8 @@ def test_a_step_reads_nothing_back_and_stays_where_it_is(layers: Layers) -> None
     assert after | {"rows": feedback.rows.data_ptr()} == at
 
 
-@pytest.mark.slow  # Triton interpreted, minutes
+@pytest.mark.slow  # Triton interpreted, a minute of a core each
+@pytest.mark.timeout(1800)
 def test_replayed_frames_are_the_same(own: EngineCore, layers: Layers) -> None:
     """As GPUs have it: a graph of kernels, recorded over padding; here they are interpreted."""
     pytest.importorskip("triton")

@@ -67,6 +67,11 @@ def test_runners() -> None:
     assert arguments(GPU, runner="v1", enforce_eager=True)["logits_processors"]
 
 
+def test_compiled_layers_are_not_vllms() -> None:
+    with pytest.raises(CheckpointError, match=r"kernels is native.*auto, torch or triton"):
+        options.adjusted(EngineConfig(backend="vllm", kernels="native"), CPU)
+
+
 def test_each_worker_sees_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     two = EngineConfig(data_parallel_size=4, vllm=VllmOptions(tensor_parallel_size=2))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3,2,1,0")
@@ -101,6 +106,15 @@ def test_two_models_in_a_worker_are_refused() -> None:
     specs = [ModelSpec("a", "embedded"), ModelSpec("b", "embedded")]
     with pytest.raises(CheckpointError, match="'a' on vLLM cannot share"):
         build(EngineConfig(backend="vllm"), specs)
+
+
+@pytest.mark.parametrize("backend", ["own", "vllm"])
+def test_kernels_of_a_gpu_need_one(backend: str) -> None:
+    config = msgspec.convert(
+        {"backend": backend, "device": "cpu", "kernels": "triton"}, EngineConfig
+    )
+    with pytest.raises(CheckpointError, match="kernels is triton, which needs a GPU"):
+        build(config, [ModelSpec("a", "embedded")])
 
 
 def test_without_vllm_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,26 @@ def test_open_text_bounds_the_frames(listener: Listener) -> None:
     assert listener.run()[2] == whole, "live text is spoken as if it had been there at once"
 
 
+def test_the_end_is_not_drawn_while_text_is_to_come(listener: Listener) -> None:
+    """In one batch: all the text at once, the same bit by bit, and one that ends when it likes."""
+
+    def ending(id_: int, num_text: int, text_open: bool) -> Submit:
+        text = prompt(num_text, streaming_text=True, text_open=text_open)
+        return Submit(id_, "ending", text, SamplingParams(temperature=0.0))
+
+    listener.add(ending(1, 12, text_open=False))
+    seq = listener.add(ending(2, 2, text_open=True))
+    listener.add(ending(3, 2, text_open=False))
+    for at in range(2, 12, 2):
+        while listener.talker.has_work:
+            listener.step()
+        assert 2 not in listener.ended and len(listener.frames[2]) == at
+        listener.talker.append(seq, (10 + at, 11 + at), final=at == 10)
+    frames = listener.run()
+    assert set(listener.ended.values()) == {FinishReason.STOP}
+    assert frames[1] == frames[2] and len(frames[1]) >= 12 > len(frames[3])
+
+
 def test_text_may_be_appended_before_the_start(listener: Listener) -> None:
     whole = Listener(listener.talker, listener.checkpoints).run(live(1, 6, text_open=False))[1]
     with torch.inference_mode():
