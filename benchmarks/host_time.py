@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.benchmark.bench import MODEL, native, submit_all
+from engine.benchmark.steps import MODEL, own_talker, submit_all
 from engine.config import EngineConfig, ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import SAMPLES_PER_FRAME
@@ -34,7 +34,7 @@ from engine.startup import build
 
 def stand_in_for_the_device(core) -> None:
     """Codes and samples of nothing, at once."""
-    talker, codec = native(core), core.codecs[MODEL]
+    talker, codec = own_talker(core), core.codecs[MODEL]
     talker.overlap = True
     most = talker.scheduler.max_num_seqs
     codes = torch.ones(most, 16, dtype=torch.int64)
@@ -56,7 +56,7 @@ def stand_in_for_the_device(core) -> None:
 def measure(core, rows: int, steps: int, profile: bool) -> float:
     """Median CPU seconds of a step with all rows speaking."""
     submit_all(core, rows, steps + 100)
-    while len(native(core).scheduler.running) < rows or core.num_frames < rows:
+    while len(own_talker(core).scheduler.running) < rows or core.num_frames < rows:
         core.step()
     stand_in_for_the_device(core)
     spent, profiler = [], cProfile.Profile()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 
-from engine.benchmark import bench
+from engine.benchmark import bench, steps
 from engine.benchmark import roofline as floor
 from engine.config import EngineConfig, ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
@@ -89,12 +89,12 @@ def test_a_line_stands_below_its_columns():
 def test_a_batch_fits_rows_and_blocks():
     config = EngineConfig()
     ready = Ready([], "cpu", "float32", 8, Measured(1, 8), 200, 0, 0.0)
-    blocks = -(-(bench.PROMPT_TOKENS + bench.spoken(24)) // config.block_size)
+    blocks = -(-(steps.PROMPT_TOKENS + steps.spoken(24)) // config.block_size)
     assert 8 * blocks <= 200 < 21 * blocks
-    assert bench.fits(ready, config, 8, 24)
-    assert not bench.fits(ready, config, 9, 24)
+    assert steps.fits(ready, config, 8, 24)
+    assert not steps.fits(ready, config, 9, 24)
     ready = Ready([], "cpu", "float32", 32, Measured(1, 32), 200, 0, 0.0)
-    assert not bench.fits(ready, config, 21, 24)
+    assert not steps.fits(ready, config, 21, 24)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def core(tmp_path_factory: pytest.TempPathFactory):
         device="cpu", dtype="float32", threads=1, max_num_seqs=3, max_model_len=1024,
         kv_cache_memory="64MB",
     )  # fmt: skip
-    core, _ = build(config, [ModelSpec(id=bench.MODEL, checkpoint=str(path))])
+    core, _ = build(config, [ModelSpec(id=steps.MODEL, checkpoint=str(path))])
     yield core
     core.close()
 
@@ -120,12 +120,12 @@ def check_row(row: dict, batch: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_parts_inside_the_steps(core, batch):
-    row = bench.measure(core, batch, 16)
+    row = steps.measure(core, batch, 16)
     check_row(row, batch)
     assert sum(row["split_s"].values()) == pytest.approx(row["step_s"])
     assert not core.sequences and not core.has_work
-    assert "frame" not in vars(core.codecs[bench.MODEL])  # every method is back
-    assert type(core.talker.runners[bench.MODEL].frame).__name__ == "FrameStep"
+    assert "frame" not in vars(core.codecs[steps.MODEL])  # every method is back
+    assert type(core.talker.runners[steps.MODEL].frame).__name__ == "FrameStep"
 
 
 def test_parts_alone_as_on_a_gpu(core, monkeypatch):
@@ -133,15 +133,15 @@ def test_parts_alone_as_on_a_gpu(core, monkeypatch):
     runs, times = [], iter([0.009, 0.006, 0.008])
 
     def device_seconds(run, stream):
-        for _ in range(bench.ALONE + 1):
+        for _ in range(steps.ALONE + 1):
             run()
         runs.append(run)
         return next(times)
 
-    monkeypatch.setattr(bench, "device_seconds", device_seconds)
-    monkeypatch.setattr(bench, "_on_cpu", bench._on_gpu)
+    monkeypatch.setattr(steps, "device_seconds", device_seconds)
+    monkeypatch.setattr(steps, "_on_cpu", steps._on_gpu)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    row = bench.measure(core, 3, 4)
+    row = steps.measure(core, 3, 4)
     check_row(row, 3)
     assert len(runs) == 3
     assert row["split_s"]["talker"] == pytest.approx(0.003)
@@ -153,12 +153,12 @@ def test_recorded_frames_are_what_is_timed(core):
     calls = []
     runner = SimpleNamespace(
         frames=lambda rows, feed_back: calls.append((rows, feed_back)),
-        backend=core.talker.runners[bench.MODEL].backend,
+        backend=core.talker.runners[steps.MODEL].backend,
     )
-    bench.submit_all(core, 2, 4)
+    steps.submit_all(core, 2, 4)
     core.step()
     seqs = core.talker.scheduler.running
-    bench.frame_alone(runner, seqs, feed_back=False)()
+    steps.frame_alone(runner, seqs, feed_back=False)()
     assert calls == [([seq.row for seq in seqs], False)]
     for seq_id in list(core.sequences):
         core.abort(seq_id)

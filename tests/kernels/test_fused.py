@@ -9,6 +9,7 @@ import torch
 
 from engine.config import ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
+from engine.kernels import fused, tuning
 from engine.kernels.fused import ROWS, FusedLinear, fuse_, kinds
 from engine.layers.linear import quantise
 from engine.loader.checkpoint import Checkpoint, load
@@ -21,6 +22,12 @@ def checkpoint(tmp_path: Path, device: str) -> Checkpoint:
     write_random_checkpoint(tmp_path / "tiny", model_type="custom_voice", shape="tiny-0b6")
     spec = ModelSpec(id="m", checkpoint=str(tmp_path / "tiny"))
     return load(spec, tmp_path / "tiny", torch.float32, torch.device(device))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices without running each configuration, which takes the interpreter minutes."""
+    monkeypatch.setattr(fused, "choose", lambda *args: tuning.choose(*args[:4]))
 
 
 def rank(*, plain_wins: bool) -> Callable:
@@ -42,6 +49,7 @@ def fuse(checkpoint: Checkpoint, *, plain_wins: bool = False, int8: bool = False
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("int8", [False, True], ids=["full", "int8"])
 def test_a_fused_product_is_the_plain_one(checkpoint: Checkpoint, int8: bool) -> None:
     asked, expected = [], []
@@ -67,6 +75,30 @@ def test_a_fused_product_is_the_plain_one(checkpoint: Checkpoint, int8: bool) ->
         torch.testing.assert_close(got, y, atol=2e-4, rtol=2e-4, msg=name)
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["full", "int8"])
+def test_choices_are_compared_with_plain_torch(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog, int8: bool
+) -> None:
+    """One configuration of each kind; spoilt, it is left out, and int8 has nothing else."""
+    monkeypatch.setattr(fused, "candidates", lambda *args: tuning.candidates(*args)[-1:])
+    parts = (checkpoint.talker, checkpoint.predictor)
+    one = {"talker.o": fused.kinds(*parts)["talker.o"]}
+    monkeypatch.setattr(fused, "kinds", lambda *_: one)
+    options = {"max_rows": 2, "shared": SHARED, "int8": int8}
+    right = FusedLinear.run
+    monkeypatch.setattr(FusedLinear, "run", lambda *args: right(*args) + 1)
+    if int8:
+        with pytest.raises(ValueError, match="no configuration"):
+            fuse_(*parts, measure=lambda *_: 1.0, **options)
+    else:
+        (check,) = fuse_(*parts, measure=lambda *_: 1.0, **options)
+        assert check.name.endswith("torch") and "differs from torch" in caplog.text
+    monkeypatch.setattr(FusedLinear, "run", right)
+    (check,) = fuse_(*parts, measure=lambda *_: 1.0, **options)
+    assert check.name.endswith("kernel") and 0 < check.difference < 1e-5 and not check.fault
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_slower_than_plain_stays_plain(checkpoint: Checkpoint) -> None:
     fuse(checkpoint, plain_wins=True)
     for kind in kinds(checkpoint.talker, checkpoint.predictor).values():
