@@ -22,6 +22,8 @@ MAX_PREFILL_WAIT_S = 0.5
 PREFILL_SHARE = 0.2
 # The longest slice of a prompt that streams may not be able to afford.
 FORCED_SLICE_S = 0.1
+# The longest slice where nobody streams: a prompt that comes now has to wait for its end.
+FREE_SLICE_S = 0.25
 MIN_PREFILL_TOKENS = 16
 # A stream's lead that prefill leaves alone: room for the decode step and the codec after it.
 LEAD_MARGIN_S = 0.16
@@ -102,7 +104,8 @@ class Scheduler(Admission):
         deadline = self._prefill_by.setdefault(model, now + MAX_PREFILL_WAIT_S)
         budget = left = self._prefill_budget(model, now, forced=now >= deadline)
         chunks = []
-        for seq in due:
+        # The shortest first, so that nobody waits for a very long one.
+        for seq in sorted(due, key=lambda seq: seq.num_prompt_tokens - seq.num_prefilled):
             if left <= 0:
                 break
             end = min(seq.num_prompt_tokens, seq.num_prefilled + left)
@@ -119,8 +122,12 @@ class Scheduler(Admission):
         streaming = [seq for seq in self.running if seq.is_prefilled and not seq.is_paused]
         lead = min((seq.buffered_s(now) for seq in streaming), default=float("inf"))
         cost = self.prefill_s_per_token.get(model)
-        if lead == float("inf") or not cost:
+        if not cost:
             return self.max_num_batched_tokens
+        if lead == float("inf"):
+            return min(
+                self.max_num_batched_tokens, max(MIN_PREFILL_TOKENS, int(FREE_SLICE_S / cost))
+            )
         affordable = int((lead - LEAD_MARGIN_S) / cost)
         if affordable >= MIN_PREFILL_TOKENS:
             return min(self.max_num_batched_tokens, affordable)

@@ -337,10 +337,25 @@ def test_prefill_yields_to_nobody_who_hears_nothing(others: str) -> None:
             seq.playback_started_at = None
         else:
             seq.text_open = True
-    s.prefill_s_per_token = {"m": 10.0}
+    s.prefill_s_per_token = {"m": 0.001}
     s.add(make(200, 8))
     batch = s.schedule(0.0)
     assert batch is not None and [c.end for c in batch.prefill] == [64]
+
+
+def test_nobody_waits_for_a_very_long_prompt() -> None:
+    s = scheduler(budget=512, num_blocks=600)
+    s.prefill_s_per_token = {"m": 0.001}
+    s.add(make(4000, 8))
+    batch = s.schedule(0.0)
+    assert batch is not None and [c.end for c in batch.prefill] == [250], "a quarter of a second"
+    batch.prefill[0].seq.num_prefilled = 250
+    s.add(short := make(40, 8))
+    s.add(other := make(30, 8))
+    batch = s.schedule(0.25)
+    assert batch is not None
+    assert [(c.seq, c.start, c.end) for c in batch.prefill[:2]] == [(other, 0, 30), (short, 0, 40)]
+    assert batch.prefill[2].end == 250 + 180
 
 
 def test_prefill_cost_is_learnt_per_model() -> None:
