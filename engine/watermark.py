@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import sys
+from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
@@ -49,14 +50,18 @@ def main() -> None:
 
 def load() -> Any:
     """Its weights come with the package. Of torchaudio, whose wheels need CUDA's libraries, it uses
-    transforms that torch has; of librosa what resamples, and here nothing is.
+    transforms that torch has; of librosa what resamples, and here nothing is; of pkg_resources,
+    which setuptools no longer has, where its files are.
     """
     transforms: Any = ModuleType("torchaudio.transforms")
     transforms.Spectrogram, transforms.InverseSpectrogram = Spectrogram, InverseSpectrogram
     transforms.TimeStretch = TimeStretch
     librosa: Any = ModuleType("librosa")
     librosa.resample = None
+    resources: Any = ModuleType("pkg_resources")
+    resources.resource_filename = lambda package, name: str(files(package) / name)
     sys.modules["torchaudio.transforms"], sys.modules["librosa"] = transforms, librosa
+    sys.modules["pkg_resources"] = resources
     from perth.perth_net.perth_net_implicit.perth_watermarker import PerthImplicitWatermarker
 
     return PerthImplicitWatermarker()

@@ -25,8 +25,10 @@ FORCED_SLICE_S = 0.1
 # The longest slice where nobody streams: a prompt that comes now has to wait for its end.
 FREE_SLICE_S = 0.25
 MIN_PREFILL_TOKENS = 16
-# A stream's lead that prefill leaves alone: room for the decode step and the codec after it.
+# A stream's lead that prefill leaves alone: room for the decode step and the codec after it. More
+# where it would go on for long, at the edge of silence for everybody.
 LEAD_MARGIN_S = 0.16
+LONG_PREFILL_S, LONG_LEAD_MARGIN_S = 0.5, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,12 @@ class Scheduler(Admission):
             self._prefill_by.pop(model, None)
             return []
         deadline = self._prefill_by.setdefault(model, now + MAX_PREFILL_WAIT_S)
-        budget = left = self._prefill_budget(model, now, forced=now >= deadline)
-        chunks = []
         # The shortest first, so that nobody waits for a very long one.
-        for seq in sorted(due, key=lambda seq: seq.num_prompt_tokens - seq.num_prefilled):
+        due.sort(key=lambda seq: seq.num_prompt_tokens - seq.num_prefilled)
+        shortest = due[0].num_prompt_tokens - due[0].num_prefilled
+        budget = left = self._prefill_budget(model, now, shortest, forced=now >= deadline)
+        chunks = []
+        for seq in due:
             if left <= 0:
                 break
             end = min(seq.num_prompt_tokens, seq.num_prefilled + left)
@@ -115,9 +119,9 @@ class Scheduler(Admission):
         self._prefill_by[model] = min(deadline + taken_s / PREFILL_SHARE, now + MAX_PREFILL_WAIT_S)
         return chunks
 
-    def _prefill_budget(self, model: str, now: float, *, forced: bool) -> int:
+    def _prefill_budget(self, model: str, now: float, shortest: int, *, forced: bool) -> int:
         """Prompt tokens that may run now without letting a stream of any model run dry; if
-        `forced`, some in any case.
+        `forced`, some in any case. `shortest`: tokens of the shortest prompt that waits.
         """
         streaming = [seq for seq in self.running if seq.is_prefilled and not seq.is_paused]
         lead = min((seq.buffered_s(now) for seq in streaming), default=float("inf"))
@@ -128,7 +132,8 @@ class Scheduler(Admission):
             return min(
                 self.max_num_batched_tokens, max(MIN_PREFILL_TOKENS, int(FREE_SLICE_S / cost))
             )
-        affordable = int((lead - LEAD_MARGIN_S) / cost)
+        kept_s = LONG_LEAD_MARGIN_S if shortest * cost > LONG_PREFILL_S else LEAD_MARGIN_S
+        affordable = int((lead - kept_s) / cost)
         if affordable >= MIN_PREFILL_TOKENS:
             return min(self.max_num_batched_tokens, affordable)
         if not forced:

@@ -16,7 +16,7 @@ STEPS_S = 0.4  # two of the longest steps of these simulations: a first chunk ma
 class Eager(Scheduler):
     """Prefill never yields."""
 
-    def _prefill_budget(self, model: str, now: float, *, forced: bool) -> int:
+    def _prefill_budget(self, *_: object, forced: bool) -> int:
         return self.max_num_batched_tokens
 
 
