@@ -49,6 +49,7 @@ def fuse(checkpoint: Checkpoint, *, plain_wins: bool = False, int8: bool = False
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("int8", [False, True], ids=["full", "int8"])
 def test_a_fused_product_is_the_plain_one(checkpoint: Checkpoint, int8: bool) -> None:

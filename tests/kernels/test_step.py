@@ -91,6 +91,7 @@ def stand_in(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
     return (lambda: out.copy_(run())), out
 
 
+@pytest.mark.slow
 def test_kernels_and_graphs_equal_plain_torch(checkpoint: Checkpoint, device: str) -> None:
     plain = run(make_runner(checkpoint, device, kernels=False))
     runner = make_runner(checkpoint, device, kernels=True)

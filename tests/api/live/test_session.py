@@ -70,7 +70,7 @@ def test_a_long_turn_is_cut_at_sentences_and_keeps_its_voice(start) -> None:
 
 def test_a_turn_that_nears_the_frame_budget_is_cut_at_a_sentence(start) -> None:
     budget = 400
-    settings = LiveSettings(cut_after_s=3600)
+    settings = LiveSettings(cut_after_s=3600, ahead_s=3600)
     server = start(engine=EngineConfig(open_text_frames=budget), live=settings)
     with session(server, LIVE) as client:
         for _ in range(40):
@@ -180,8 +180,9 @@ def test_a_drain_waits_for_speech_and_ends_idle_sessions(start) -> None:
     assert server.uvicorn.num_answers() == 0
 
 
-def test_text_that_is_all_there_is_spoken_as_any_other(server: Server) -> None:
+def test_text_that_is_all_there_is_spoken_as_any_other(start) -> None:
     """The first piece comes while it is spoken; what is whole by its turn is no live text."""
+    server = start(live=LiveSettings(ahead_s=3600))
     server.engine.chunk_delay_s = 0.02
     with session(server, LIVE) as client:
         client.send("input.text", text="Hello there my friend ")
