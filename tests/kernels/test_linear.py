@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.kernels.linear import LinearConfig, fused_linear, linear_kernel
-from engine.kernels.tuning import SHAPES, candidates, choose
+from engine.kernels.tuning import SHAPES, Choice, candidates, choose
 from engine.layers.linear import quantise
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compile_apart, compile_kernel
 
@@ -194,7 +194,7 @@ def test_what_does_not_run_here_is_left_out_and_said(caplog):
 def test_something_must_fit():
     watch = Stopwatch({SMALL: 2.0})
     cpu = torch.device("cpu")
-    assert choose(watch.run, [SMALL], cpu, watch.measure)[:2] == (SMALL, 2.0)
+    assert choose(watch.run, [SMALL], cpu, watch.measure) == Choice(SMALL, 2.0)
     with pytest.raises(ValueError, match="fits"):
         choose(watch.run, [], cpu, watch.measure)
 
