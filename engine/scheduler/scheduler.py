@@ -11,9 +11,9 @@ most. From then on prefill gets PREFILL_SHARE of the time even if listeners run 
 they do anyway if decode is slower than speech. So a prompt that takes c seconds alone starts to
 speak about MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
 
-The shortest prompt's turn is first, and where nobody listens a slice takes FREE_SLICE_S at most: one
-long prompt keeps nobody's next sentence waiting. One of over LONG_PREFILL_S leaves each listener
-LONG_LEAD_MARGIN_S of audio.
+The shortest prompt's turn is first, and where nobody listens a slice takes FREE_SLICE_S at most:
+one long prompt keeps nobody's next sentence waiting. One of over LONG_PREFILL_S leaves each
+listener LONG_LEAD_MARGIN_S of audio.
 """
 
 from dataclasses import dataclass
