@@ -68,6 +68,8 @@ def main() -> int:
     print(f"{logbook.hardware(about)}; results in {args.out}", flush=True)
     results = []
     for name, command in commands(args).items():
+        if name not in args.steps:
+            continue
         results.append(run(name, command, args))
         written = about | {"benchmark": "gpu_first", "steps": [r._asdict() for r in results]}
         logbook.write_json(args.out / "gpu-first.json", written)
@@ -260,6 +262,7 @@ def parse() -> argparse.Namespace:
     add("--batch", default="1,8,64,128")
     add("--frames", type=int, default=40)
     add("--out", type=Path, default=Path(os.environ.get("OUT", logbook.FOLDER)))
+    add("--steps", type=gpu_bench.words, default=list(LIMITS), help="only these, such as http,rivals")
     add("--step", choices=("frames", "http", "rivals"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

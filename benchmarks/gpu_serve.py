@@ -87,6 +87,7 @@ def server(
             process.wait(10)
         except subprocess.TimeoutExpired:
             end(process)
+        print(log.read_text("utf-8", "replace"), file=sys.stderr, flush=True)
 
 
 def free_port() -> int:
