@@ -84,8 +84,8 @@ def accelerate(
     started, checks = time.monotonic(), []
     distinct = {id(codec): codec for codec in codecs.values()}.values()
     if "Triton" not in left_out:
-        from engine.kernels.fused import fuse_
         from engine.kernels.codec import fuse_codec_
+        from engine.kernels.fused import fuse_
 
         for runner in runners:
             checks += fuse_(runner.talker, runner.predictor, runner.buffers.num_rows, int8=int8)

@@ -1,4 +1,4 @@
-"""The codec's convolutions on a GPU: from latents at the transformer's rate, upsampled, to the wave.
+"""The codec's convolutions on a GPU: from upsampled latents to the wave.
 
     first conv, [upsample, [conv 7, conv 1 + what went in] x 3] x 4, last conv
 
@@ -8,10 +8,12 @@ written behind the past that the next convolution looks back on. States are thos
 layers (models/codec_layers.py): a stream may be begun by either and go on in the other.
 """
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import torch
+import triton
 from torch import Tensor
 
 from engine.compare import ALLOWED, Measure, difference, reason
@@ -21,8 +23,9 @@ from engine.models.codec_decoder import CodecDecoder
 from engine.models.codec_layers import CausalConv, CausalUpsample, SnakeBeta, State
 from engine.protocol import Check
 
-# Rows and times of trials: a first chunk, and full chunks of some streams.
-TRIALS = ((1, 4), (8, 48))
+# Rows and times of the latents in trials: a first chunk, and full chunks of some streams.
+Trials = tuple[tuple[int, int], ...]
+TRIALS: Trials = ((1, 4), (8, 48))
 
 
 class FusedConv:
@@ -61,7 +64,13 @@ class FusedConv:
         return x
 
     def __call__(
-        self, x: Tensor, state: State, after: "FusedConv | None", added: Tensor | None
+        self,
+        x: Tensor,
+        state: State,
+        added: Tensor | None,
+        after: "FusedConv | None" = None,
+        *,
+        compile_only: bool = False,
     ) -> tuple[Tensor | None, Tensor]:
         """x from `entrance`, filled -> (the sum [B, T', out] if kept, activated for `after`)."""
         batch, length = len(x), (x.shape[1] - self.past) * self.rate
@@ -84,6 +93,7 @@ class FusedConv:
             tail=tail,
             residual=added if self.adds else None,
             plain=plain,
+            compile_only=compile_only,
         )
         return plain, out
 
@@ -98,16 +108,21 @@ class FusedConv:
             state[name] = x[:, -self.past :].mT.contiguous()
         return tail
 
+    def trial(self, batch: int, length: int) -> tuple[Tensor, State, Tensor | None]:
+        """Random numbers to be called with."""
+        new = self.weight.new_empty
+        state = {name: new(batch, *shape).normal_() for name, shape in self.stage.state_shapes()}
+        x = self.entrance(state, batch, length)
+        x[:, self.past :].normal_()
+        return x, state, new(batch, length, self.channels).normal_() if self.adds else None
+
     def gaps(self, batch: int, length: int) -> Iterator[float]:
         """How far what it gives and the state it leaves are from the plain layers', on random
         numbers.
         """
-        new = self.weight.new_empty
-        state = {name: new(batch, *shape).normal_() for name, shape in self.stage.state_shapes()}
-        before, x = dict(state), self.entrance(state, batch, length)
-        x[:, self.past :].normal_()
-        added = new(batch, length, self.channels).normal_() if self.adds else None
-        plain, out = self(x, state, None, added)
+        x, state, added = self.trial(batch, length)
+        before = dict(state)
+        plain, out = self(x, state, added)
         y = self.stage(x[:, self.past :].mT, before)
         if added is not None:
             y = y + added.mT
@@ -130,20 +145,33 @@ class CodecConvolutions:
         s[:, first.past :] = x.mT
         for this, after in pairwise([*self.convs, None]):
             assert this is not None
-            plain, s = this(s, state, after, kept)
+            plain, s = this(s, state, kept, after)
             kept = kept if plain is None else plain
         return s[:, :, 0].clamp(-1, 1)
 
-    def gap(self, batch: int, length: int) -> float:
+    def compile(self, trials: Trials) -> None:
+        """What trials will run, on all cores: one after the other they take most of a minute."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool, triton.AsyncCompileMode(pool):
+            for this, batch, length in self._calls(trials):
+                this(*this.trial(batch, length), compile_only=True)
+
+    def gap(self, trials: Trials) -> float:
         """The largest difference of one of them from its plain layers, on random numbers."""
-        return max(gap for this in self.convs for gap in this.gaps(batch, length))
+        return max(gap for this, *size in self._calls(trials) for gap in this.gaps(*size))
+
+    def _calls(self, trials: Trials) -> Iterator[tuple[FusedConv, int, int]]:
+        """Each with the rows and times that it has in each of the trials."""
+        for batch, length in trials:
+            for this in self.convs:
+                yield this, batch, length
+                length *= this.rate
 
 
 def fuse_codec_(
     decoder: CodecDecoder,
     name: str,
     measure: Measure = graph_seconds,
-    trials: tuple[tuple[int, int], ...] = TRIALS,
+    trials: Trials = TRIALS,
 ) -> Check:
     """Kernels take the place of the decoder's plain convolutions, if they give the same and take no
     longer; how these compare. `trials`: rows and times for comparing, the last for measuring.
@@ -152,10 +180,13 @@ def fuse_codec_(
     allowed, device = ALLOWED[bias.dtype], bias.device
     try:
         fused = CodecConvolutions(decoder)
-        gap = max(fused.gap(*trial) for trial in trials)
+        fused.compile(trials)
+        gap = fused.gap(trials)
         batch, length = trials[-1]
         x = bias.new_empty(batch, fused.convs[0].in_, length).normal_()
-        state = {name: bias.new_zeros(batch, *shape) for name, shape in decoder.state_shapes()}
+        state = {
+            name: bias.new_zeros(batch, *shape) for name, shape in decoder.state_shapes().items()
+        }
         seconds, plain_seconds = (
             measure(lambda run=run: run(x, dict(state)), device)  # type: ignore[misc]
             for run in (fused, decoder.convolve)

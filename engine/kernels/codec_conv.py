@@ -8,8 +8,8 @@ nothing is concatenated and no time is looked for elsewhere:
     x [B, past + T, C]      |<- past = (TAPS - 1) * dilation ->|<- T new ->|
     output at time t        sum over taps of x[t + tap * dilation] @ weight[tap]
 
-A program owns BLOCK_N columns of BLOCK_M times, of whichever rows they are, and walks along taps and
-channels, BLOCK_K of these at a step. Sums and what follows them are float32, rounded once.
+A program owns BLOCK_N columns of BLOCK_M times, of whichever rows they are, and walks along taps
+and channels, BLOCK_K of these at a step. Sums and what follows them are float32, rounded once.
 
 A transposed convolution of kernel 2r and stride r is a convolution with two taps, the time before
 and this one, and r * channels columns: times and channels of the output lie in this order.
@@ -66,17 +66,18 @@ def choose_config(num_times: int, columns: int, channels: int, dtype: torch.dtyp
 
 @triton.jit
 def sine_squared(angle):
-    """sin(angle)^2 in float32, to 3e-7 up to angles of thousands, never above 1.
+    """sin(angle)^2 in float32, to 3e-7 up to angles of thousands.
 
-    Its period is pi, which is taken off in two parts, the first exact; the rest is a polynomial of
-    sin on [-pi/2, pi/2].
+    Its period is pi, which is taken off in two parts, the first exact. Of what is left, r within
+    [-pi/2, pi/2], a polynomial gives sin(r) / r. Angles of which float32 tells no more than their
+    size give something from 0 to 1, too.
     """
     periods = tl.floor(angle * 0.3183098861837907 + 0.5)
     r = (angle - periods * 3.140625) - periods * 0.0009676535897931
-    u = r * r
+    u = tl.minimum(r * r, 2.4674011002723395)
     p = 0.008333017118275166 + u * (-0.00019806614727713168 + u * 2.6000534489867277e-06)
-    sine = r + r * u * (-0.16666656732559204 + u * p)
-    return tl.minimum(sine * sine, 1.0)
+    ratio = 1 + u * (-0.16666656732559204 + u * p)
+    return u * ratio * ratio
 
 
 # Rows and times change at run time: one compiled kernel serves all.
@@ -138,7 +139,9 @@ def conv_kernel(
     y = sums + tl.load(bias + of, mask=n < N, other=0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * N + n[None, :]
     if tail is not None:
-        late = tail + row.to(tl.int64)[:, None] * N + (of * (N // CHANNELS) + n // CHANNELS)[None, :]
+        late = (
+            tail + row.to(tl.int64)[:, None] * N + (of * (N // CHANNELS) + n // CHANNELS)[None, :]
+        )
         y += tl.load(late, mask=inside & (time == 0)[:, None], other=0).to(tl.float32)
     if residual is not None:
         y += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
@@ -166,13 +169,15 @@ def conv(
     residual: Tensor | None = None,
     plain: Tensor | None = None,
     config: ConvConfig | None = None,
+    compile_only: bool = False,
 ) -> None:
     """x [B, (taps - 1) * dilation + T, C], weight [taps * C, N], bias [channels] -> `out` [B, ahead
     + T * N / channels, channels] from its row `ahead` on.
 
     snake: the factors a and 1 / b [channels] of the activation, without which y itself is written.
     tail [B, channels, N / channels] is added to the first time, residual [B, T, N] to all; `plain`
-    [B, T, N] takes y as it is before the activation. All contiguous, of one dtype.
+    [B, T, N] takes y as it is before the activation. All contiguous, of one dtype. compile_only:
+    nothing is computed.
     """
     batch, (columns, channels) = len(x), (weight.shape[1], len(bias))
     length = x.shape[1] - (taps - 1) * dilation
@@ -184,7 +189,7 @@ def conv(
     config = config or choose_config(M, columns, x.shape[2], x.dtype)
     grid = (triton.cdiv(M, config.block_m) * triton.cdiv(columns, config.block_n),)
     alpha, inverse_beta = snake or (None, None)
-    conv_kernel[grid](
+    conv_kernel.run(
         x,
         weight,
         bias,
@@ -205,6 +210,8 @@ def conv(
         config.block_m,
         config.block_n,
         config.block_k,
+        grid=grid,
+        warmup=compile_only,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

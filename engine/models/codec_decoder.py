@@ -19,8 +19,8 @@ from engine.layers.rotary import RotaryTable
 from engine.models.codec_layers import (
     CausalConv,
     CausalUpsample,
-    Convolutions,
     ConvNeXt,
+    Convolutions,
     SnakeBeta,
     State,
     UpsampleBlock,
