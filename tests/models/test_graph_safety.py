@@ -70,7 +70,7 @@ def runner(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> Talk
 
 
 def test_prefill_is_recorded_with_tokens_that_may_run_in_any_order(runner: TalkerRunner) -> None:
-    """All of them are padding and go to one place in the KV cache; a GPU has no order of writes, and
+    """All of them are padding and go to one place in the cache, a GPU has no order of writes, and
     a recording is kept only if it says the same twice.
     """
     sizes = []
