@@ -35,8 +35,8 @@ def decoder(device: str, dtype: torch.dtype) -> CodecDecoder:
     torch.manual_seed(0)
     decoder = CodecDecoder(CONFIG)
     for parameter in decoder.parameters():
-        # Half of what keeps a signal's size, since activations add: a clipped wave would show nothing,
-        # and in 16 bits a chain that magnifies would differ from itself.
+        # Half of what keeps a signal's size, since activations add: a clipped wave would show
+        # nothing, and in 16 bits a chain that magnifies would differ from itself.
         spread = 0.5 * parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.25
         parameter.data.normal_(0, spread)
     decoder.codebooks.usage.data.fill_(1)
