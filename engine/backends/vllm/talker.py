@@ -134,7 +134,10 @@ class VllmTalkerEngine:
         return self.llm.collective_rpc(f"qtts_{method}", args=args)[0]
 
     def capacity(self, model: str) -> Capacity:
-        return Capacity(self.admission.max_num_seqs, self.pool.num_blocks * self.pool.block_size)
+        # No more than the pool has: options.py sees to that.
+        return Capacity(
+            self.admission.max_num_seqs, self.llm.vllm_config.model_config.max_model_len
+        )
 
     # ---- what EngineCore tells ----
 
