@@ -226,9 +226,11 @@ def test_the_engine_stops_when_the_listener_leaves(cluster):
     """Two listeners, so that both replicas have as much to do and either may tell of it."""
     body = cluster.body(input=LONG * 9)
     with contextlib.ExitStack() as listeners:
+        heard = []  # kept: httpx hangs up when an iterator that is not at its end is forgotten
         for _ in range(2):
             speaking = cluster.http.stream("POST", "/v1/audio/speech", json=body)
-            next(listeners.enter_context(speaking).iter_raw())
+            heard.append(listeners.enter_context(speaking).iter_raw())
+            next(heard[-1])
         cluster.wait(lambda: num_speaking(cluster) >= 1, 20)
     cluster.wait(lambda: num_speaking(cluster) == 0, 10)
 

@@ -87,7 +87,8 @@ def test_sound_passes_as_it_is_made(server, proxied, fields):
 def test_the_engine_stops_when_the_listener_leaves(server, proxied):
     server.engine.chunk_delay_s = 0.1
     with proxied.stream("POST", "/v1/audio/speech", json=body(input=LONG * 10)) as answer:
-        next(answer.iter_raw())
+        pieces = answer.iter_raw()  # kept: httpx hangs up when it is forgotten
+        next(pieces)
         assert server.engine.live
     wait_until(lambda: not server.engine.live)
 
