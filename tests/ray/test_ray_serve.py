@@ -48,6 +48,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "This goes on for a while, and then for some more. " * 8
 MOST_AT_ONCE = 12
+ABORTED = 'qtts_finished_total{reason="abort"}'
 
 
 class Cluster:
@@ -214,16 +215,21 @@ def test_a_socket_speaks(cluster):
         assert audio > 3840
 
 
-def num_speaking(cluster) -> int:
-    """At most, at a replica. Many ask at once, for one alone is sent where the least is done."""
+def counted(cluster, name: str) -> dict[str, float]:
+    """By replicas, told apart by when they began. Many ask at once, for one who asks alone is sent
+    where the least is done.
+    """
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: cluster.http.get("/metrics").text, range(12)))
-    found = [float(n) for text in answers for n in re.findall(r"^qtts_streams (.*)$", text, re.M)]
-    return int(max(found))
+        texts = list(pool.map(lambda _: cluster.http.get("/metrics").text, range(12)))
+    found = {}
+    for text in texts:
+        began = re.search(r"^qtts_audio_seconds_created .*$", text, re.M)[0]
+        value = re.search(rf"^{re.escape(name)} (.*)$", text, re.M)
+        found[began] = float(value[1]) if value else 0.0
+    return found
 
 
 def test_the_engine_stops_when_the_listener_leaves(cluster):
-    """Two listeners, so that both replicas have as much to do and either may tell of it."""
     body = cluster.body(input=LONG * 9)
     with contextlib.ExitStack() as listeners:
         heard = []  # kept: httpx hangs up when an iterator that is not at its end is forgotten
@@ -231,8 +237,9 @@ def test_the_engine_stops_when_the_listener_leaves(cluster):
             speaking = cluster.http.stream("POST", "/v1/audio/speech", json=body)
             heard.append(listeners.enter_context(speaking).iter_raw())
             next(heard[-1])
-        cluster.wait(lambda: num_speaking(cluster) >= 1, 20)
-    cluster.wait(lambda: num_speaking(cluster) == 0, 10)
+        assert sum(counted(cluster, ABORTED).values()) == 0
+    cluster.wait(lambda: sum(counted(cluster, ABORTED).values()) == 2, 60)
+    cluster.wait(lambda: [*counted(cluster, "qtts_streams").values()] == [0, 0], 60)
 
 
 def test_a_voice_made_on_one_replica_is_spoken_by_the_other(cluster):
