@@ -29,6 +29,7 @@ os.environ |= {
     "RAY_AUTH_MODE": "disabled",  # this machine only
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_agent_register_timeout_ms": "300000",
+    "RAY_metrics_report_interval_ms": "1000",
 }
 ray = pytest.importorskip("ray", reason="pip install 'qtts-openai[ray]'")
 
@@ -56,6 +57,7 @@ class Cluster:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.metrics_port = free_port()
         self._config = directory / "config.yaml"
         settings = {
             "models": [{"id": name, "checkpoint": "unused"} for name in ("tts-1", "base")],
@@ -111,7 +113,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def head(environment: dict[str, str]) -> Iterator[str]:
+def head(environment: dict[str, str], metrics_port: int) -> Iterator[str]:
     """A head of its own on loopback; its address. With ports that are given it does not wait for
     its agents to say theirs, which take longer than it waits on a busy machine.
     """
@@ -121,7 +123,7 @@ def head(environment: dict[str, str]) -> Iterator[str]:
     command += ["--include-dashboard=false", "--disable-usage-stats"]
     agents = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
     command += [f"--{agent}-port={free_port()}" for agent in agents]
-    command += [f"--metrics-export-port={free_port()}"]
+    command += [f"--metrics-export-port={metrics_port}"]
     process = subprocess.Popen(
         command, env=os.environ | environment, start_new_session=True, stdout=subprocess.DEVNULL
     )
@@ -163,7 +165,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     made = Cluster(directory, redis)
     with contextlib.ExitStack() as stack:
         stack.callback(redis.stop)
-        connected(stack.enter_context(head(environment)))
+        connected(stack.enter_context(head(environment, made.metrics_port)))
         stack.callback(ray.shutdown)
         serve.start(http_options={"host": "127.0.0.1", "port": made.port})
         stack.callback(serve.shutdown)
@@ -240,6 +242,14 @@ def test_the_engine_stops_when_the_listener_leaves(cluster):
         assert sum(counted(cluster, ABORTED).values()) == 0
     cluster.wait(lambda: sum(counted(cluster, ABORTED).values()) == 2, 60)
     cluster.wait(lambda: [*counted(cluster, "qtts_streams").values()] == [0, 0], 60)
+
+
+def test_rays_metrics_have_ours_of_each_replica(cluster):
+    def replicas() -> set[str]:
+        text = httpx.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=30).text
+        return set(re.findall(r"^ray_qtts_audio_seconds_total\{.*replica=\"(\w+)\"", text, re.M))
+
+    cluster.wait(lambda: len(replicas()) == 2, 60)
 
 
 def test_a_voice_made_on_one_replica_is_spoken_by_the_other(cluster):
