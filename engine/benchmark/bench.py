@@ -196,7 +196,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    logging.basicConfig(format="%(message)s")
     logging.getLogger("engine.startup").setLevel("ERROR")  # random weights are no news here
+    logging.getLogger("engine.accelerate").setLevel("INFO")  # on a GPU, how long that took
     try:
         with tempfile.TemporaryDirectory() as folder:
             spec = ModelSpec(id=MODEL, checkpoint=args.checkpoint)
