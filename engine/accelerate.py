@@ -41,6 +41,12 @@ def check_kernels(
     except ImportError as error:
         return [Check("Triton", error=reason(error))]
     checks = self_check.check_kernels(talkers, dtype, device, config.block_size)
+    _require_usable(device, checks)
+    return checks
+
+
+def _require_usable(device: torch.device, checks: list[Check]) -> None:
+    """CheckpointError if a kernel of these has left the GPU broken."""
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as error:
@@ -49,7 +55,6 @@ def check_kernels(
             f"{device} cannot be used after trying a kernel, {broken.name} "
             f"({broken.fault or reason(error)}): set engine.kernels to torch"
         ) from error
-    return checks
 
 
 def leave_out(config: EngineConfig, checks: list[Check]) -> set[str]:
@@ -89,9 +94,11 @@ def accelerate(
 
         for runner in runners:
             checks += fuse_(runner.talker, runner.predictor, runner.buffers.num_rows, int8=int8)
-        found = [fuse_codec_(codec.decoder, CODEC) for codec in distinct]
-        leave_out(config, found)
-        checks += found
+        for codec in distinct:
+            check = fuse_codec_(codec.decoder, CODEC)
+            _require_usable(codec.device, [check])
+            leave_out(config, [check])
+            checks.append(check)
     chosen = time.monotonic()
     if config.cuda_graphs:
         kernels = [runner for runner in runners if runner.kernels == "triton"]

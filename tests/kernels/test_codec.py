@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.benchmark.bench import weights
 from engine.compare import ALLOWED, difference
 from engine.kernels import codec as codec_kernels
 from engine.kernels.codec import CodecConvolutions, fuse_codec_
@@ -34,8 +35,10 @@ def decoder(device: str, dtype: torch.dtype) -> CodecDecoder:
     torch.manual_seed(0)
     decoder = CodecDecoder(CONFIG)
     for parameter in decoder.parameters():
-        fan_in = parameter[0].numel() if parameter.dim() > 1 else 16
-        parameter.data.normal_(0, fan_in**-0.5)
+        # Half of what keeps a signal's size, since activations add: a clipped wave would show
+        # nothing, and in 16 bits a chain that magnifies would differ from itself.
+        spread = 0.5 * parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.25
+        parameter.data.normal_(0, spread)
     decoder.codebooks.usage.data.fill_(1)
     decoder.finish_loading()
     return decoder.to(device, dtype)
@@ -113,12 +116,14 @@ def test_taken_only_if_as_good(
     if spoil:  # the plain layers, which is as good
         act = SnakeBeta.forward
         monkeypatch.setattr(SnakeBeta, "forward", lambda self, x: act(self, x) * 1.2)
+    before = sum(weight.numel() for weight in decoder.parameters())
     check = fuse_codec_(
         decoder, "codec", lambda work, device: faster(work, device, spent), ((1, 1),)
     )
     assert not check.error
     assert (check.is_slower, bool(check.fault)) == (fault == "slower", fault == "differs")
     assert (decoder.fused is None) == bool(fault)
+    assert sum(weight.numel() for weight in weights(decoder)) == before
     wave = decoder._synthesise(latents(decoder, 1, 2), states(decoder, 1, 1))
     assert wave.shape == (1, 2 * CONFIG.upsampling_ratios[0] * 6)
 
