@@ -325,6 +325,8 @@ class EngineCore:
             num_frames=self.num_frames,
             num_runaways=self.num_runaways,
             num_preemptions=talker.num_preemptions,
+            num_prefix_cache_queries=talker.num_prefix_cache_queries,
+            num_prefix_cache_hits=talker.num_prefix_cache_hits,
             prefill_s=talker.prefill_s,
             decode_s=talker.decode_s,
             codec_s=self.codec_s,

@@ -282,6 +282,8 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     num_frames: int
     num_runaways: int
     num_preemptions: int = 0  # by vLLM, which should have no need
+    num_prefix_cache_queries: int = 0  # tokens of the prompts that were begun
+    num_prefix_cache_hits: int = 0  # of them known from a prompt before, and not prefilled again
     prefill_s: float  # seconds since start, by stage
     decode_s: float
     codec_s: float

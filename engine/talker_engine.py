@@ -71,6 +71,8 @@ class TalkerStats:
     prefill_s: float
     decode_s: float
     num_preemptions: int = 0
+    num_prefix_cache_queries: int = 0  # prompt tokens, as vLLM counts them
+    num_prefix_cache_hits: int = 0
 
 
 class TalkerEngine(Protocol):

@@ -23,6 +23,7 @@ class Speech:
     def __init__(self, config: str | None = None) -> None:
         self.settings = load_settings(config)
         self.server: App | None = None
+        self._gauges: dict[str, Any] = {}
 
     def engine(self, settings: Settings) -> EngineClient:
         return EngineClient(settings.engine, settings.specs())
@@ -41,6 +42,19 @@ class Speech:
         await asyncio.shield(self.server.state.starting)
         if self.server.state.engine.status == "dead":
             raise RuntimeError("the engine is dead")
+        self._report()
+
+    def _report(self) -> None:
+        """Our metrics to Ray's, which tell replicas apart; /metrics of the proxy is any one's."""
+        assert self.server is not None
+        families = self.server.state.service.metrics.registry.collect()
+        for sample in (sample for family in families for sample in family.samples):
+            if ":" in sample.name or sample.name.endswith("_created"):  # vLLM's names are not Ray's
+                continue
+            if sample.name not in self._gauges:
+                gauge = serve.metrics.Gauge(sample.name, tag_keys=tuple(sample.labels))
+                self._gauges[sample.name] = gauge
+            self._gauges[sample.name].set(sample.value, dict(sample.labels))
 
 
 def _without_request_id(app: ASGIApp) -> ASGIApp:

@@ -43,8 +43,7 @@ class OwnTalkerEngine:
         self._voices: dict[int, VoicePrompt] = {}  # of sequences that wait
         self._started: list[Sequence] = []
         self._failed: list[tuple[Sequence, Exception]] = []
-        self.num_steps = 0
-        self.prefill_s = self.decode_s = 0.0
+        self.reset_stats()
 
     def capacity(self, model: str) -> Capacity:
         pool = self.pools[model]
@@ -141,6 +140,8 @@ class OwnTalkerEngine:
                 self.finish(seq, FinishReason.ERROR)
                 self._failed.append((seq, error))
                 return None
+            self.num_prompt_tokens += seq.num_prompt_tokens
+            self.num_known_tokens += seq.num_prefilled
             self._voices.pop(seq.id, None)
             seq.timing.started = self.clock()
             self._started.append(seq)
@@ -165,10 +166,13 @@ class OwnTalkerEngine:
             num_steps=self.num_steps,
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
+            num_prefix_cache_queries=self.num_prompt_tokens,
+            num_prefix_cache_hits=self.num_known_tokens,
         )
 
     def reset_stats(self) -> None:
-        self.num_steps, self.prefill_s, self.decode_s = 0, 0.0, 0.0
+        self.num_steps = self.num_prompt_tokens = self.num_known_tokens = 0
+        self.prefill_s = self.decode_s = 0.0
         self.scheduler.prefill_s_per_token.clear()
 
     def check_integrity(self) -> None:

@@ -22,7 +22,10 @@ _RTF_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.25, 1.5, 2, 5)
 _LAG_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
 
 
-_COUNTS = ("num_steps", "num_frames", "num_runaways", "num_preemptions")
+_COUNTS = (
+    *("num_steps", "num_frames", "num_runaways", "num_preemptions"),
+    *("num_prefix_cache_queries", "num_prefix_cache_hits"),
+)
 # Fields of engine.Stats: what grows for ever is a counter, whose name ends in _total.
 _STATS: tuple[tuple[str, type[GaugeMetricFamily] | type[CounterMetricFamily], str], ...] = (
     *(

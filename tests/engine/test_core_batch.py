@@ -269,6 +269,7 @@ def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> No
 
     core = build_core(models[:1], max_num_batched_tokens=16)
     fresh = [say(build_core(models[:1]), says(i, 5 + i)) for i in range(3)]
+    core.reset_stats()
     prefilled: list[int] = []
     core.talker.scheduler.observe_prefill = lambda _, num_tokens, __: prefilled.append(num_tokens)  # type: ignore
     for i in range(3):
@@ -276,6 +277,11 @@ def test_a_known_beginning_is_not_prefilled_again(models: list[ModelSpec]) -> No
         assert say(core, says(i, 5 + i)).codes == fresh[i].codes
         whole = 11 + 3 + 6 + (5 + i) + 2  # instruction, role, head; text, its end, the start
         assert sum(prefilled) == (whole - 20 if i else whole)
+    told = core.stats()
+    assert told.num_prefix_cache_queries == sum(11 + 3 + 6 + 5 + i + 2 for i in range(3))
+    assert told.num_prefix_cache_hits == 2 * 20
+    core.reset_stats()
+    assert (core.stats().num_prefix_cache_queries, core.stats().num_prefix_cache_hits) == (0, 0)
 
 
 def test_beginnings_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -96,6 +97,25 @@ def http_multipart(random: Random, server: Running) -> str:
     return _send(server, path, mutate(random, body, [body]), kind.decode().strip())
 
 
+def http_voice(random: Random, server: Running) -> str:
+    """A stored voice read, renamed, exported and deleted, by a name and a body that are odd."""
+    form = multipart(name=b"r%d" % random.getrandbits(40), audio_sample=seeds.good("aac"))
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    made = server.http.post("/v1/audio/voices", content=form, headers={"content-type": kind})
+    if made.status_code != 200:
+        raise Failure(f"no voice was made: {made.status_code} {made.text[:300]}")
+    name = made.json()["id"].encode()
+    body = json.dumps({"name": random.choice((f"s{random.getrandbits(40)}", *VALUES))}).encode()
+    if random.random() < 0.4:
+        name = mutate(random, name, [name, b"../..", b"/%2e%2e/", b"records.json"])
+    if random.random() < 0.4:
+        body = mutate(random, body, [body])
+    path = f"/v1/audio/voices/{quote(name, safe='/' if random.random() < 0.5 else '')}"
+    if (method := random.choice(("POST", "POST", "GET", "DELETE", "EXPORT"))) == "EXPORT":
+        method, path = "GET", path.replace("/voices/", "/voice_archives/", 1)
+    return _send(server, path, body if method == "POST" else b"", "application/json", method)
+
+
 def multipart(**fields: bytes) -> bytes:
     fields = {"consent": b"I am the speaker and I agree.", **fields}
     parts = []
@@ -106,9 +126,9 @@ def multipart(**fields: bytes) -> bytes:
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
-def _send(server: Running, path: str, body: bytes, kind: str) -> str:
+def _send(server: Running, path: str, body: bytes, kind: str, method: str = "POST") -> str:
     try:
-        answer = server.http.post(path, content=body, headers={"content-type": kind})
+        answer = server.http.request(method, path, content=body, headers={"content-type": kind})
     except httpx.HTTPError as error:
         raise Failure(f"{type(error).__name__}: {error}") from error
     if answer.status_code >= 500:
@@ -121,5 +141,6 @@ HTTP: dict[str, Callable[[Random, Running], str]] = {
     "http_reference": http_reference,
     "http_multipart": http_multipart,
     "http_json": http_json,
+    "http_voice": http_voice,
     **LIVE,
 }

@@ -29,6 +29,7 @@ os.environ |= {
     "RAY_AUTH_MODE": "disabled",  # this machine only
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_agent_register_timeout_ms": "300000",
+    "RAY_metrics_report_interval_ms": "1000",
 }
 ray = pytest.importorskip("ray", reason="pip install 'qtts-openai[ray]'")
 
@@ -48,6 +49,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "This goes on for a while, and then for some more. " * 8
 MOST_AT_ONCE = 12
+ABORTED = 'qtts_finished_total{reason="abort"}'
 
 
 class Cluster:
@@ -55,6 +57,7 @@ class Cluster:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.metrics_port = free_port()
         self._config = directory / "config.yaml"
         settings = {
             "models": [{"id": name, "checkpoint": "unused"} for name in ("tts-1", "base")],
@@ -110,7 +113,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def head(environment: dict[str, str]) -> Iterator[str]:
+def head(environment: dict[str, str], metrics_port: int) -> Iterator[str]:
     """A head of its own on loopback; its address. With ports that are given it does not wait for
     its agents to say theirs, which take longer than it waits on a busy machine.
     """
@@ -120,7 +123,7 @@ def head(environment: dict[str, str]) -> Iterator[str]:
     command += ["--include-dashboard=false", "--disable-usage-stats"]
     agents = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
     command += [f"--{agent}-port={free_port()}" for agent in agents]
-    command += [f"--metrics-export-port={free_port()}"]
+    command += [f"--metrics-export-port={metrics_port}"]
     process = subprocess.Popen(
         command, env=os.environ | environment, start_new_session=True, stdout=subprocess.DEVNULL
     )
@@ -162,7 +165,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     made = Cluster(directory, redis)
     with contextlib.ExitStack() as stack:
         stack.callback(redis.stop)
-        connected(stack.enter_context(head(environment)))
+        connected(stack.enter_context(head(environment, made.metrics_port)))
         stack.callback(ray.shutdown)
         serve.start(http_options={"host": "127.0.0.1", "port": made.port})
         stack.callback(serve.shutdown)
@@ -214,23 +217,39 @@ def test_a_socket_speaks(cluster):
         assert audio > 3840
 
 
-def num_speaking(cluster) -> int:
-    """At most, at a replica. Many ask at once, for one alone is sent where the least is done."""
+def counted(cluster, name: str) -> dict[str, float]:
+    """By replicas, told apart by when they began. Many ask at once, for one who asks alone is sent
+    where the least is done.
+    """
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: cluster.http.get("/metrics").text, range(12)))
-    found = [float(n) for text in answers for n in re.findall(r"^qtts_streams (.*)$", text, re.M)]
-    return int(max(found))
+        texts = list(pool.map(lambda _: cluster.http.get("/metrics").text, range(12)))
+    found = {}
+    for text in texts:
+        began = re.search(r"^qtts_audio_seconds_created .*$", text, re.M)[0]
+        value = re.search(rf"^{re.escape(name)} (.*)$", text, re.M)
+        found[began] = float(value[1]) if value else 0.0
+    return found
 
 
 def test_the_engine_stops_when_the_listener_leaves(cluster):
-    """Two listeners, so that both replicas have as much to do and either may tell of it."""
     body = cluster.body(input=LONG * 9)
     with contextlib.ExitStack() as listeners:
+        heard = []  # kept: httpx hangs up when an iterator that is not at its end is forgotten
         for _ in range(2):
             speaking = cluster.http.stream("POST", "/v1/audio/speech", json=body)
-            next(listeners.enter_context(speaking).iter_raw())
-        cluster.wait(lambda: num_speaking(cluster) >= 1, 20)
-    cluster.wait(lambda: num_speaking(cluster) == 0, 10)
+            heard.append(listeners.enter_context(speaking).iter_raw())
+            next(heard[-1])
+        assert sum(counted(cluster, ABORTED).values()) == 0
+    cluster.wait(lambda: sum(counted(cluster, ABORTED).values()) == 2, 60)
+    cluster.wait(lambda: [*counted(cluster, "qtts_streams").values()] == [0, 0], 60)
+
+
+def test_rays_metrics_have_ours_of_each_replica(cluster):
+    def replicas() -> set[str]:
+        text = httpx.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=30).text
+        return set(re.findall(r"^ray_qtts_audio_seconds_total\{.*replica=\"(\w+)\"", text, re.M))
+
+    cluster.wait(lambda: len(replicas()) == 2, 60)
 
 
 def test_a_voice_made_on_one_replica_is_spoken_by_the_other(cluster):

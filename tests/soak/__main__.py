@@ -5,7 +5,8 @@
 The server speaks with the embedded voice and a random cloning model. Callers mix formats, streams,
 events, batches, live dialects, voices made and deleted, bodies that are broken on purpose, and
 leave when they like. After every twentieth of the run something goes wrong (chaos.py); after every
-tenth all fall silent and memory is read. The status is 1 where anything was lost, hung or leaked.
+tenth all fall silent and memory is read. The status is 1 where anything was lost, hung or leaked,
+or where the server's memory has grown by more than 5 % since half of a long run.
 
 Answers are short (a second of speech at most), for this is about what is kept and not about speed.
 """

@@ -7,7 +7,9 @@ weight.
 import asyncio
 import base64
 import contextlib
+import io
 import json
+import zipfile
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
@@ -40,6 +42,7 @@ class Callers:
             self.whole: 20, self.streamed: 20, self.events: 10, self.leaves: 14, self.slow: 3,
             self.batch: 4, self.live: 8, self.deepgram: 6, self.fuzzed: 14, self.too_large: 2,
             self.makes_voice: 5, self.speaks_as_voice: 5, self.deletes_voice: 4, self.lists: 3,
+            self.renames_voice: 3, self.exports_voice: 3,
         }  # fmt: skip
 
     def pick(self):
@@ -133,7 +136,7 @@ class Callers:
             results = answer.json()["results"]
             if len(results) != len(items):
                 raise Lost(f"{len(results)} of {len(items)} items")
-            failed = [one["error"] for one in results if one.get("error")]
+            failed = [one["error_detail"] for one in results if one["status"] == "error"]
             if failed:
                 status = 429 if failed[0]["code"] == "queue_full" else 503
                 raise Refused(status, f"item: {failed[0]['code']}")
@@ -222,6 +225,32 @@ class Callers:
         if answer.status_code not in (200, 404):
             self.voices.append(voice)
             raise refusal(answer.status_code, answer.content)
+        return "whole"
+
+    async def renames_voice(self) -> str:
+        if not self.voices:
+            return await self.makes_voice()
+        voice, name = self.random.choice(self.voices), f"r{self.random.getrandbits(48):x}"
+        async with seen_to_break():
+            answer = await self.http.post(f"/v1/audio/voices/{voice}", json={"name": name})
+        if answer.status_code != 200:
+            raise refusal(answer.status_code, answer.content)
+        told = answer.json()
+        if (told["id"], told["name"]) != (voice, name):
+            raise Lost(f"{voice} was to be called {name} and is {told}")
+        return "whole"
+
+    async def exports_voice(self) -> str:
+        if not self.voices:
+            return await self.makes_voice()
+        voice = self.random.choice(self.voices)
+        async with seen_to_break():
+            answer = await self.http.get(f"/v1/audio/voice_archives/{voice}")
+        if answer.status_code != 200:
+            raise refusal(answer.status_code, answer.content)
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            if archive.testzip() or f"data/{voice}.bin" not in archive.namelist():
+                raise Lost(f"an archive of {voice} with {archive.namelist()}")
         return "whole"
 
     async def lists(self) -> str:

@@ -10,8 +10,11 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 
 HUNG_S = 90.0
+# Fewer requests are not enough for the first half to have filled what fills.
+MAX_DRIFT, SETTLED_AFTER = 0.05, 5_000
 
 
 class Lost(Exception):
@@ -87,13 +90,17 @@ class Ledger:
 
     @property
     def rss_drift(self) -> float:
-        """The last reading over the one at half, by when caches and pools have filled."""
-        if not self.rss_mb:
+        """The last three readings over the three up to half, by when caches and pools have filled;
+        of each three the middle one, for a reading goes up for a moment where memory was in use.
+        """
+        if len(self.rss_mb) < 6:
             return 0.0
-        return self.rss_mb[-1] / self.rss_mb[len(self.rss_mb) // 2 - 1] - 1
+        half = len(self.rss_mb) // 2
+        return median(self.rss_mb[-3:]) / median(self.rss_mb[half - 3 : half]) - 1
 
     def is_good(self) -> bool:
-        return not (self.lost or self.hung or self.leaks)
+        is_flat = self.rss_drift <= MAX_DRIFT or self.num_requests < SETTLED_AFTER
+        return is_flat and not (self.lost or self.hung or self.leaks)
 
     def table(self) -> str:
         columns = ("whole", "left", "refused", "broken", "lost", "hung")

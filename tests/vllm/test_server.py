@@ -117,7 +117,8 @@ def check_abort(client: httpx.Client) -> None:
     body = {"model": "tts-1", "input": " ".join(SENTENCES * 4), "voice": "nova"}
     body |= {"response_format": "pcm"}
     with client.stream("POST", "/v1/audio/speech", json=body) as answer:
-        next(answer.iter_raw())
+        pieces = answer.iter_raw()  # kept: httpx hangs up when it is forgotten
+        next(pieces)
         until(lambda: gauge(client, "num_free_rows") < rows, 20)
     until(lambda: gauge(client, "num_free_rows") == rows, 20)
     assert gauge(client, "num_free_blocks") == gauge(client, "num_blocks")

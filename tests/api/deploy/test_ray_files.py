@@ -5,6 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -15,12 +16,26 @@ from tests.api.fake_engine import FakeEngine, model_info
 ROOT = Path(__file__).resolve().parents[3]
 
 
+class Gauge:
+    """Ray's, as far as it is used: what was told, by name and tags."""
+
+    told: ClassVar[dict[tuple[str, ...], float]] = {}
+
+    def __init__(self, name: str, tag_keys: tuple[str, ...]) -> None:
+        self.name, self.keys = name, tag_keys
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        assert set(tags) == set(self.keys)
+        self.told[self.name, *tags.values()] = value
+
+
 @pytest.fixture
 def module(monkeypatch):
     """qtts_openai.ray_serve on a Ray that only has the names it needs."""
     ray = ModuleType("ray")
     ray.serve = SimpleNamespace(  # type: ignore[attr-defined]
         Application=object,
+        metrics=SimpleNamespace(Gauge=Gauge),
         ingress=lambda: lambda kind: kind,
         deployment=lambda kind, name: SimpleNamespace(
             bind=lambda *arguments: (name, kind, arguments)
@@ -75,6 +90,9 @@ async def test_a_replica_is_healthy_once_it_has_loaded(module, tokenizer_dir, tm
     assert not health.done(), "nothing is sent to a replica that still loads"
     loading.set()
     await health
+    assert Gauge.told["qtts_engine_ready",] == 1
+    assert Gauge.told["qtts_ttfa_seconds_bucket", "+Inf"] == 0
+    assert not [name for name, *_ in Gauge.told if ":" in name or "created" in name]
     answer: list[dict] = []
 
     async def send(message: dict) -> None:

@@ -23,7 +23,9 @@ class Workers:
     def told(running: int, free_blocks: int) -> Stats:
         fields = dict.fromkeys(Stats.__struct_fields__, 0)
         return Stats(
-            **fields | {"num_running": running, "num_free_blocks": free_blocks, "num_blocks": 100}
+            **fields
+            | {"num_running": running, "num_free_blocks": free_blocks, "num_blocks": 100}
+            | {"num_prefix_cache_queries": 50, "num_prefix_cache_hits": 10 * running}
         )
 
     @property
@@ -59,6 +61,8 @@ def test_workers_keep_their_numbers_while_one_restarts():
     assert scraped(text, "qtts_engine_worker_restarts_total") == [0, 3, 1]
     assert scraped(text, "vllm:num_requests_running") == scraped(text, "qtts_engine_load") == [10]
     assert scraped(text, "qtts_engine_num_places") == [16]
+    assert scraped(text, "qtts_engine_prefix_cache_queries_total") == [50, 50]
+    assert scraped(text, "qtts_engine_prefix_cache_hits_total") == [20, 80]
     assert scraped(text, "vllm:kv_cache_usage_perc") == [pytest.approx(0.55)]
 
 
