@@ -33,6 +33,7 @@ from tests.api.voices.test_store_on_disk import (
 )
 from tests.api.voices.test_voice_store import CLIP, CONSENT
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[3]
 
 
