@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -13,6 +13,7 @@ import uvicorn
 
 from engine.dummy.tokenizer import write_random_tokenizer
 from qtts_openai.app import create_app
+from qtts_openai.decoding.client import AudioDecoder, Zygote
 from qtts_openai.http.server import Server as TransportServer
 from qtts_openai.http.server import listen
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
@@ -90,9 +91,26 @@ def starter(tokenizer_dir) -> Iterator[Callable[..., Server]]:
         yield begin
 
 
+@pytest.fixture(scope="session")
+def decoding_process() -> Iterator[Callable[[], Awaitable[Zygote]]]:
+    """`Zygote.begin` that begins one for all: a hundred servers would spend a minute on theirs."""
+    begin, begun = Zygote.begin, []
+
+    async def begin_once() -> Zygote:
+        if not begun or not begun[-1].is_alive():
+            begun.append(await begin())
+        return begun[-1]
+
+    yield begin_once
+    for zygote in begun:
+        zygote.close()
+
+
 @pytest.fixture
-def start(tokenizer_dir) -> Iterator[Callable[..., Server]]:
+def start(tokenizer_dir, decoding_process, monkeypatch) -> Iterator[Callable[..., Server]]:
     """start(settings...) -> Server; as many as a test wants."""
+    monkeypatch.setattr(Zygote, "begin", decoding_process)
+    monkeypatch.setattr(AudioDecoder, "close", lambda self: None)
     with starter(tokenizer_dir) as begin:
         yield begin
 
