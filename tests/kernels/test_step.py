@@ -39,13 +39,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, device: str) -> Checkpo
 
 @pytest.fixture
 def shallow_checkpoint(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
-    """Two layers of the talker and one of the code predictor: less to interpret."""
+    """Fewer layers, and fewer codes for the predictor's heads: less to interpret."""
 
     def config(*args) -> dict:
         made = random_checkpoint_config(*args)
         made["talker_config"]["num_hidden_layers"] = 2
         predictor = made["talker_config"]["code_predictor_config"]
         predictor |= {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+        predictor["vocab_size"] = 256
         return made
 
     monkeypatch.setattr(random_checkpoint, "random_checkpoint_config", config)
