@@ -1,12 +1,12 @@
-"""What a frame should take on GPUs that nobody here has: a model fitted to one H100, on paper.
+"""What a frame should take on GPUs that nobody here has: a model fitted to one H200, on paper.
 
     python -m benchmarks.gpu_paper
 
 The model. Talker and predictor are kernels that wait for each other, so each part takes its floor
-(engine/benchmark/roofline.py, at the share of the data sheet's rates that the H100 reached) and a
+(engine/benchmark/roofline.py, at the share of the data sheet's rates that the H200 reached) and a
 latency for each of its kernels; the codec takes CODEC_OVER_FLOOR times its floor; parts overlap but
 for OVERLAP of the shorter one. Constants were fitted to "On a GPU" in benchmarks/RESULTS.md, so the
-H100's rows say how well the model fits, and only the other cards' are predictions.
+H200's rows say how well the model fits, and only the other cards' are predictions.
 
 A table; the last line is one JSON document.
 """
@@ -38,25 +38,21 @@ CARDS = {
     "H100 SXM": (3350, 989),
     "H200": (4800, 989),
 }
-# Of the data sheet: 2,942 GB/s and 748 TFLOP/s were measured on the H100.
-BANDWIDTH_SHARE, FLOP_SHARE = 0.88, 0.76
+# Of the data sheet: 4,178 GB/s and 796 TFLOP/s were measured on the H200.
+BANDWIDTH_SHARE, FLOP_SHARE = 0.87, 0.8
 KERNELS_PER_LAYER = 6  # qkv, rotation and cache, attention, o, gate and up, down
 KERNELS_PER_PASS = 5  # of the predictor: projection or embedding, norm, head, drawing
 KERNELS_OF_STEP = 15  # of the talker: gathering rows, sums of embeddings, norm, head, drawing
-LATENCY_US = {16: 3.7, 256: 7.0}  # by rows: of a kernel that waits for the one before
-CODEC_OVER_FLOOR, OVERLAP = 12.2, 0.5
+LATENCY_US = {16: 4.2, 256: 7.4}  # by rows: of a kernel that waits for the one before
+CODEC_OVER_FLOOR, OVERLAP = 4.7, 0.7
 CONTEXT, CHUNK = 90, 12
 BATCHES = (1, 8, 64, 128)
-# ms: step, talker, predictor, codec; H100 80GB HBM3, RESULTS.md of 2026-11-26.
+# ms: step, talker, predictor, codec; an H200, RESULTS.md of 2026-11-26.
 MEASURED = {
-    ("0.6B", 1): (3.78, 1.03, 2.63, 0.17),
-    ("0.6B", 8): (4.54, 1.07, 2.81, 0.67),
-    ("0.6B", 64): (9.45, 1.89, 4.51, 5.11),
-    ("0.6B", 128): (12.31, 2.29, 4.92, 10.06),
-    ("1.7B", 1): (4.77, 1.83, 2.81, 0.17),
-    ("1.7B", 8): (5.51, 1.87, 2.99, 0.67),
-    ("1.7B", 64): (10.07, 2.60, 4.61, 5.12),
-    ("1.7B", 128): (13.89, 3.15, 5.04, 10.06),
+    ("1.7B", 1): (4.50, 1.67, 2.76, 0.12),
+    ("1.7B", 8): (4.96, 1.70, 2.85, 0.25),
+    ("1.7B", 64): (8.15, 2.33, 4.46, 1.88),
+    ("1.7B", 128): (10.23, 2.72, 4.94, 3.65),
 }
 
 
@@ -121,7 +117,7 @@ def predict(shape: str, card: str, batch: int) -> dict[str, Any]:
         "parts_ms": {name: s * 1e3 for name, s in parts.items()},
         "real_time": batch * 0.08 / step,
         "floor_share": sum(floors.values()) / sum(parts.values()),
-        "measured_ms": MEASURED.get((shape, batch)) if card == "H100 SXM" else None,
+        "measured_ms": MEASURED.get((shape, batch)) if card == "H200" else None,
     }
 
 

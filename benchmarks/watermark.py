@@ -198,11 +198,11 @@ def report(path: Path) -> None:
             f"{reader}: {false} of {len(mine)} unmarked clips found marked (highest {highest:.3f})"
         )
         deep = [clip["deep"] for clip in mine if "deep" in clip]
-        for name in ("cost", "stoi", "pesq", "seconds"):
+        for name in ("cost", "stoi", "pesq", "seconds") if deep else ():
             values = [one[name] for one in deep if one[name] is not None]
             print(f"  {name}: mean {np.mean(values):.3f}, least {min(values):.3f}, "
                   f"most {max(values):.3f} (n={len(values)})")  # fmt: skip
-        for name in ATTACKS:
+        for name in ATTACKS if deep else ():
             found = sum(one["scores"][name] > PRESENT for one in deep)
             wrong = sum(one["false"][name] > PRESENT for one in deep)
             print(f"  {name}: found in {found} of {len(deep)}, in {wrong} of the unmarked")

@@ -3,10 +3,10 @@
 Nothing is taken on trust, so that a GPU which nobody has tried speaks all the same. What does not
 run there, gives something else than plain torch or takes longer is left out with a warning:
 
-the kernels of a step   together, since a step can be recorded only with all of them
-the codec's activation  by itself
-products                each configuration by itself (kernels/fused.py)
-graphs                  each by itself (runner/cuda_graphs.py)
+the kernels of a step     together, since a step can be recorded only with all of them
+the codec's convolutions  together (kernels/codec.py)
+products                  each configuration by itself (kernels/fused.py)
+graphs                    each by itself (runner/cuda_graphs.py)
 
 A kernel that is asked for by `engine.kernels: triton` and is broken is an error instead.
 """
@@ -29,7 +29,7 @@ from engine.warm_up import time_frames
 
 log = logging.getLogger(__name__)
 
-ACTIVATION = "codec activation"
+CODEC = "codec convolutions"
 
 
 def check_kernels(
@@ -41,6 +41,12 @@ def check_kernels(
     except ImportError as error:
         return [Check("Triton", error=reason(error))]
     checks = self_check.check_kernels(talkers, dtype, device, config.block_size)
+    _require_usable(device, checks)
+    return checks
+
+
+def _require_usable(device: torch.device, checks: list[Check]) -> None:
+    """CheckpointError if a kernel of these has left the GPU broken."""
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as error:
@@ -49,7 +55,6 @@ def check_kernels(
             f"{device} cannot be used after trying a kernel, {broken.name} "
             f"({broken.fault or reason(error)}): set engine.kernels to torch"
         ) from error
-    return checks
 
 
 def leave_out(config: EngineConfig, checks: list[Check]) -> set[str]:
@@ -57,7 +62,7 @@ def leave_out(config: EngineConfig, checks: list[Check]) -> set[str]:
     out = set()
     for check in checks:
         fault = check.fault
-        if not fault and check.is_slower and check.name == ACTIVATION:
+        if not fault and check.is_slower and check.name == CODEC:
             fault = f"it takes {check.seconds * 1e6:.0f} us, torch {check.plain_seconds * 1e6:.0f}"
         if not fault:
             continue
@@ -84,13 +89,16 @@ def accelerate(
     started, checks = time.monotonic(), []
     distinct = {id(codec): codec for codec in codecs.values()}.values()
     if "Triton" not in left_out:
+        from engine.kernels.codec import fuse_codec_
         from engine.kernels.fused import fuse_
-        from engine.kernels.snake import snake
 
         for runner in runners:
             checks += fuse_(runner.talker, runner.predictor, runner.buffers.num_rows, int8=int8)
-        for codec in distinct if ACTIVATION not in left_out else ():
-            codec.decoder.use_kernels_(snake)
+        for codec in distinct:
+            check = fuse_codec_(codec.decoder, CODEC)
+            _require_usable(codec.device, [check])
+            leave_out(config, [check])
+            checks.append(check)
     chosen = time.monotonic()
     if config.cuda_graphs:
         kernels = [runner for runner in runners if runner.kernels == "triton"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from engine.accelerate import ACTIVATION, accelerate, check_kernels, keep_the_faster, leave_out
+from engine.accelerate import accelerate, check_kernels, keep_the_faster, leave_out
 from engine.backends.vllm import options as vllm_options
 from engine.backends.vllm.start import vllm_talker
 from engine.config import EngineConfig, ModelSpec
@@ -118,7 +118,7 @@ def build(
         device=device,
         dtype=dtype,
         memory=memory,
-        use_kernels=wanted and left_out <= {ACTIVATION},
+        use_kernels=wanted and not left_out,
         overlap=on_gpu,
     )
     talker: TalkerEngine

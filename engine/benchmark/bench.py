@@ -26,6 +26,7 @@ import logging
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +68,14 @@ def floors(core: EngineCore, machine: floor.Machine, batch: int, frames: int) ->
     return {name: part.least_s(machine) for name, part in work.items()}
 
 
+def weights(net: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Its own, and those that kernels took over."""
+    yield from net.parameters()
+    fused = [module.fused for module in net.modules() if getattr(module, "fused", None)]
+    for one in fused:  # a product's (kernels/fused.py), or all convolutions' (kernels/codec.py)
+        yield from (part.weight for part in getattr(one, "convs", [one]))
+
+
 def memory(core: EngineCore, ready: Ready) -> dict[str, int]:
     """Bytes; `peak` is what torch had given out at most, `reserved` what it holds."""
     codec = core.codecs[MODEL]
@@ -79,8 +88,7 @@ def memory(core: EngineCore, ready: Ready) -> dict[str, int]:
         own_talker(core).runners[MODEL].predictor,
         codec.decoder,
     ):
-        found = [*net.parameters(), *(getattr(m, "fused", None) for m in net.modules())]
-        for tensor in (getattr(item, "weight", item) for item in found if item is not None):
+        for tensor in weights(net):
             tensors[tensor.data_ptr()] = tensor.nbytes
     return known | {
         "weights": sum(tensors.values()),
@@ -196,7 +204,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    logging.basicConfig(format="%(message)s")
     logging.getLogger("engine.startup").setLevel("ERROR")  # random weights are no news here
+    logging.getLogger("engine.accelerate").setLevel("INFO")  # on a GPU, how long that took
     try:
         with tempfile.TemporaryDirectory() as folder:
             spec = ModelSpec(id=MODEL, checkpoint=args.checkpoint)

@@ -51,9 +51,9 @@ class Stopwatch:
 def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     """Seconds per step of a full batch, and where they went."""
     submit_all(core, batch, spoken(frames))
-    while len(own_talker(core).scheduler.running) < batch or core.num_frames < batch:
-        assert len(core.sequences) == batch, "a sequence ended before the last one began"
+    while any(seq.num_frames == 0 for seq in core.sequences.values()):
         core.step()
+        assert len(core.sequences) == batch, "a sequence ended before the last one began"
     for _ in range(WARM_UP):
         core.step()
     measured = _on_gpu if own_talker(core).runners[MODEL].device.type == "cuda" else _on_cpu

@@ -7,9 +7,12 @@ prompts do. int8 weights have no plain way, so their products are always fused.
 """
 
 import logging
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-import torch
+import triton
 from torch import Tensor, nn
 
 from engine.compare import ALLOWED, Measure, difference
@@ -56,6 +59,8 @@ class FusedLinear:
         norm: RMSNorm | None,
         gated: bool,
         residual: Tensor | None,
+        *,
+        compile_only: bool = False,
     ) -> Tensor:
         return fused_linear(
             x,
@@ -67,6 +72,7 @@ class FusedLinear:
             eps=0.0 if norm is None else norm.eps,
             gated=gated,
             residual=residual,
+            compile_only=compile_only,
         )
 
 
@@ -106,66 +112,103 @@ def fuse_(
     program, asked of the device by default.
     """
     shared = shared_limit(talker.codec_embedding.device) if shared is None else shared
-    checks = []
-    for name, kind in kinds(talker, predictor).items():
+
+    def trials(name: str, kind: Kind) -> list[_Trial]:
         quantised = int8 and not name.endswith("heads")
         fused = [FusedLinear(linear, int8=quantised) for linear, *_ in kind]
-        for rows in ROWS[: 1 + (max_rows > ROWS[0])]:
-            started = time.monotonic()
-            choice = _choose(kind, fused, rows, shared, measure)
-            for one in fused:
-                one.by_rows[rows] = choice.config
-            checks.append(_check(f"{name}, {rows} rows", choice, kind))
-            log.info(
-                "%s, %d rows: %.1f us a product, %s (%.1f s)",
-                *(name, rows, checks[-1].seconds * 1e6),
-                *(choice.config or "plain", time.monotonic() - started),
-            )
-        for (linear, *_), one in zip(kind, fused, strict=True):
+        counts = ROWS[: 1 + (max_rows > ROWS[0])]
+        return [_Trial(f"{name}, {rows} rows", kind, fused, rows, shared) for rows in counts]
+
+    started, checks = time.monotonic(), []
+    _compile(
+        [
+            trial
+            for name, kind in kinds(talker, predictor).items()
+            for trial in trials(name, kind[:1])
+        ]
+    )
+    log.info("products compiled in %.1f s", time.monotonic() - started)
+    for name, kind in kinds(talker, predictor).items():
+        tried = trials(name, kind)
+        checks += [trial.choose(measure) for trial in tried]
+        for (linear, *_), one in zip(kind, tried[0].fused, strict=True):
             linear.fused = one
-            if quantised:
+            if one.scale is not None:
                 linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
     return checks
 
 
-def _check(name: str, choice: Choice, kind: Kind) -> Check:
-    """Of a single product. int8 weights have no plain time: nothing is slower than none."""
-    number, dtype = len(kind), kind[0][0].weight.dtype
-    name += f": {'torch' if choice.config is None else 'kernel'}"
-    seconds, plain = choice.seconds / number, (choice.plain_seconds or choice.seconds) / number
-    return Check(name, "", choice.gap, ALLOWED[dtype], seconds, plain)
+@dataclass
+class _Trial:
+    """Products of one kind, at one number of rows, with random inputs."""
 
+    name: str
+    kind: Kind
+    fused: list[FusedLinear]
+    rows: int
+    shared: int
+    x: Tensor = field(init=False)
+    residual: Tensor | None = field(init=False)
+    configs: list[LinearConfig] = field(init=False)
 
-def _choose(
-    kind: Kind, fused: list[FusedLinear], rows: int, shared: int, measure: Measure
-) -> Choice:
-    linear, norm, gated, adds = kind[0]
-    out_features, in_features = linear.weight.shape
-    out_features //= 1 + gated
-    x = linear.weight.new_empty(rows, in_features).normal_()
-    residual = linear.weight.new_empty(rows, out_features).normal_()
-    weight_dtype = fused[0].weight.dtype
-    configs: list[LinearConfig | None] = list(
-        candidates(rows, out_features, in_features, gated, x.dtype, shared, weight_dtype)
-    )
-    if weight_dtype != torch.int8:
-        configs.append(None)
+    def __post_init__(self) -> None:
+        linear, _, gated, adds = self.kind[0]
+        out_features, in_features = linear.weight.shape
+        out_features //= 1 + gated
+        new = linear.weight.new_empty
+        self.x = new(self.rows, in_features).normal_()
+        self.residual = new(self.rows, out_features).normal_() if adds else None
+        weight_dtype = self.fused[0].weight.dtype
+        self.configs = candidates(
+            self.rows, out_features, in_features, gated, self.x.dtype, self.shared, weight_dtype
+        )
 
-    def run(config: LinearConfig | None) -> None:
-        for (linear, norm, gated, adds), one in zip(kind, fused, strict=True):
-            added = residual if adds else None
+    def choose(self, measure: Measure) -> Check:
+        """Set the fastest configuration; how it compares with plain torch."""
+        started, device = time.monotonic(), self.x.device
+        linear, norm, gated, _ = self.kind[0]
+        first, has_plain = self.fused[0], self.fused[0].scale is None
+        plain = _plainly(linear, first)(self.x, norm=norm, gated=gated, residual=self.residual)
+
+        def gap(config: LinearConfig) -> float:
+            return difference(first.run(config, self.x, norm, gated, self.residual), plain)
+
+        configs = [*self.configs, *([None] if has_plain else [])]
+        choice = choose(self.run, configs, device, measure, gap, ALLOWED[self.x.dtype])
+        for one in self.fused:
+            one.by_rows[self.rows] = choice.config
+        check = self._check(choice)
+        log.info(
+            "%s: %.1f us a product, %s (%.1f s)",
+            *(self.name, check.seconds * 1e6),
+            *(choice.config or "plain", time.monotonic() - started),
+        )
+        return check
+
+    def run(self, config: LinearConfig | None) -> None:
+        for (linear, norm, gated, _), one in zip(self.kind, self.fused, strict=True):
             if config is None:
-                linear(x, norm=norm, gated=gated, residual=added)
+                linear(self.x, norm=norm, gated=gated, residual=self.residual)
             else:
-                one.run(config, x, norm, gated, added)
+                one.run(config, self.x, norm, gated, self.residual)
 
-    added = residual if adds else None
-    plain = _plainly(linear, fused[0])(x, norm=norm, gated=gated, residual=added)
+    def _check(self, choice: Choice) -> Check:
+        """Of a single product. int8 weights have no plain time: nothing is slower than none."""
+        number, name = len(self.kind), f"{self.name}: {'kernel' if choice.config else 'torch'}"
+        seconds, plain = choice.seconds / number, (choice.plain_seconds or choice.seconds) / number
+        return Check(name, "", choice.gap, ALLOWED[self.x.dtype], seconds, plain)
 
-    def gap(config: LinearConfig) -> float:
-        return difference(fused[0].run(config, x, norm, gated, added), plain)
 
-    return choose(run, configs, x.device, measure, gap, ALLOWED[x.dtype])
+def _compile(trials: list[_Trial]) -> None:
+    """All that will be tried, on all cores: one after the other it takes a minute. What cannot be
+    compiled says so when its turn comes.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+        for trial in trials:
+            _, norm, gated, _ = trial.kind[0]
+            for config in trial.configs:
+                trial.fused[0].run(config, trial.x, norm, gated, trial.residual, compile_only=True)
 
 
 def _plainly(linear: Linear, fused: FusedLinear) -> Linear:

@@ -142,13 +142,14 @@ def fused_linear(
     gated: bool = False,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    compile_only: bool = False,
 ) -> Tensor:
     """x [..., K], weight [N, K] -> [..., N] in x's dtype; all tensors contiguous.
 
     norm [K] is the weight of an RMSNorm of x with `eps`. gated: weight is [2 N, K], gate rows
     first, and the result silu(gate) * up. scale (with an int8 weight) and bias have one value per
     row of weight. residual [..., N] is added last; `out` may be the residual, but not x.
-    K is a multiple of 16.
+    K is a multiple of 16. compile_only: nothing is computed.
     """
     K, N = weight.shape[1], weight.shape[0] // (2 if gated else 1)
     assert x.shape[-1] == K and K % 16 == 0
@@ -160,7 +161,7 @@ def fused_linear(
     M = x.numel() // K
     # Programs that share weights run next to each other, so that these are read from memory once.
     grid = (triton.cdiv(M, config.block_m), triton.cdiv(N, config.block_n))
-    linear_kernel[grid](
+    linear_kernel.run(
         x,
         weight,
         norm,
@@ -177,6 +178,8 @@ def fused_linear(
         config.block_n,
         config.block_k,
         config.num_warps,
+        grid=grid,
+        warmup=compile_only,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

@@ -20,7 +20,7 @@ from engine.models.codec_layers import (
     CausalConv,
     CausalUpsample,
     ConvNeXt,
-    Snake,
+    Convolutions,
     SnakeBeta,
     State,
     UpsampleBlock,
@@ -99,6 +99,7 @@ class CodecDecoder(nn.Module):
         )
         last = c.decoder_dim >> len(c.upsample_rates)
         self.last_act, self.last_conv = SnakeBeta(last), CausalConv("last", last, 1, 7)
+        self.fused: Convolutions | None = None
         self._conv_state_names = [
             n for n in self.state_shapes() if n != "pre" and not n.startswith("attn")
         ]
@@ -120,11 +121,13 @@ class CodecDecoder(nn.Module):
             elif isinstance(module, Linear):
                 module.transform_("packed", pack_from=0)
 
-    def use_kernels_(self, snake: Snake) -> None:
-        """Activations in one kernel each, on a GPU."""
-        for module in self.modules():
-            if isinstance(module, SnakeBeta):
-                module.kernel = snake
+    def use_kernels_(self, convolutions: Convolutions) -> None:
+        """On a GPU: in place of `convolve`, whose weights are dropped (kernels/codec.py)."""
+        self.fused = convolutions
+        for part in (self.first_conv, self.blocks, self.last_conv):
+            for module in part.modules():
+                if isinstance(module, CausalConv | CausalUpsample):
+                    module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of one row's state tensor."""
@@ -169,6 +172,10 @@ class CodecDecoder(nn.Module):
     def _synthesise(self, x: Tensor, state: State) -> Tensor:
         for up, mix in zip(self.upsample, self.mix, strict=True):
             x = mix(up(x, state), state)
+        return (self.fused or self.convolve)(x, state)
+
+    def convolve(self, x: Tensor, state: State) -> Tensor:
+        """x [B, latent_dim, T] -> wave [B, samples]."""
         x = self.first_conv(x, state)
         for block in self.blocks:
             x = block(x, state)

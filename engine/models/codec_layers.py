@@ -32,8 +32,8 @@ from engine.models.weights import ParamView
 State = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 Slots = Iterator[tuple[str, ParamView]]
-# snake(x [B, C, T], a [C], 1 / b [C]) in one kernel (kernels/snake.py)
-Snake = Callable[[Tensor, Tensor, Tensor], Tensor]
+# From x [B, latent_dim, T] to the wave [B, samples]; the state moves on.
+Convolutions = Callable[[Tensor, State], Tensor]
 
 
 def _parameter(*shape: int) -> nn.Parameter:
@@ -136,7 +136,6 @@ class SnakeBeta(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha, self.beta = _parameter(channels), _parameter(channels)
-        self.kernel: Snake | None = None
 
     def finish_loading(self) -> None:
         """From logarithms to the factors a and 1 / b."""
@@ -144,8 +143,6 @@ class SnakeBeta(nn.Module):
         self.beta.exp_().add_(1e-9).reciprocal_()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernel is not None:
-            return self.kernel(x, self.alpha, self.beta)
         wave = torch.sin(x * self.alpha[:, None]).square_()
         return torch.addcmul(x, wave, self.beta[:, None])
 

@@ -159,7 +159,8 @@ class PrefillGraphs:
         hidden_size = buffers.hidden.shape[1]
         self.graphs: dict[int, tuple[Tensor, Tensor, Replay, Tensor]] = {}
         for size in reversed(buckets_up_to(min(max_tokens, PREFILL_BUCKETS[-1]), PREFILL_BUCKETS)):
-            x = buffers.hidden.new_empty(size, hidden_size).normal_()
+            # All alike: they are written to one place, and which comes last is chance.
+            x = buffers.hidden.new_empty(1, hidden_size).normal_().repeat(size, 1)
             at = torch.zeros(2, size, dtype=torch.int64, device=buffers.device)
             at[0] = buffers.padding
             replay, out = capture(partial(run, x, at[0], at[1]))

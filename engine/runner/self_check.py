@@ -16,21 +16,18 @@ from engine.config import Sampling
 from engine.kernels.attention import paged_attention
 from engine.kernels.rope import norm_rope_write
 from engine.kernels.sampling import sample_code0, sample_codes
-from engine.kernels.snake import snake
 from engine.kernels.tuning import graph_seconds
 from engine.layers.attention import AttentionMetadata, decode_mask, rotated_heads
 from engine.layers.attention import paged_attention as plain_attention
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
 from engine.layers.sampling_table import SamplingTable
-from engine.models.codec_layers import SnakeBeta
 from engine.models.config import DecoderConfig, TalkerConfig
 from engine.protocol import Check
 from engine.runner.sampler import BatchParams, sample, talker_logits, uniforms
 
 # Tokens of a trial, each a row of its own, and KV blocks a row.
 TOKENS, BLOCKS = 16, 8
-SAMPLES = (2, 96, 1920)  # of the codec's widest stage
 SAMPLINGS = (
     Sampling(0.0, 0, 1.0, 1.0, 0.0, 0, 1.0, seed=1),
     Sampling(0.9, 50, 1.0, 1.05, 0.9, 50, 1.0, seed=2),
@@ -76,15 +73,6 @@ def _trials(
     draws = _Draws(c, dtype, device)
     yield Trial(f"drawing codebook 0 (of {c.vocab_size})", draws.code0, draws.code0_plainly)
     yield Trial(f"drawing codes (of {inner.vocab_size})", draws.codes, draws.codes_plainly)
-    activation = SnakeBeta(SAMPLES[1]).to(device, dtype)
-    x = torch.randn(SAMPLES, device=device).to(dtype)
-    for weight in (activation.alpha, activation.beta):
-        weight.data.uniform_(0.5, 1.5)
-    yield Trial(
-        "codec activation",
-        lambda: snake(x, activation.alpha, activation.beta),
-        lambda: activation(x),
-    )
 
 
 class _Tokens:

@@ -3,9 +3,10 @@ returns them at once.
 
 That makes decode unable to run out, so there is no preemption anywhere; the price is that the
 blocks of frames never spoken lie idle until the sequence ends.
-"""
 
-from collections import deque
+The block that became free last is taken first. A CPU's memory counts as used once it was written:
+taken in turn, every block of the pool would be, however few sequences run.
+"""
 
 from engine.scheduler.sequence import Sequence
 
@@ -14,7 +15,7 @@ class BlockManager:
     def __init__(self, num_blocks: int, block_size: int) -> None:
         assert num_blocks > 0 and block_size > 0
         self.num_blocks, self.block_size = num_blocks, block_size
-        self.free_blocks: deque[int] = deque(range(num_blocks))
+        self.free_blocks = list(range(num_blocks))[::-1]
         self.owned: dict[int, int] = {}  # sequence id -> number of blocks
 
     def num_needed(self, num_tokens: int) -> int:
@@ -30,13 +31,13 @@ class BlockManager:
     def allocate(self, seq: Sequence) -> None:
         assert not seq.block_table and seq.id not in self.owned
         count = self.num_needed(seq.num_tokens)
-        seq.block_table = [self.free_blocks.popleft() for _ in range(count)]
+        seq.block_table = [self.free_blocks.pop() for _ in range(count)]
         self.owned[seq.id] = count
 
     def free(self, seq: Sequence) -> None:
         count = self.owned.pop(seq.id)
         assert count == len(seq.block_table)
-        self.free_blocks.extend(seq.block_table)
+        self.free_blocks.extend(reversed(seq.block_table))
         seq.block_table = []
 
     def check_integrity(self) -> None:

@@ -99,6 +99,8 @@ class CodecSchedule:
         if seq.is_paused:
             return min(pending, self.ramp[-1])
         wanted = self._wanted(seq, buffered_s)
+        if pending < wanted:  # most of them, in most steps
+            return 0
         return max((size for size in self.ramp if wanted <= size <= pending), default=0)
 
     def _wanted(self, seq: Sequence, buffered_s: float) -> int:

@@ -86,10 +86,12 @@ class Scheduler(Admission):
             self._prefill_by.pop(seq.model, None)
 
     def observe_prefill(self, model: str, num_tokens: int, elapsed_s: float) -> None:
-        """Learn what a prompt token costs; a moving average from the first measurement on."""
+        """Learn what a prompt token costs: the last measurement, or the moving average if that is
+        more. Within a prompt each slice looks back at more, so an average alone would lag behind.
+        """
         cost = elapsed_s / num_tokens
         known = self.prefill_s_per_token.get(model, cost)
-        self.prefill_s_per_token[model] = 0.7 * known + 0.3 * cost
+        self.prefill_s_per_token[model] = max(cost, 0.7 * known + 0.3 * cost)
 
     def _batch(self, model: str, now: float) -> Batch:
         mine = [seq for seq in self.running if seq.model == model]

@@ -13,13 +13,14 @@ machine, by which software and which model. Never what was said, nor who asked.
 """
 
 import struct
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-SOFTWARE = f"qtts-openai {version('qtts-openai')}"
+from qtts_openai import __version__
+
+SOFTWARE = f"qtts-openai {__version__}"
 # https://cv.iptc.org/newscodes/digitalsourcetype/
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 STATEMENT = "AI-generated speech"

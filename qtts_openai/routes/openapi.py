@@ -9,7 +9,6 @@ ignored, and one struct may come as JSON or as a form with a file.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -30,7 +29,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from qtts_openai import answers, schemas
+from qtts_openai import __version__, answers, schemas
 from qtts_openai.answers import Answer, ErrorAnswer
 from qtts_openai.errors import ApiError
 
@@ -168,7 +167,7 @@ def document(handlers: Sequence[HTTPRouteHandler]) -> Json:
     """
     config = OpenAPIConfig(
         title="qtts",
-        version=version("qtts-openai"),
+        version=__version__,
         summary="OpenAI's speech API for the open Qwen3-TTS models",
         components=Components(
             security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine import accelerate
-from engine.accelerate import ACTIVATION, keep_the_faster, leave_out
+from engine.accelerate import CODEC, keep_the_faster, leave_out
 from engine.check_gpu import report
 from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
@@ -25,16 +25,16 @@ AUTO, ASKED = EngineConfig(), EngineConfig(kernels="triton")
 GOOD = Check("attention", "", 1e-5, 1e-3, 1.0, 2.0)
 WRONG = Check("attention", "", 0.4, 1e-3, 1.0, 2.0)
 BROKEN = Check("drawing codes", "CompilationError: no")
-SLOW = Check(ACTIVATION, "", 0.0, 1e-3, 2.0, 1.0)
+SLOW = Check(CODEC, "", 0.0, 1e-3, 2.0, 1.0)
 
 
 def test_what_is_broken_is_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
     assert leave_out(AUTO, [GOOD, WRONG, BROKEN, SLOW]) == {
         "attention",
         "drawing codes",
-        ACTIVATION,
+        CODEC,
     }
-    for said in ("attention is left out", "differs by 0.4", "CompilationError", ACTIVATION):
+    for said in ("attention is left out", "differs by 0.4", "CompilationError", CODEC):
         assert said in caplog.text
     assert leave_out(AUTO, [GOOD]) == set()
 

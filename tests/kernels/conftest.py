@@ -6,6 +6,8 @@ import pytest
 import torch
 
 CUDA = torch.cuda.is_available()
+# As the engine does: plain torch would round what it multiplies in float32.
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 # A skip raised in here would end the whole run, so without triton the files are not collected.
 collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py"]

@@ -87,7 +87,7 @@ def test_choices_are_compared_with_plain_torch(
     monkeypatch.setattr(fused, "kinds", lambda *_: one)
     options = {"max_rows": 2, "shared": SHARED, "int8": int8}
     right = FusedLinear.run
-    monkeypatch.setattr(FusedLinear, "run", lambda *args: right(*args) + 1)
+    monkeypatch.setattr(FusedLinear, "run", lambda *args, **kw: right(*args, **kw) + 1)
     if int8:
         with pytest.raises(ValueError, match="no configuration"):
             fuse_(*parts, measure=lambda *_: 1.0, **options)

@@ -50,23 +50,17 @@ def check(config: TalkerConfig, device: str) -> dict[str, Check]:
 def test_our_kernels_are_right_and_wrong_ones_are_named(
     config: TalkerConfig, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One pass for all: the interpreter takes seconds. Two kernels are spoilt on purpose."""
+    """One pass for all: the interpreter takes seconds. One kernel is spoilt on purpose."""
     monkeypatch.setattr(self_check, "TOKENS", 3)
-    monkeypatch.setattr(self_check, "SAMPLES", (1, 2, 30))
 
     def off_by_one(logits: Tensor, *args: object) -> Tensor:
         return (sample_codes(logits, *args) + 1) % logits.shape[1]
 
-    def raises(*_: object) -> Tensor:
-        raise RuntimeError("line of a program\nPTXAS error: unsupported sm_199")
-
     sample_codes = self_check.sample_codes
     monkeypatch.setattr(self_check, "sample_codes", off_by_one)
-    monkeypatch.setattr(self_check, "snake", raises)
     found = check(config, device)
     faults = {name: one.fault for name, one in found.items() if one.fault}
     assert "differs by 1," in faults.pop("drawing codes")
-    assert faults.pop("codec activation").endswith("RuntimeError: PTXAS error: unsupported sm_199")
     assert not faults
     assert {"norm, rotation, write", "attention", "drawing codebook 0"} <= found.keys()
 

@@ -24,6 +24,7 @@ from engine.runner.cuda_graphs import (
     CODEC_FRAMES,
     FrameGraphs,
     GraphCapturer,
+    PrefillGraphs,
     Replay,
     buckets_up_to,
 )
@@ -66,6 +67,28 @@ def runner(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> Talk
     c = checkpoint.config.talker_config
     cache = torch.zeros(c.num_hidden_layers, 2, 17, 16, c.num_key_value_heads, c.head_dim)
     return TalkerRunner(checkpoint, cache, num_rows=4, max_tokens=64)
+
+
+def test_prefill_is_recorded_with_tokens_that_may_run_in_any_order(runner: TalkerRunner) -> None:
+    """All of them are padding and go to one place in the cache, a GPU has no order of writes, and
+    a recording is kept only if it says the same twice.
+    """
+    sizes = []
+
+    def last_one_wins(x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        place = rows * 64 + positions
+        cache = torch.zeros(int(place.max()) + 1, x.shape[1])
+        for i in torch.randperm(len(x)):
+            cache[place[i]] = x[i]
+        return cache[place]
+
+    def capture(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        sizes.append(len(run()))
+        assert torch.equal(run(), run())
+        return record(run)
+
+    PrefillGraphs(last_one_wins, runner.buffers, 32, capture)
+    assert sizes == [32, 16]
 
 
 def running(runner: TalkerRunner, num: int) -> list[Sequence]:

@@ -19,7 +19,9 @@ RAMP = (1, 2, 4, 8, 12)
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: a fixed part per call, and parts per token, row and frame."""
+    """Seconds: a fixed part per call, and parts per token, row and frame. A token of a prompt looks
+    back at all before it, which is a part per pair of tokens.
+    """
 
     prefill_s: float = 0.002
     prefill_s_per_token: float = 0.001
@@ -27,6 +29,7 @@ class Costs:
     decode_s_per_row: float = 0.001
     codec_s: float = 0.002
     codec_s_per_frame: float = 0.0004
+    prefill_s_per_pair: float = 0.0
 
 
 @dataclass
@@ -97,10 +100,12 @@ class Simulation:
 
     def _prefill(self, batch: Batch) -> None:
         num_tokens = sum(chunk.end - chunk.start for chunk in batch.prefill)
+        num_pairs = sum((chunk.end**2 - chunk.start**2) // 2 for chunk in batch.prefill)
         for chunk in batch.prefill:
             chunk.seq.num_prefilled = chunk.end
         if num_tokens:
             elapsed = self.costs.prefill_s + num_tokens * self.costs.prefill_s_per_token
+            elapsed += num_pairs * self.costs.prefill_s_per_pair
             self.now += elapsed
             self.scheduler.observe_prefill(batch.model, num_tokens, elapsed)
 

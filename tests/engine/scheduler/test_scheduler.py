@@ -89,6 +89,20 @@ def test_everything_is_reserved_at_once_and_given_back_once() -> None:
     s.check_integrity()
 
 
+def test_blocks_are_used_again_before_new_ones() -> None:
+    """Memory that was never written costs a CPU nothing, so what was is taken first."""
+    s, used = scheduler(num_blocks=100), set()
+    for _ in range(30):
+        two = [make(17, 31), make(5, 3)]
+        for seq in two:
+            s.add(seq)
+        s.schedule(0.0)
+        for seq in two:
+            used.update(seq.block_table)
+            s.finish(seq, FinishReason.STOP)
+    assert len(used) == 4
+
+
 def test_one_that_fits_exactly_is_admitted() -> None:
     s = scheduler(num_blocks=3)
     for seq in (exact := make(16, 32), more := make(16, 33)):

@@ -40,7 +40,7 @@ def underruns(streams: list[Listener]) -> int:
 
 
 @pytest.mark.parametrize("warm_up_s", [0.5, 6.0], ids=["young", "old"])
-@pytest.mark.parametrize("decode_s", [0.016, 0.024, 0.034])
+@pytest.mark.parametrize("decode_s", [0.016, 0.024, 0.033])
 def test_a_long_prompt_makes_nobody_run_dry(decode_s: float, warm_up_s: float) -> None:
     streams, new = long_prompt_arrives(Scheduler, decode_s, warm_up_s)
     assert underruns([*streams, new]) == 0
@@ -51,6 +51,18 @@ def test_a_long_prompt_makes_nobody_run_dry(decode_s: float, warm_up_s: float) -
 def test_without_yielding_they_do(decode_s: float) -> None:
     streams, _ = long_prompt_arrives(Eager, decode_s, 0.5)
     assert underruns(streams) > 16
+
+
+@pytest.mark.parametrize("warm_up_s", [0.2, 0.5, 8.0])
+def test_a_prompt_that_grows_dearer_as_it_goes_makes_nobody_run_dry(warm_up_s: float) -> None:
+    """4,000 tokens: the last takes five times as long as the first, since it looks back at all."""
+    costs = Costs(0.004, 0.0004, 0.046, 0.001, 0.006, 0.0013, prefill_s_per_pair=4e-7)
+    simulation = Simulation(costs)
+    streams = play(simulation, 4, warm_up_s)
+    new = simulation.submit(4000, 300)
+    while new.first_audio_at is None:
+        simulation.step()
+    assert underruns(streams) == 0
 
 
 def test_old_streams_let_a_long_prompt_through_at_once() -> None:
