@@ -13,6 +13,8 @@ LANES := not gpu and not vllm and not clients and not listen and not attack and 
 TEST_MARKS := $(LANES) and not slow
 
 export TORCH_BUILD
+# Tests start a hundred processes; each would compile all it imports anew, three times the work of starting.
+unexport PYTHONDONTWRITEBYTECODE
 
 # vLLM asks for versions of its own, so it has an environment of its own.
 ifeq ($(VENV),.venv-vllm)
@@ -20,7 +22,7 @@ VLLM := -r tests/vllm/requirements.txt
 export PINS := constraints-vllm.txt
 endif
 
-.PHONY: help install serve test test-fast test-slow test-deploy test-ray test-vllm attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
+.PHONY: help install serve test coverage test-fast test-slow test-deploy test-ray test-vllm attack provenance clients page listen fuzz soak check bench gpu-first gpu-check gpu-bench carry lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -33,13 +35,16 @@ serve: $(VENV)/.serve ## set up what is missing and serve (HOST=, PORT=, CONFIG=
 		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)")
 
 # Files are shared out among as many processes as there are cores. A test that fails gets one more go and is
-# listed as RERUN: on a busy machine that is noise, on an idle one a fault. Coverage is of a whole run only.
+# listed as RERUN: on a busy machine that is noise, on an idle one a fault.
 JOBS ?= auto
 SPREAD := -n $(JOBS) --maxprocesses 4 --dist loadfile --reruns 1 -rfER
 test: $(VENV)/.test ## set up what tests need and run them (ARGS="-k voices" JOBS=0)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false timeout -k 30 3000 \
-		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--cov --cov-report=term --durations=40 --durations-min=4)
+		$(BIN)/python -m pytest -q -m "$(TEST_MARKS)" $(SPREAD) $(or $(ARGS),--durations=40 --durations-min=4)
 	@echo "Not run: the tests of the vLLM backend (make test-vllm)"
+
+coverage: ## make test, and which lines of engine and qtts_openai it ran; half as long again
+	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report=term"
 
 test-vllm: ## the talker on vLLM, on this CPU, in .venv-vllm (3.6 GB)
 	@$(MAKE) --no-print-directory VENV=.venv-vllm .venv-vllm/.test
@@ -54,7 +59,7 @@ provenance: $(VENV)/.provenance ## sign and verify answers, with packages of the
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m provenance $(ARGS)
 
 test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -m "$(TEST_MARKS)" $(SPREAD) $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -p no:schemathesis -p no:faker -m "$(TEST_MARKS)" $(SPREAD) $(ARGS)
 
 test-slow: $(VENV)/.test ## a model of the published size, a dry run of the GPU bench, two servers (needs redis)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m "$(LANES) and slow" $(ARGS)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -58,13 +59,18 @@ def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert not slow, "the event loop was held: " + "; ".join(slow)
 
 
-# `make test-fast`: nothing that imports torch or starts processes, no test on a server.
+# `make test-fast`: nothing that imports torch or starts processes, no test on a server. What cannot
+# have such tests is not even imported, which takes most of the time.
+HEAVY_FOLDERS = {
+    "attack", "gpu", "kernels", "listen", "models", "page", "provenance", "ray", "vllm",
+}  # fmt: skip
 HEAVY_IMPORT = re.compile(
-    r"^(?:import|from) (?:uvicorn|benchmarks|qtts_openai\.load|engine\.(?:client|worker))\b",
+    r"^(?:import|from) (?:torch|uvicorn|openai|schemathesis|benchmarks|tests\.fuzz\.__main__"
+    r"|qtts_openai\.load|engine\.(?:client|worker))\b",
     re.MULTILINE,
 )
 HEAVY_FIXTURES = {"shared_servers", "start", "with_extra_voice"}
-HEAVY_CALL = re.compile(r"\b(?:serving|Popen|process)\(")
+HEAVY_CALLS = {"serving", "Popen", "process"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,9 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if not config.getoption("--fast", False) or collection_path.suffix != ".py":
+    if not config.getoption("--fast", False):
         return None
-    return True if HEAVY_IMPORT.search(collection_path.read_text("utf-8")) else None
+    if collection_path.is_dir():
+        return collection_path.name in HEAVY_FOLDERS or None
+    is_test = collection_path.suffix == ".py"
+    return True if is_test and HEAVY_IMPORT.search(collection_path.read_text("utf-8")) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -99,5 +108,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_heavy(item: pytest.Function) -> bool:
-    on_server = HEAVY_FIXTURES & set(item.fixturenames)
-    return bool(on_server or HEAVY_CALL.search(inspect.getsource(item.function)))
+    return bool(
+        item.get_closest_marker("process")
+        or HEAVY_FIXTURES & set(item.fixturenames)
+        or HEAVY_CALLS & names(inspect.unwrap(item.function).__code__)
+    )
+
+
+def names(code: CodeType) -> set[str]:
+    """What a function calls, its own functions included."""
+    inner = (names(const) for const in code.co_consts if isinstance(const, CodeType))
+    return set(code.co_names).union(*inner)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,11 +86,13 @@ HTTP_SIDE = {
 }
 
 
+@cache
 def modules(package: str) -> dict[str, Path]:
     files = sorted((ROOT / package).rglob("*.py"))
     return {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in files}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module named in an import, at any depth; `from a import b` gives "a" and "a.b"."""
     found: set[str] = set()

@@ -3,17 +3,17 @@
 import asyncio
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
 import msgspec
-import openai
 import pytest
 import uvicorn
 
 from engine.dummy.tokenizer import write_random_tokenizer
 from qtts_openai.app import create_app
+from qtts_openai.decoding.client import AudioDecoder, Zygote
 from qtts_openai.http.server import Server as TransportServer
 from qtts_openai.http.server import listen
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
@@ -41,7 +41,9 @@ class Server:
         body = {"model": "tts-1", "input": "Hello there, world.", "voice": "alloy", **fields}
         return self.http.post("/audio/speech", json={k: v for k, v in body.items() if v is not ...})
 
-    def openai(self, **options: object) -> openai.OpenAI:
+    def openai(self, **options: object):
+        import openai  # takes seconds, which `make test-fast` need not spend
+
         fields = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
         return openai.OpenAI(base_url=self.base_url, **fields)
 
@@ -89,9 +91,26 @@ def starter(tokenizer_dir) -> Iterator[Callable[..., Server]]:
         yield begin
 
 
+@pytest.fixture(scope="session")
+def decoding_process() -> Iterator[Callable[[], Awaitable[Zygote]]]:
+    """`Zygote.begin` that begins one for all: a hundred servers would spend a minute on theirs."""
+    begin, begun = Zygote.begin, []
+
+    async def begin_once() -> Zygote:
+        if not begun or not begun[-1].is_alive():
+            begun.append(await begin())
+        return begun[-1]
+
+    yield begin_once
+    for zygote in begun:
+        zygote.close()
+
+
 @pytest.fixture
-def start(tokenizer_dir) -> Iterator[Callable[..., Server]]:
+def start(tokenizer_dir, decoding_process, monkeypatch) -> Iterator[Callable[..., Server]]:
     """start(settings...) -> Server; as many as a test wants."""
+    monkeypatch.setattr(Zygote, "begin", decoding_process)
+    monkeypatch.setattr(AudioDecoder, "close", lambda self: None)
     with starter(tokenizer_dir) as begin:
         yield begin
 

@@ -40,6 +40,7 @@ def no_torch(monkeypatch):
 PORT = "server: {port: 0}\n"
 
 
+@pytest.mark.process
 def test_what_works_is_zero(checked):
     status, said = checked(PORT)
     assert status == 0 and "error" not in said

@@ -26,7 +26,7 @@ from tests.engine.speaking import (
 TEXT = tuple(range(20, 44))
 WHOLE: dict[str, Utterance] = {}  # the text in one piece, by model
 QUICK = {
-    "max_examples": 8,
+    "max_examples": 5,
     "deadline": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture],
 }

@@ -4,6 +4,8 @@ The prompts are built by the HTTP side from the case's text, so the tokenizer, t
 talker, the code predictor and the sampler are all in the comparison.
 """
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +40,33 @@ OWN_FORM = "plain" if build.build() else "native"
 FORMS = ("plain", "packed", "native")
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def cores(checkpoints: dict[str, Path], request: pytest.FixtureRequest) -> dict[str, EngineCore]:
+@pytest.fixture(scope="module")
+def cores_of(checkpoints: dict[str, Path]) -> Callable[[str], dict[str, EngineCore]]:
+    """Each form is made once, in whatever order the tests ask for them."""
+    return cache(lambda form: make_cores(checkpoints, form))
+
+
+@pytest.fixture(params=FORMS)
+def cores(
+    cores_of: Callable[[str], dict[str, EngineCore]], request: pytest.FixtureRequest
+) -> dict[str, EngineCore]:
     """A core for each checkpoint: with torch's plain weights, and as a CPU engine runs."""
-    forms = None
     if request.param == "packed" and not can_pack(FP32):
         pytest.skip("no packed kernels on this CPU")
     if request.param == "native" and (reason := build.build()):
         pytest.skip(reason)
-    if request.param != "plain":
-        forms = Forms("none", FP32, CPU, native=request.param == "native")
+    return cores_of(request.param)
+
+
+def make_cores(checkpoints: dict[str, Path], form: str) -> dict[str, EngineCore]:
+    forms = None
+    if form != "plain":
+        forms = Forms("none", FP32, CPU, native=form == "native")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "PACK_FROM", 1)  # tiny weights would stay plain
         cores = {name: make_core(path, forms) for name, path in checkpoints.items()}
     runners = [core.talker.runners["m"] for core in cores.values()]
-    assert {runner.kernels == "native" for runner in runners} == {request.param == "native"}
+    assert {runner.kernels == "native" for runner in runners} == {form == "native"}
     return cores
 
 

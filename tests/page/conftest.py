@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from engine import EngineClient, EngineConfig
 from qtts_openai.settings import ModelSettings, Settings, VoiceSettings
-from tests.api.conftest import Server, serving, start, tokenizer_dir
+from tests.api.conftest import Server, decoding_process, serving, start, tokenizer_dir
 
-__all__ = ["start", "tokenizer_dir"]
+__all__ = ["decoding_process", "start", "tokenizer_dir"]
 
 FLAGS = (
     "--no-sandbox",

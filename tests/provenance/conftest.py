@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from qtts_openai.settings import ProvenanceSettings
-from tests.api.conftest import start, starter, tokenizer_dir
+from tests.api.conftest import decoding_process, start, starter, tokenizer_dir
 
-__all__ = ["start", "tokenizer_dir"]
+__all__ = ["decoding_process", "start", "tokenizer_dir"]
 
 
 @pytest.fixture(scope="session")

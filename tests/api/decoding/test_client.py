@@ -17,7 +17,7 @@ from tests.api.decoding.conftest import children, files_open
 from tests.api.decoding.test_decoder import speech, wav
 from tests.fuzz import seeds
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 
 class SlowFile(AudioDecoder):

@@ -1,7 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import openai
 import pytest
 
 from qtts_openai.errors import ApiError
@@ -230,6 +229,8 @@ def test_places_are_free_after_broken_answers_and_vanished_clients(two_at_once):
 
 
 def test_the_openai_client_waits_and_tries_again(two_at_once):
+    from openai import AuthenticationError  # seconds, see conftest.py
+
     server = two_at_once
     server.engine.chunk_delay_s = 0.1
 
@@ -239,5 +240,5 @@ def test_the_openai_client_waits_and_tries_again(two_at_once):
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(say, range(4)))
-    with server.openai(api_key="three") as client, pytest.raises(openai.AuthenticationError):
+    with server.openai(api_key="three") as client, pytest.raises(AuthenticationError):
         client.models.list()

@@ -33,6 +33,7 @@ from tests.api.voices.test_store_on_disk import (
 )
 from tests.api.voices.test_voice_store import CLIP, CONSENT
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[3]
 # One request after the other: moto looks at If-Match and writes in two steps, so of two writers at
 # once both may win, which no bucket allows. What a server of threads loses is not ours.
@@ -253,7 +254,7 @@ class Mixed:
 
 
 @pytest.mark.parametrize(
-    "count", [30, pytest.param(334, marks=[pytest.mark.attack, pytest.mark.slow])]
+    "count", [12, pytest.param(334, marks=[pytest.mark.attack, pytest.mark.slow])]
 )
 def test_two_servers_lose_no_voice_and_keep_no_ghost(pair, count):
     mixed = Mixed(pair)

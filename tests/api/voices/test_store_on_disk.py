@@ -342,6 +342,7 @@ def kill_often(directory: Path, rounds: int) -> None:
     assert_whole(store)
 
 
+@pytest.mark.process
 def test_kill_9_loses_nothing_that_was_told(tmp_path):
     kill_often(tmp_path, rounds=6)
 
