@@ -38,10 +38,10 @@ class ConvConfig:
 
 
 # By columns of the output: the first entry with at least so many columns; times, columns, channels,
-# warps, stages.
+# warps, stages. In bfloat16 on an H200 within 3 % of the best of 25, but for one tap of 96 channels.
 WIDE = {
     384: ConvConfig(128, 128, 64, 8, 3),
-    192: ConvConfig(128, 64, 64, 8, 4),
+    192: ConvConfig(128, 64, 64, 4, 3),
     64: ConvConfig(128, 128, 32, 8, 4),
     1: ConvConfig(64, 16, 32, 4, 4),
 }
