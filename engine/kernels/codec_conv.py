@@ -38,7 +38,7 @@ class ConvConfig:
 
 
 # By columns of the output: the first entry with at least so many columns; times, columns, channels,
-# warps, stages. In bfloat16 on an H200 within 3 % of the best of 25, but for one tap of 96 channels.
+# warps, stages. On an H200 in bfloat16 within 3 % of the best of 25, except for one tap of 96.
 WIDE = {
     384: ConvConfig(128, 128, 64, 8, 3),
     192: ConvConfig(128, 64, 64, 4, 3),
