@@ -73,9 +73,10 @@ def main() -> int:
     results = []
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1) as pool:
         path = Path(folder) / args.shape
-        checkpoint = pool.submit(
-            write_random_checkpoint, path, model_type="custom_voice", shape=args.shape
-        )
+        if set(NEED_CHECKPOINT) & set(args.steps):
+            checkpoint = pool.submit(
+                write_random_checkpoint, path, model_type="custom_voice", shape=args.shape
+            )
         for name, command in commands(args, path).items():
             if name not in args.steps:
                 continue

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.benchmark.steps import MODEL, own_talker, submit_all
+from engine.benchmark.steps import MODEL, own_talker, start_all
 from engine.config import EngineConfig, ModelSpec
 from engine.dummy.checkpoint import write_random_checkpoint
 from engine.protocol import SAMPLES_PER_FRAME
@@ -55,9 +55,7 @@ def stand_in_for_the_device(core) -> None:
 @torch.inference_mode()
 def measure(core, rows: int, steps: int, profile: bool) -> float:
     """Median CPU seconds of a step with all rows speaking."""
-    submit_all(core, rows, steps + 100)
-    while any(seq.num_frames == 0 for seq in core.sequences.values()):
-        core.step()
+    start_all(core, rows, steps + 100)
     stand_in_for_the_device(core)
     spent, profiler = [], cProfile.Profile()
     if profile:

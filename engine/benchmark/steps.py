@@ -50,10 +50,7 @@ class Stopwatch:
 @torch.inference_mode()
 def measure(core: EngineCore, batch: int, frames: int) -> dict[str, Any]:
     """Seconds per step of a full batch, and where they went."""
-    submit_all(core, batch, spoken(frames))
-    while any(seq.num_frames == 0 for seq in core.sequences.values()):
-        core.step()
-        assert len(core.sequences) == batch, "a sequence ended before the last one began"
+    start_all(core, batch, spoken(frames))
     for _ in range(WARM_UP):
         core.step()
     measured = _on_gpu if own_talker(core).runners[MODEL].device.type == "cuda" else _on_cpu
@@ -80,6 +77,14 @@ def spoken(frames: int) -> int:
 def fits(ready: Ready, config: EngineConfig, batch: int, frames: int) -> bool:
     blocks = -(-(PROMPT_TOKENS + spoken(frames)) // config.block_size)
     return batch <= ready.num_rows and batch * blocks <= ready.num_blocks
+
+
+def start_all(core: EngineCore, batch: int, frames: int) -> None:
+    """Sequences of so many frames, until each of them has spoken."""
+    submit_all(core, batch, frames)
+    while any(seq.num_frames == 0 for seq in core.sequences.values()):
+        core.step()
+        assert len(core.sequences) == batch, "a sequence ended before the last one began"
 
 
 def submit_all(core: EngineCore, batch: int, frames: int) -> None:
