@@ -19,7 +19,6 @@ from engine.config import EngineConfig, ModelSpec
 from engine.core import EngineCore
 from engine.engine_plan import EnginePlan, choose_device, choose_dtype, measure_threads
 from engine.errors import CheckpointError
-from engine.layers.linear import can_pack
 from engine.loader.checkpoint import (
     Checkpoint,
     TalkerCheckpoint,
@@ -28,7 +27,7 @@ from engine.loader.checkpoint import (
     load_ends,
     resolve,
 )
-from engine.loader.forms import Forms, choose_quantization, torch_form, use_native
+from engine.loader.forms import Forms, choose_quantization, pack_codec_, torch_form, use_native
 from engine.loader.host_memory import freed_at_once
 from engine.loader.memory import (
     Footprint,
@@ -103,7 +102,7 @@ def build(
         if one.info.random_weights:
             log.warning("model %s has random weights: it will make noise, not speech", spec.id)
     with freed_at_once():
-        decoders = _codec_decoders(checkpoints, dtype, device)
+        decoders = _codec_decoders(config, checkpoints, dtype, device)
     configs = {model: checkpoint.config for model, checkpoint in checkpoints.items()}
     needs, free = footprint(configs, decoders, dtype), free_bytes(device)
     if on_vllm:
@@ -239,7 +238,10 @@ def _state_bytes(decoder: CodecDecoder) -> int:
 
 
 def _codec_decoders(
-    checkpoints: dict[str, Checkpoint], dtype: torch.dtype, device: torch.device
+    config: EngineConfig,
+    checkpoints: dict[str, Checkpoint],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> dict[str, CodecDecoder]:
     """One decoder per distinct codec file; the published checkpoints share theirs."""
     by_file: dict[str, CodecDecoder] = {}
@@ -250,8 +252,8 @@ def _codec_decoders(
         key = _digest(file) if len(checkpoints) > 1 else ""
         if key not in by_file:
             decoder = load_codec(path, torch.float32 if device.type == "cpu" else dtype, device)
-            if device.type == "cpu" and can_pack(torch.float32):
-                decoder.pack_()
+            if device.type == "cpu":
+                pack_codec_(decoder, compiled=config.kernels in ("auto", "native"))
             by_file[key] = decoder
         decoders[model] = by_file[key]
     return decoders

@@ -1,5 +1,5 @@
 """Which form the weights of talker and predictor take on a device, one Linear at a time while they
-are loaded.
+are loaded, and on a CPU those of the codec decoder.
 
 On a CPU with the compiled decoder (native/): its panels, activations in float32. On a CPU without:
 torch's packed, int8 and int4 products. On a GPU the kernels bring their own forms (kernels/fused).
@@ -19,14 +19,20 @@ from engine.errors import CheckpointError
 from engine.layers.linear import Linear, WeightForm, can_pack, layer_forms
 from engine.loader import packed_cache
 from engine.models.code_predictor import CodePredictor
+from engine.models.codec_decoder import CodecDecoder
 from engine.models.config import ModelConfig, TalkerConfig, layer_weights, read_config
 from engine.models.talker import Talker
+from engine.native import codec as native_codec
 from engine.native import decoder as native
 
 log = logging.getLogger(__name__)
 
 # Of the 80 ms that a frame lasts: what talker and predictor may take, the codec taking the rest.
 WEIGHTS_S = 0.045
+# How far a sample of the compiled codec may be from the plain layers', on latents of about the
+# usual size: trained nets are 1e-6 off, random ones may make 1e-3 of what is rounded otherwise,
+# wrong code is far off.
+MOST_OFF = 1e-2
 Complete = Callable[[Linear], None]
 
 
@@ -210,3 +216,24 @@ def _in_few_bits(table: nn.Parameter) -> nn.Parameter:
     """In bfloat16, if that holds the same values."""
     few = table.data.bfloat16()
     return nn.Parameter(few, requires_grad=False) if bool((few == table).all()) else table
+
+
+def pack_codec_(decoder: CodecDecoder, *, compiled: bool) -> None:
+    """Into the CPU's own layouts; with the compiled convolutions where they are allowed, right and
+    faster.
+    """
+    convolutions = None
+    if compiled and native.library() is not None:
+        convolutions = native_codec.NativeConvolutions(decoder)
+    if can_pack(torch.float32):
+        decoder.pack_()
+    if convolutions is None:
+        return
+    off, gain = native_codec.compare(convolutions, decoder)
+    if not off <= MOST_OFF:
+        log.warning("the codec's compiled convolutions differ by %g and are left out", off)
+    elif gain <= 1:
+        log.info("the codec's convolutions stay torch's: compiled ones are %.1fx as fast", gain)
+    else:
+        log.info("the codec's convolutions are compiled ones, %.1fx as fast as torch's", gain)
+        decoder.use_kernels_(convolutions)

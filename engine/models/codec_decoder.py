@@ -122,12 +122,13 @@ class CodecDecoder(nn.Module):
                 module.transform_("packed", pack_from=0)
 
     def use_kernels_(self, convolutions: Convolutions) -> None:
-        """On a GPU: in place of `convolve`, whose weights are dropped (kernels/codec.py)."""
+        """In place of `convolve`, whose weights are dropped (kernels/codec.py, native/codec.py)."""
         self.fused = convolutions
         for part in (self.first_conv, self.blocks, self.last_conv):
             for module in part.modules():
                 if isinstance(module, CausalConv | CausalUpsample):
                     module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+                    module.product = None
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of one row's state tensor."""

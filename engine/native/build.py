@@ -1,7 +1,7 @@
-"""Compile decoder.cpp for this machine: `python -m engine.native.build`. Stdlib only.
+"""Compile the C++ files for this machine: `python -m engine.native.build`. Stdlib only.
 
-The library lies beside its source, named by source, compiler options and CPU, so one that was made
-elsewhere or earlier is never taken for today's.
+The library lies beside its sources, named by them, the compiler's options and the CPU, so one that
+was made elsewhere or earlier is never taken for today's.
 """
 
 import hashlib
@@ -12,7 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("decoder.cpp")
+FOLDER = Path(__file__).parent
+SOURCES = tuple(FOLDER / name for name in ("decoder.cpp", "codec.cpp"))
+HEADER = FOLDER / "vectors.h"
 OPTIONS = (
     *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
     "-ffp-contract=off",
@@ -28,8 +30,9 @@ def compiler() -> str | None:
 
 def library() -> Path:
     """Where the library for this machine lies, or would lie."""
-    made_of = SOURCE.read_bytes() + repr((OPTIONS, cpu())).encode()
-    return SOURCE.with_name(f"decoder-{hashlib.sha256(made_of).hexdigest()[:16]}.so")
+    made_of = b"".join(file.read_bytes() for file in (*SOURCES, HEADER))
+    made_of += repr((OPTIONS, cpu())).encode()
+    return FOLDER / f"native-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
 
 
 def cpu() -> tuple[str, ...]:
@@ -51,7 +54,7 @@ def build() -> str:
     if program is None:
         return "no C++ compiler (c++, g++ or clang++) was found"
     staging = target.with_suffix(f".{os.getpid()}.tmp")
-    command = [program, *OPTIONS, str(SOURCE), "-o", str(staging)]
+    command = [program, *OPTIONS, *map(str, SOURCES), "-o", str(staging)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode:
@@ -61,7 +64,7 @@ def build() -> str:
         return f"{program} failed: {error}"
     finally:
         staging.unlink(missing_ok=True)
-    for old in target.parent.glob("decoder-*.so"):
+    for old in FOLDER.glob("*.so"):
         if old != target:
             old.unlink(missing_ok=True)
     return ""

@@ -15,6 +15,8 @@ from engine.loader.checkpoint import load, load_codec
 from engine.models.codec_decoder import CONV_CONTEXT, CodecDecoder
 from engine.models.codec_encoder import CodecEncoder
 from engine.models.speaker_encoder import SpeakerEncoder, mel_filters
+from engine.native.codec import NativeConvolutions
+from engine.native.decoder import library
 from engine.runner.codec_runner import CodecRunner
 from tests.models import golden
 
@@ -86,12 +88,16 @@ def test_streaming_equals_whole(decoder: CodecDecoder, cuts: list[int], seed: in
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def packed(checkpoints: dict[str, Path]) -> CodecDecoder:
-    """As a server on a CPU has it."""
+@pytest.fixture(scope="module", params=["packed", "compiled"])
+def packed(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> CodecDecoder:
+    """As a server on a CPU has it, without and with a compiler."""
     if not can_pack(FP32):
         pytest.skip("no packed products on this machine")
     decoder = load_codec(checkpoints["base/tiny-0b6"], FP32, CPU)
+    if request.param == "compiled":
+        if library() is None:
+            pytest.skip("nothing is compiled for this machine")
+        decoder.fused = NativeConvolutions(decoder)
     decoder.pack_()
     return decoder
 

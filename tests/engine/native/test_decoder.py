@@ -174,7 +174,8 @@ def test_a_library_of_another_source_or_machine_is_not_taken(monkeypatch: pytest
 def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path):
     source = tmp_path / "decoder.cpp"
     source.write_text("not C++")
-    monkeypatch.setattr(build, "SOURCE", source)
-    assert "failed" in build.build() and not list(tmp_path.glob("decoder-*"))
+    monkeypatch.setattr(build, "SOURCES", (source,))
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    assert "failed" in build.build() and list(tmp_path.iterdir()) == [source]
     monkeypatch.setattr(build, "compiler", lambda: None)
     assert "no C++ compiler" in build.build()
