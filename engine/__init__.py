@@ -5,7 +5,7 @@ Everything a caller may use is here.
 """
 
 from engine.client import EngineClient, WorkerState
-from engine.config import RENAMED_KEYS, Backend, EngineConfig, ModelSpec
+from engine.config import EMBEDDED, RENAMED_KEYS, Backend, EngineConfig, ModelSpec
 from engine.errors import (
     CheckpointError,
     EngineDeadError,
@@ -31,6 +31,7 @@ from engine.protocol import (
 from engine.speech_stream import SpeechStream
 
 __all__ = [
+    "EMBEDDED",
     "FRAME_S",
     "RENAMED_KEYS",
     "SAMPLES_PER_FRAME",

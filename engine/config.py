@@ -23,12 +23,19 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**2
 
 Backend = Literal["own", "vllm"]
 
+# Checkpoints that come with the project -> their folders in engine/data. They share one codec.
+EMBEDDED = {
+    "embedded": "custom_voice",
+    "embedded-voice-design": "voice_design",
+    "embedded-base": "base",
+}
+
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One checkpoint to load.
 
-    `checkpoint` is a local directory, a Hugging Face id, or "embedded" for the one that comes with
-    the project.
+    `checkpoint` is a local directory, a Hugging Face id, or one of EMBEDDED, which come with the
+    project.
     """
 
     id: str

@@ -111,6 +111,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     embedding_size: int = 0  # numbers in a speaker embedding; 0 where the model takes none
     # What makes its speakers equally loud, where that is known.
     speaker_gains_db: dict[str, float] = {}
+    uses_ref_text: bool = True  # whether a clone gains by what its reference says
     max_frames: int = 8192  # of one utterance, whatever a request asks
 
 

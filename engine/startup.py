@@ -22,6 +22,7 @@ from engine.errors import CheckpointError
 from engine.loader.checkpoint import (
     Checkpoint,
     TalkerCheckpoint,
+    codec_weights,
     load,
     load_codec,
     load_ends,
@@ -248,8 +249,7 @@ def _codec_decoders(
     decoders = {}
     for model, checkpoint in checkpoints.items():
         path = Path(checkpoint.info.path)
-        file = path / "speech_tokenizer" / "model.safetensors"
-        key = _digest(file) if len(checkpoints) > 1 else ""
+        key = _digest(codec_weights(path)) if len(checkpoints) > 1 else ""
         if key not in by_file:
             decoder = load_codec(path, torch.float32 if device.type == "cpu" else dtype, device)
             if device.type == "cpu":

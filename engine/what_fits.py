@@ -14,7 +14,7 @@ import torch
 from engine.config import EngineConfig, ModelSpec
 from engine.engine_plan import choose_device, choose_dtype
 from engine.errors import CheckpointError
-from engine.loader.checkpoint import build_codec, read_info, resolve
+from engine.loader.checkpoint import build_codec, codec_weights, read_info, resolve
 from engine.loader.forms import use_native
 from engine.loader.memory import check_weights_fit, free_bytes, plan_memory
 from engine.models.codec_decoder import CodecDecoder
@@ -94,7 +94,7 @@ def _nets(
     codec_dtype = torch.float32 if device.type == "cpu" else dtype
     for spec in models:
         configs[spec.id], _ = read_info(spec, paths[spec.id])
-        size = (paths[spec.id] / "speech_tokenizer" / "model.safetensors").stat().st_size
+        size = codec_weights(paths[spec.id]).stat().st_size
         if size not in by_size:
             by_size[size] = build_codec(paths[spec.id], codec_dtype, torch.device("meta"))
         decoders[spec.id] = by_size[size]
@@ -104,7 +104,7 @@ def _nets(
 def _weight_bytes(path: Path, dtype: torch.dtype) -> int:
     """Talker and predictor, stored in bfloat16 or as they are loaded, and the codec."""
     talker = (path / "model.safetensors").stat().st_size * dtype.itemsize // 2
-    return talker + (path / "speech_tokenizer" / "model.safetensors").stat().st_size
+    return talker + codec_weights(path).stat().st_size
 
 
 def _gpus() -> list[tuple[str, int, int]]:

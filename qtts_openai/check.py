@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import FRAME_S, ModelSpec
+from engine import EMBEDDED, FRAME_S, ModelSpec
 from qtts_openai.errors import ApiError
 from qtts_openai.http.admin import read_key
 from qtts_openai.http.auth import KeyRing
@@ -34,7 +34,7 @@ FEW_FILES = 4096
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 _PLAN = [sys.executable, "-m", "engine.what_fits"]
 _GPU = [sys.executable, "-m", "engine.check_gpu"]
-_EMBEDDED = ModelSpec("embedded", "embedded")
+_ONE_EMBEDDED = ModelSpec("embedded", "embedded")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ def check_gpu(path: str | None) -> list[Finding]:
 
 
 def _kernels(settings: Settings) -> Findings:
-    here = [spec for spec in settings.specs() if _is_here(spec)] or [_EMBEDDED]
+    here = [spec for spec in settings.specs() if _is_here(spec)] or [_ONE_EMBEDDED]
     found = _ask(_GPU, settings, here)
     if found["error"]:
         yield Finding("error", "gpu", found["error"])
@@ -131,8 +131,8 @@ def _models(settings: Settings) -> Findings:
 
 
 def _model(model: ModelSettings) -> Finding:
-    if model.checkpoint == "embedded":
-        return Finding("ok", "models", f"{model.id}: the embedded voice")
+    if model.checkpoint in EMBEDDED:
+        return Finding("ok", "models", f"{model.id}: comes with qtts")
     folder = Path(model.checkpoint)
     if not folder.is_dir():
         if model.checkpoint.startswith(("/", ".", "~")):
@@ -182,7 +182,7 @@ def _devices(settings: Settings) -> Findings:
 
 def _is_here(spec: ModelSpec) -> bool:
     """Embedded, a folder, or downloaded before."""
-    if spec.checkpoint == "embedded" or Path(spec.checkpoint).expanduser().is_dir():
+    if spec.checkpoint in EMBEDDED or Path(spec.checkpoint).expanduser().is_dir():
         return True
     if spec.checkpoint.startswith(("/", ".", "~")):
         return False

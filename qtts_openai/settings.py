@@ -326,27 +326,39 @@ class TextSettings(Section, frozen=True):
     pronunciations: dict[Word, Word] = msgspec.field(default_factory=dict)
 
 
-EMBEDDED = ModelSettings(
-    id="qtts-embedded",
-    checkpoint="embedded",
-    aliases=(
-        "tts-1",
-        "tts-1-1106",
-        "tts-1-hd",
-        "tts-1-hd-1106",
-        "gpt-4o-mini-tts",
-        "gpt-4o-mini-tts-2025-03-20",
-        "gpt-4o-mini-tts-2025-12-15",
-    ),
-    segment_chars=150,
-    normalize="full",
+OPENAI_MODELS = (
+    "tts-1",
+    "tts-1-1106",
+    "tts-1-hd",
+    "tts-1-hd-1106",
+    "gpt-4o-mini-tts",
+    "gpt-4o-mini-tts-2025-03-20",
+    "gpt-4o-mini-tts-2025-12-15",
+)
+
+
+def _embedded(checkpoint: str, aliases: tuple[str, ...] = ()) -> ModelSettings:
+    """It has learnt from short texts without figures."""
+    return ModelSettings(
+        id=f"qtts-{checkpoint}",
+        checkpoint=checkpoint,
+        aliases=aliases,
+        segment_chars=150,
+        normalize="full",
+    )
+
+
+DEFAULT_MODELS = (
+    _embedded("embedded", OPENAI_MODELS),
+    _embedded("embedded-voice-design"),
+    _embedded("embedded-base"),
 )
 
 
 class Settings(Section, frozen=True):
     server: ServerSettings = ServerSettings()
     engine: EngineConfig = EngineConfig()
-    models: Annotated[tuple[ModelSettings, ...], Meta(min_length=1)] = (EMBEDDED,)
+    models: Annotated[tuple[ModelSettings, ...], Meta(min_length=1)] = DEFAULT_MODELS
     defaults: Defaults = Defaults()
     auth: AuthSettings = AuthSettings()
     limits: Limits = Limits()

@@ -55,6 +55,25 @@ class CausalUp(nn.Module):
         return y[..., : y.shape[-1] - self.cut] if self.cut else y
 
 
+class _Snake(torch.autograd.Function):
+    """x + sin^2(a x) b, with a derivative in fewer passes over memory than autograd's."""
+
+    @staticmethod
+    def forward(ctx, x, a, b):
+        z = x * a
+        squared = torch.sin(z).square_()
+        ctx.save_for_backward(x, a, b, z, squared)
+        return torch.addcmul(x, squared, b)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, a, b, z, squared = ctx.saved_tensors
+        slope = torch.sin(2 * z).mul_(g)  # of sin^2, times what comes from above
+        to_a = torch.einsum("bct,bct->c", slope, x)[:, None] * b
+        to_b = torch.einsum("bct,bct->c", squared, g)[:, None]
+        return torch.addcmul(g, slope, a * b), to_a, to_b
+
+
 class SnakeBeta(nn.Module):
     def __init__(self, channels):
         super().__init__()
@@ -65,7 +84,7 @@ class SnakeBeta(nn.Module):
 
     def forward(self, x):
         a, b = self.alpha.exp()[:, None], 1 / (self.beta.exp()[:, None] + 1e-9)
-        return x + b * torch.sin(x * a).square()
+        return _Snake.apply(x, a, b)
 
 
 class RMSNorm(nn.Module):

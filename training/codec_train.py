@@ -22,7 +22,7 @@ from torch import nn
 from training.codec_model import CodecDecoder
 from training.codes import encode, parse, played_faster, teacher_of
 from training.feeding import feed
-from training.voice_space import TRACT_HIGH, TRACT_LOW, TRACT_STEP, WHISPER, Voice
+from training.voice_space import SPEAKERS, TRACT_STEP, WHISPER, Voice, random_voice
 
 WORK = Path(__file__).parent / "work"
 GAIN = 1.6 / 32768
@@ -53,7 +53,7 @@ def loudness(items):
     return gains
 
 
-def crops(rng, items, gains, frames, batch):
+def crops(rng, items, gains, frames, batch, plain=False):
     """Batches of codes [B, frames, 16], sound [B, 1920 * frames] and whether a crop is a sentence's
     beginning. Every sentence is heard in another voice.
     """
@@ -61,7 +61,7 @@ def crops(rng, items, gains, frames, batch):
         codes, sound, fresh = [], [], []
         while len(codes) < batch:
             labels, pcm, teacher = items[rng.integers(len(items))]
-            whole = voiced_anew(rng, labels, pcm * gains[teacher], teacher)
+            whole = voiced_anew(rng, labels, pcm * gains[teacher], teacher, plain)
             if whole is None:
                 continue
             for _ in range(2):
@@ -78,15 +78,13 @@ def crops(rng, items, gains, frames, batch):
         )
 
 
-def voiced_anew(rng, labels, pcm, teacher):
-    """-> codes and sound of one sentence in a random voice of its teacher."""
-    tract = 0 if rng.random() < 0.15 else int(rng.integers(TRACT_LOW, TRACT_HIGH + 1))
-    plain = rng.random() < 0.3
-    tilt = 0 if plain else int(rng.integers(-2, 3))
+def voiced_anew(rng, labels, pcm, teacher, plain):
+    """-> codes and sound of one sentence in a random voice of its teacher, or the teacher's own."""
+    voice = Voice(teacher) if plain else some_timbre(rng, teacher)
     whispered = not (labels.f0 > 0).any()
-    breath = WHISPER if whispered else 0 if plain else int(rng.choice(3, p=(0.5, 0.25, 0.25)))
-    voice = Voice(teacher, tract, tilt, breath)
-    factor = TRACT_STEP**tract
+    breath = WHISPER if whispered else min(voice.breath, 2)
+    voice = Voice(teacher, voice.tract, voice.tilt, breath)
+    factor = TRACT_STEP**voice.tract
     codes, _, first = encode(played_faster(labels, factor), voice)
     if len(codes) < 4:
         return None
@@ -94,6 +92,14 @@ def voiced_anew(rng, labels, pcm, teacher):
     at, length = first * 120, 1920 * len(codes)
     sound = np.pad(sound, (max(-at, 0), max(0, at + length - len(sound))))[max(at, 0) :][:length]
     return codes, np.pad(sound, (0, length - len(sound)))
+
+
+def some_timbre(rng, teacher):
+    """As voices will be asked for: half of them named ones, the teacher's own before all."""
+    if rng.random() < 0.5:
+        return random_voice(rng, teacher)
+    named = [voice for voice in SPEAKERS.values() if voice.teacher == teacher]
+    return named[max(0, int(rng.integers(-2, len(named))))]
 
 
 def heard(rng, pcm, factor, voice):
@@ -240,6 +246,11 @@ def parse_arguments():
         "--jitter", type=float, default=0.4, help="share of examples with an uneven pitch cycle"
     )
     args.add_argument("--rate", type=float, default=2e-3)
+    args.add_argument("--name", default="codec", help="of the state in work/")
+    args.add_argument("--plain", action="store_true", help="the teachers' own timbres, any pitch")
+    args.add_argument(
+        "--joint", action="store_true", help="the latents learn in the wave stage, too"
+    )
     args.add_argument("--workers", type=int, default=0)
     args.add_argument("--device", default="cpu")
     args.add_argument("--bf16", action="store_true", help="where the device is quick at it")
@@ -251,9 +262,12 @@ def main():
     items = load_corpus()
     gains = loudness(items)
     print(f"{len(items)} sentences, gains {gains}", flush=True)
-    state = torch.load(WORK / "codec.pt", map_location="cpu")
+    path = WORK / f"{args.name}.pt"
+    state = torch.load(path, map_location="cpu")
     step = state["step"]
-    make = partial(crops, items=items, gains=gains, frames=args.frames, batch=args.batch)
+    make = partial(
+        crops, items=items, gains=gains, frames=args.frames, batch=args.batch, plain=args.plain
+    )
     stream = feed(make, args.workers, step)
     torch.set_default_device(args.device)
     torch.manual_seed(step)
@@ -294,8 +308,8 @@ def main():
                 + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
                 flush=True,
             )
-        if step % 500 == 0 or done >= 1.0:
-            save({"model": model.state_dict(), "heads": heads.state_dict(), "step": step})
+        if step % 250 == 0 or done >= 1.0:
+            save(path, {"model": model.state_dict(), "heads": heads.state_dict(), "step": step})
 
 
 def stage(model, heads, codes, sound, fresh, shaping, args):
@@ -307,7 +321,7 @@ def stage(model, heads, codes, sound, fresh, shaping, args):
             return shape_loss(model, heads, codes, sound, keep)
     moved = torch.rand(len(codes)) < args.jitter
     codes = torch.where(moved[:, None, None], jitter(codes), codes)
-    with torch.no_grad():
+    with torch.set_grad_enabled(args.joint):
         latents = model.latents(codes)
     return wave_loss(model.wave(latents), sound, codes, keep, moved)
 
@@ -318,10 +332,10 @@ def to_device(device):
     WINDOWS.update({n: window.to(device) for n, window in WINDOWS.items()})
 
 
-def save(state):
-    path = WORK / "codec.part"
-    torch.save(state, path)
-    path.rename(WORK / "codec.pt")
+def save(path, state):
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.rename(path)
 
 
 if __name__ == "__main__":

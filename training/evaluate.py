@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterable
 from typing import get_args
 
 from engine.config import Quantization
-from engine.loader.checkpoint import EMBEDDED
 from engine.protocol import FRAME_S, SamplingParams
-from qtts_openai.settings import EMBEDDED as SHIPPED
+from qtts_openai.settings import DEFAULT_MODELS
 from training.judge import Judge, Sentence, distance, errors, normalise, sentences
 from training.readers import SPEAKERS, Reader, Reading, has_teacher, teach
 
@@ -56,7 +55,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default=EMBEDDED, help="an exported directory")
+    parser.add_argument("--checkpoint", default="embedded", help="an exported directory")
     parser.add_argument("--quantization", choices=get_args(Quantization), default="none")
     parser.add_argument("--speakers", default=",".join(SPEAKERS))
     parser.add_argument("--modes", default=",".join(MODES))
@@ -67,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--segment-chars",
         type=int,
-        default=SHIPPED.segment_chars,
+        default=DEFAULT_MODELS[0].segment_chars,
         help="longest text in one piece, by default as the server has it; 0: any",
     )
     parser.add_argument(

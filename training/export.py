@@ -1,16 +1,17 @@
-"""Trained weights -> a checkpoint directory in the official layout.
+"""Trained weights -> checkpoint directories in the official layout.
 
-    python -m training.export [OUT]      default ../engine/data: voice, voice_design, voice_clone
+    python -m training.export [OUT] [--families voice_design,base] [--codec codec0.pt --two-timbres]
 
-Three families from one talker: named voices, described voices, and cloning, which adds the speaker
-encoder. They share the codec's folder by a link. bfloat16 throughout to stay small. The codec
-encoder is a stand-in of the right names and shapes: the codes of this checkpoint are not learnt
-from sound, so there is nothing to encode with, and CustomVoice needs none.
+OUT is engine/data unless it is named. Three families from one talker: named voices, described
+voices, and cloning, which adds the speaker encoder. In engine/data CustomVoice has the codec of
+all, and the engine knows; elsewhere each has its own. bfloat16 throughout to stay small. The codec
+encoder is a stand-in of the right names and shapes: these codes are not learnt from sound, so there
+is nothing to encode with, and Base says that it has no use for a transcript.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from training.talker_model import CONTROL, ENGLISH, PREDICTOR, SPEAKER_ROWS, TAL
 from training.tokenizer import Tokenizer
 
 WORK = Path(__file__).parent / "work"
+SHIPPED = Path(__file__).parent.parent / "engine" / "data"
 ENCODER = {
     "_frame_rate": 12.5,
     "attention_bias": False,
@@ -183,7 +185,10 @@ def main_config(tok, family):
     )
     extra = {}
     if family == "base":
-        extra = {"speaker_encoder_config": msgspec.to_builtins(SPEAKER_ENCODER)}
+        extra = {
+            "speaker_encoder_config": msgspec.to_builtins(SPEAKER_ENCODER),
+            "qtts_uses_ref_text": False,
+        }
     return extra | {
         "architectures": ["Qwen3TTSForConditionalGeneration"],
         "assistant_token_id": tok.vocab["assistant"],
@@ -226,17 +231,18 @@ def write_weights(path, tensors):
         path,
         metadata={"format": "pt"},
     )
+    path.chmod(0o644)  # safetensors makes it the writer's alone
 
 
 def speaker_tensors(state):
     """The speaker encoder's tensors under the official names."""
     model = SpeakerEncoder(SPEAKER_ENCODER)
     model.load_state_dict(state)
-    return {name: slot.view for name, slot in model.slots()}
+    return {name: parameter.view for name, parameter in model.weight_map()}
 
 
-def write_checkpoint(out, tok, family, tensors, codec):
-    """A checkpoint directory. The codec is written once, for the first one; others link to it."""
+def write_checkpoint(out, tok, family, tensors):
+    """A checkpoint directory without its codec."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copy(WORK / "tokenizer" / name, out / name)
@@ -252,12 +258,10 @@ def write_checkpoint(out, tok, family, tensors, codec):
         },
     )
     write_weights(out / "model.safetensors", tensors)
-    codec_dir = out / "speech_tokenizer"
-    if codec is None:
-        codec_dir.unlink(missing_ok=True)
-        codec_dir.symlink_to("../voice/speech_tokenizer")
-        return
-    codec_dir.mkdir(exist_ok=True)
+
+
+def write_codec(codec_dir, codec):
+    codec_dir.mkdir(parents=True, exist_ok=True)
     write_json(codec_dir / "config.json", codec_config())
     write_json(
         codec_dir / "configuration.json", {"framework": "pytorch", "task": "feature-extraction"}
@@ -278,22 +282,49 @@ def write_checkpoint(out, tok, family, tensors, codec):
     write_weights(codec_dir / "model.safetensors", codec.exported() | stand_in_encoder())
 
 
+def parse():
+    args = argparse.ArgumentParser()
+    args.add_argument("out", nargs="?", type=Path, default=SHIPPED)
+    args.add_argument("--families", default="custom_voice,voice_design,base")
+    args.add_argument("--codec", default="codec.pt", help="in work/")
+    args.add_argument(
+        "--two-timbres",
+        action="store_true",
+        help="of a codec that knows slt and rms alone: one of them for every voice",
+    )
+    return args.parse_args()
+
+
+def with_two_timbres(codec):
+    """Codes 13 to 15 of the whole space -> the rows that this codec was trained with."""
+    tables = codec.tables.data
+    tables[13, 2:] = tables[13, 1]  # rms, for awb too
+    tables[14:, 1:] = tables[14:, :1]
+    return codec
+
+
 def main():
-    shipped = Path(__file__).parent.parent / "engine" / "data"
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else shipped
+    args = parse()
     tok, talker, codec = Tokenizer(), Talker(), CodecDecoder()
-    names = ("talker", "codec", "speaker")
-    states = {name: torch.load(WORK / f"{name}.pt", map_location="cpu") for name in names}
+    files = {"talker": "talker.pt", "codec": args.codec, "speaker": "speaker.pt"}
+    states = {name: torch.load(WORK / f, map_location="cpu") for name, f in files.items()}
     talker.load_state_dict(states["talker"]["model"])
     codec.load_state_dict(states["codec"]["model"])
-    if len(sys.argv) == 1:  # what is shipped, for restore.py
-        write_json(WORK.parent / "state.json", {n: s["step"] for n, s in states.items()})
-    tensors = {f"talker.{k}": v for k, v in talker.state_dict().items()}
-    write_checkpoint(out / "voice", tok, "custom_voice", tensors, codec)
-    write_checkpoint(out / "voice_design", tok, "voice_design", tensors, None)
-    cloning = tensors | speaker_tensors(states["speaker"]["model"])
-    write_checkpoint(out / "voice_clone", tok, "base", cloning, None)
-    print(f"{out}: {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e6:.1f} MB")
+    if args.two_timbres:
+        codec = with_two_timbres(codec)
+    if args.out == SHIPPED:
+        steps = {name: state["step"] for name, state in states.items()}
+        write_json(WORK.parent / "state.json", steps)  # for restore.py
+        write_codec(SHIPPED / "custom_voice" / "speech_tokenizer", codec)
+    for family in args.families.split(","):
+        tensors = {f"talker.{k}": v for k, v in talker.state_dict().items()}
+        if family == "base":
+            tensors |= speaker_tensors(states["speaker"]["model"])
+        write_checkpoint(args.out / family, tok, family, tensors)
+        if args.out != SHIPPED:
+            write_codec(args.out / family / "speech_tokenizer", codec)
+    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

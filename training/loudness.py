@@ -1,7 +1,7 @@
 """Measures how loud the speakers of a checkpoint are and notes in its config.json the gains that
 make them equally loud.
 
-    python loudness.py [CHECKPOINT]      default ../engine/data/voice
+    python -m training.loudness [CHECKPOINT]      default engine/data/custom_voice
 
 Run it after export.py. Loudness is EBU R 128's, over the evaluation's sentences with three seeds.
 """
@@ -73,7 +73,9 @@ async def measure(path: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    checkpoint = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "engine" / "data" / "voice"
+    checkpoint = (
+        Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "engine" / "data" / "custom_voice"
+    )
     file = checkpoint / "config.json"
     config = json.loads(file.read_text())
     config["qtts_speaker_gains_db"] = asyncio.run(measure(checkpoint))

@@ -21,6 +21,7 @@ class Prompt(NamedTuple):
     start: int
     vector_at: int
     reference: np.ndarray
+    pad: int  # the text id beside a frame that has no text
 
 
 def instruction(tok, words):
@@ -50,7 +51,7 @@ def build(tok, body, *, speaker=None, vector=False, instruct="", english, stream
     if streaming:
         now, trailing = [*body, eos][: len(spoken)], [*body, eos][len(spoken) :]
         text += now + [pad] * (len(spoken) - len(now))
-        return Prompt(text, codec + spoken, trailing, start, vector_at, reference)
+        return Prompt(text, codec + spoken, trailing, start, vector_at, reference, pad)
     text += [*body, eos] + [pad] * len(spoken)
     codec += [C["codec_pad_id"]] * (len(body) + 1) + spoken
-    return Prompt(text, codec, [], start, vector_at, reference)
+    return Prompt(text, codec, [], start, vector_at, reference, pad)

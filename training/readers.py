@@ -19,6 +19,7 @@ from engine.protocol import (
     Submit,
 )
 from engine.startup import build
+from qtts_openai.text.pipeline import TextOptions, normalize
 from qtts_openai.text.prompt_builder import PromptBuilder
 from qtts_openai.text.segments import Size, split_sentences
 from training.codes import PHONES, encode, parse
@@ -28,6 +29,7 @@ from training.voice_space import TEACHERS
 TEACHER = Path(__file__).parent / "work" / "teacher_dump"
 SPEAKERS = ("ava", "max")  # the teachers' own voices among voice_space.SPEAKERS
 MODEL = "voice"
+TEXT = TextOptions(level="full")  # as the settings of the embedded models have it
 
 
 class Reading(NamedTuple):
@@ -40,8 +42,13 @@ class Reading(NamedTuple):
     cpu_s: float = 0.0
 
     def phones(self) -> list[str]:
-        begin = self.codes[:, 1:4].ravel()
-        return [PHONES[code - 1] for code in begin if 1 < code <= len(PHONES)]
+        return phones_of(self.codes)
+
+
+def phones_of(codes: np.ndarray) -> list[str]:
+    """Those that begin in the frames of codes [T, 16], without pauses."""
+    begin = codes[:, 1:4].ravel()
+    return [PHONES[code - 1] for code in begin if 1 < code <= len(PHONES)]
 
 
 class Reader:
@@ -72,7 +79,10 @@ class Reader:
         params: SamplingParams,
         segment_chars: int | None = None,
     ) -> Reading:
-        """With `segment_chars`, longer texts are cut at sentences as the server does."""
+        """Through the server's text stage. With `segment_chars`, longer texts are cut at sentences
+        as the server does.
+        """
+        text = normalize(text, TEXT, language)
         pieces = split_sentences([text], Size(chars=segment_chars)) if segment_chars else [text]
         readings = [
             self._read(piece, speaker, streaming, language, params)

@@ -62,35 +62,49 @@ def measured(labels, voice):
     return voice._replace(pitch=float(np.exp(logs.mean())), spread=spread, rate=rate).clipped()
 
 
-def examples(rng, items, gains, batch):
-    """Batches of 3 s of sound [B, S] and the features [B, 10] of their voices."""
+def examples(rng, items, gains, batch, fresh):
+    """Batches of spectra [B, T, 128] of 3 s of sound, and the features [B, 10] of their voices.
+    `fresh` of a batch are new; the others were heard before, for a sound costs more to make than
+    to learn from.
+    """
+    pool = []
+    while True:
+        while len(pool) < batch:
+            pool.append(one_example(rng, items, gains))
+        new = [one_example(rng, items, gains) for _ in range(fresh)]
+        chosen = [pool[i] for i in rng.permutation(len(pool))[: batch - fresh]]
+        pool += new
+        mels, wanted = zip(*new, *chosen, strict=True)
+        yield np.stack(mels).astype(np.float32), np.stack(wanted)
+
+
+def one_example(rng, items, gains):
     size = int(SECONDS * 24000)
     while True:
-        sounds, wanted = [], []
-        while len(sounds) < batch:
-            labels, pcm, teacher = items[rng.integers(len(items))]
-            whispered = not (labels.f0 > 0).any()
-            breath = WHISPER if whispered else int(rng.choice(3, p=(0.5, 0.25, 0.25)))
-            tract = int(rng.integers(TRACT_LOW, TRACT_HIGH + 1))
-            voice = Voice(teacher, tract, int(rng.integers(-2, 3)), breath)
-            factor = TRACT_STEP**tract
-            moved = played_faster(labels, factor)
-            if len(moved.f0) < 250:
-                continue
-            sound = codec_train.heard(rng, pcm * gains[teacher], factor, voice) * codec_train.GAIN
-            at = rng.integers(0, max(1, len(sound) - size))
-            piece = np.resize(sound[at : at + size], size)
-            level = float(np.exp(rng.uniform(-1.6, 0.7)))
-            noise = rng.standard_normal(size) * float(np.exp(rng.uniform(-9, -5)))
-            sounds.append((piece * level + noise).astype(np.float32).clip(-1, 1))
-            wanted.append(features(measured(moved, voice)))
-        yield np.stack(sounds), np.stack(wanted)
+        labels, pcm, teacher = items[rng.integers(len(items))]
+        whispered = not (labels.f0 > 0).any()
+        breath = WHISPER if whispered else int(rng.choice(3, p=(0.5, 0.25, 0.25)))
+        tract = int(rng.integers(TRACT_LOW, TRACT_HIGH + 1))
+        voice = Voice(teacher, tract, int(rng.integers(-2, 3)), breath)
+        factor = TRACT_STEP**tract
+        moved = played_faster(labels, factor)
+        if len(moved.f0) >= 250:
+            break
+    sound = codec_train.heard(rng, pcm * gains[teacher], factor, voice) * codec_train.GAIN
+    at = rng.integers(0, max(1, len(sound) - size))
+    piece = np.resize(sound[at : at + size], size)
+    level = float(np.exp(rng.uniform(-1.6, 0.7)))
+    noise = rng.standard_normal(size) * float(np.exp(rng.uniform(-9, -5)))
+    heard = (piece * level + noise).astype(np.float32).clip(-1, 1)
+    mel = log_mel(torch.from_numpy(heard), CONFIG.mel_dim)
+    return mel.numpy().astype(np.float16), features(measured(moved, voice))
 
 
 def parse():
     args = argparse.ArgumentParser()
     args.add_argument("--minutes", type=float, default=30.0)
     args.add_argument("--batch", type=int, default=24)
+    args.add_argument("--fresh", type=int, default=4, help="of a batch: sounds not heard before")
     args.add_argument("--rate", type=float, default=2e-3)
     args.add_argument("--workers", type=int, default=0)
     args.add_argument("--device", default="cpu")
@@ -100,23 +114,30 @@ def parse():
 def main():
     args = parse()
     items = codec_train.load_corpus()
-    make = partial(examples, items=items, gains=codec_train.loudness(items), batch=args.batch)
+    gains = codec_train.loudness(items)
+    make = partial(examples, items=items, gains=gains, batch=args.batch, fresh=args.fresh)
     stream = feed(make, args.workers, 1)
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    model = initialised(SpeakerEncoder(CONFIG)).to(args.device)
+    model, step = initialised(SpeakerEncoder(CONFIG)), 0
+    if (WORK / "speaker.pt").exists():
+        state = torch.load(WORK / "speaker.pt", map_location="cpu")
+        model.load_state_dict(state["model"])
+        step = state["step"]
+    model = model.to(args.device)
     directions = torch.from_numpy(DIRECTIONS).to(args.device)
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, weight_decay=0.02)
-    start, done, told, average, step = time.monotonic(), 0.0, 0.0, None, 0
+    start, done, told, average, first = time.monotonic(), 0.0, 0.0, None, step
     while done < 1.0:
         done = (time.monotonic() - start) / (60 * args.minutes)
         for group in optimiser.param_groups:
             group["lr"] = (
-                args.rate * min(1, step / 100 + 0.05) * 0.5 * (1.02 + math.cos(math.pi * done))
+                args.rate
+                * min(1, (step - first) / 100 + 0.05)
+                * 0.5
+                * (1.02 + math.cos(math.pi * done))
             )
-        sounds, wanted = (torch.from_numpy(a).to(args.device) for a in next(stream))
-        with torch.no_grad():
-            mel = torch.stack([log_mel(sound, CONFIG.mel_dim) for sound in sounds])
+        mel, wanted = (torch.from_numpy(a).to(args.device) for a in next(stream))
         heard = model.embed(mel)
         said = heard @ directions.T / 16  # rows of DIRECTIONS have length 4
         off = heard - said @ directions

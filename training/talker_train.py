@@ -2,10 +2,10 @@
 
     python -m training.talker_train --minutes 60 [--device cuda --workers 10]  work/talker.pt -> it
 
-Each example draws its voice and prompt anew: a named voice with or without a style, a description,
-or a speaker embedding; whole text or token by token; language named or not; now and then characters
-that cannot be spoken. One attention head is guided along the text. The rate follows the clock, so
-that a run ends when it shall.
+Each example draws its voice and prompt anew: a named voice with or without a style, a mix of two, a
+description, or a speaker embedding; whole text or token by token; language named or not; now and
+then characters that cannot be spoken. One attention head is guided along the text. The rate follows
+the clock, so that a run ends when it shall.
 """
 
 import argparse
@@ -21,38 +21,40 @@ from torch import nn
 
 from training import typography
 from training.codes import END, LEAD, SIZE, encode, spoken_by, teacher_of, unpack, with_longer_lead
+from training.descriptions import some_description, some_mix, some_styles, styled
 from training.feeding import feed
 from training.prompt import build
 from training.talker_model import CONTROL, SPEAKER_ROWS, Talker
 from training.tokenizer import Tokenizer
 from training.voice_space import (
     DIRECTIONS,
+    NUM_FEATURES,
     SPEAKERS,
     WIDTH,
     features,
     random_voice,
-    some_description,
-    some_styles,
-    styled,
 )
 
 WORK = Path(__file__).parent / "work"
 MIX = {
-    "examples": 0.28,
-    "closed": 0.22,
-    "numbers": 0.16,
-    "words": 0.14,
-    "formats": 0.06,
-    "glosses": 0.04,
-    "long": 0.07,
-    "paragraphs": 0.06,
-    "audio": 0.03,
+    "examples": 0.2,
+    "closed": 0.25,
+    "numbers": 0.14,
+    "words": 0.28,
+    "formats": 0.04,
+    "glosses": 0.02,
+    "long": 0.04,
+    "paragraphs": 0.02,
+    "audio": 0.01,
 }
 EOS = CONTROL["codec_eos_token_id"]
 
 
-FAMILIES = {"custom_voice": 0.45, "voice_design": 0.32, "base": 0.23}
-STYLED = 0.3  # of the named voices' examples
+FAMILIES = {"custom_voice": 0.13, "voice_design": 0.62, "base": 0.25}
+STYLED, MIXED = 0.3, 0.1  # of the named voices' examples
+# Of the examples: the voice's codes of earlier frames are hidden, or their pitch. Otherwise they
+# would be copied from one frame to the next, and only the first would teach to read the prompt.
+VOICE_HIDDEN, PITCH_HIDDEN = 0.6, 0.5
 IN_CONTEXT = 0.25  # of the cloned examples: a reference's text and codes, which say nothing here
 
 
@@ -90,7 +92,9 @@ class Corpus:
         self.weights = weights / weights.sum()
 
     def draw(self, rng):
-        """-> prompt, codes, place in the prompt that each frame speaks, speaker embedding."""
+        """-> prompt, codes, place in the prompt that each frame speaks, embedding or mix, what
+        the voice is.
+        """
         text, labels, teacher = self.pick(rng)
         voice, asked = some_voice(rng, teacher)
         codes, place, _ = encode(spoken_by(labels, voice), voice)
@@ -113,7 +117,7 @@ class Corpus:
         if streaming:
             codes, spoken = with_longer_lead(codes, spoken)
         embedding = asked.pop("embedding", None)
-        if embedding is not None and rng.random() < IN_CONTEXT:
+        if isinstance(embedding, np.ndarray) and rng.random() < IN_CONTEXT:
             asked["heard"] = self.reference(rng)
         prompt = build(
             self.tok,
@@ -123,7 +127,7 @@ class Corpus:
             vector=embedding is not None,
             **asked,
         )
-        return prompt, codes, prompt.start + spoken, embedding
+        return prompt, codes, prompt.start + spoken, embedding, features(voice)
 
     def pick(self, rng):
         bucket = self.items[self.names[rng.choice(len(self.names), p=self.weights)]]
@@ -150,6 +154,9 @@ def some_voice(rng, teacher):
         voice = random_voice(rng, teacher)
         near = features(voice) + rng.normal(0, 0.08, 10)
         return voice, {"embedding": (near @ DIRECTIONS).astype(np.float32)}
+    if rng.random() < MIXED:
+        voice, weights = some_mix(rng, teacher)
+        return voice, {"embedding": weights}
     names = [name for name, voice in SPEAKERS.items() if voice.teacher == teacher]
     # The first of a teacher's is the teacher's own voice where it has a name: twice as often.
     name = names[rng.integers(len(names) + 1) % len(names)]
@@ -192,22 +199,33 @@ def collate(group, rng, noise):
     codes = np.full((batch, size, 15), -1, np.int8)
     frames = np.full((batch, size, 16), -1, np.int8)
     vectors, places = np.zeros((batch, WIDTH), np.float32), np.full(batch, -1)
-    for i, (prompt, y, place, embedding) in enumerate(group):
+    mixes = np.zeros((batch, len(SPEAKERS)), np.float32)
+    voices = np.stack([example[4] for example in group])
+    for i, (prompt, y, place, embedding, _) in enumerate(group):
         n, m, r = len(prompt.text), len(y), len(prompt.reference)
         text[i, :n], codec[i, :n] = prompt.text, prompt.codec
         codes[i, n - r : n] = prompt.reference[:, 1:]
-        text[i, n : n + m] = prompt.text[prompt.start - 2]  # <tts_pad>
+        text[i, n : n + m] = prompt.pad
         k = min(len(prompt.trailing), m)
         text[i, n : n + k] = prompt.trailing[:k]
         wrong = rng.random((m, 16)) < noise * (rng.random((m, 1)) < 0.3)
         heard = np.where(wrong, rng.integers(0, SIZE, (m, 16)), y)
+        if rng.random() < VOICE_HIDDEN:
+            heard[:, 13:] = rng.integers(0, SIZE, (m, 3))
+        if rng.random() < PITCH_HIDDEN:  # and its cycle; whether a frame has one stays to be seen
+            hidden = rng.integers(1, (SIZE, 33, 33, 33, 33), (m, 5))
+            heard[:, 8:13] = np.where(y[:, 8:13] > 0, hidden, 0)
         codec[i, n : n + m], codes[i, n : n + m] = heard[:, 0], heard[:, 1:]
         target[i, n - 1 : n + m - 1], target[i, n + m - 1] = y[:, 0], EOS
         frames[i, n - 1 : n + m - 1] = y
         guide[i, n - 1 : n + m - 1] = np.where(place <= np.arange(n - 1, n + m - 1), place, -1)
         if embedding is not None:
-            vectors[i], places[i] = embedding, prompt.vector_at
-    return text, codec, target, guide, codes, frames, vectors, places
+            places[i] = prompt.vector_at
+            if isinstance(embedding, np.ndarray):
+                vectors[i] = embedding
+            else:
+                mixes[i] = [embedding.get(name, 0.0) for name in SPEAKERS]
+    return text, codec, target, guide, codes, frames, vectors, mixes, places, voices
 
 
 def guide_loss(q, k, guide):
@@ -221,8 +239,10 @@ def guide_loss(q, k, guide):
     return -(hit * (guide >= 0)).sum() / (guide >= 0).sum()
 
 
-def losses(model, batch, share):
-    text, codec, target, guide, codes, frames, vectors, places = batch
+def losses(model, heads, batch, share):
+    text, codec, target, guide, codes, frames, vectors, mixes, places, voices = batch
+    rows = [SPEAKER_ROWS[name] for name in SPEAKERS]
+    vectors = vectors + mixes @ model.model.codec_embedding.weight[rows]
     h, (q, k) = model.model.run(model.embed(text, codec, codes, (vectors, places)))
     where = target >= 0
     parts = {"c0": F.cross_entropy(model.codec_head(h[where]).float(), target[where])}
@@ -243,6 +263,9 @@ def losses(model, batch, share):
         "voice": each[12:].sum(),
     }
     parts["guide"] = guide_loss(q, k, guide)
+    off = F.smooth_l1_loss(heads(h), voices[:, None].expand(*h.shape[:2], -1), reduction="none")
+    spoken = frames[..., :1] >= 0
+    parts["who"] = (off * spoken).sum() / spoken.sum()
     return parts
 
 
@@ -275,9 +298,17 @@ def main():
     torch.set_num_threads(1)
     model = Talker()
     model.load_state_dict(state["model"])
+    # Thrown away: says from a state who speaks, so that every frame teaches to read the prompt.
+    heads = nn.Linear(model.model.codec_embedding.embedding_dim, NUM_FEATURES)
+    if "heads" in state:
+        heads.load_state_dict(state["heads"])
     fused = args.device == "cuda"
     optimiser = torch.optim.AdamW(
-        model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.03, fused=fused
+        [*model.parameters(), *heads.parameters()],
+        args.rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.03,
+        fused=fused,
     )
     start, average, done, told = time.monotonic(), {}, 0.0, 0.0
     while done < 1.0:
@@ -288,13 +319,13 @@ def main():
         arrays = [torch.from_numpy(a).to(args.device, non_blocking=True) for a in next(stream)]
         batch = [a if a.is_floating_point() else a.long() for a in arrays]
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
-            parts = losses(model, batch, args.share)
+            parts = losses(model, heads, batch, args.share)
         loss = (
             parts["c0"]
-            + 0.4 * (parts["phones"] + parts["times"])
-            + 0.1 * (parts["pitch"] + parts["cycle"] + parts["voice"])
+            + 0.4 * (parts["phones"] + parts["times"] + parts["voice"] + parts["pitch"])
+            + 0.1 * parts["cycle"]
         )
-        (loss + args.guided * parts["guide"]).backward()
+        (loss + args.guided * parts["guide"] + 0.3 * parts["who"]).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
@@ -309,8 +340,9 @@ def main():
                 + " ".join(f"{k} {v:.3f}" for k, v in average.items()),
                 flush=True,
             )
-        if step % 1000 == 0 or done >= 1.0:
-            save(WORK / "talker.pt", {"model": model.state_dict(), "step": step})
+        if step % 500 == 0 or done >= 1.0:
+            kept = {"model": model.state_dict(), "heads": heads.state_dict(), "step": step}
+            save(WORK / "talker.pt", kept)
 
 
 def save(path, state):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from engine.config import ModelSpec
+from engine.config import EMBEDDED, ModelSpec
 from engine.errors import CheckpointError
 from engine.layers.linear import Linear
 from engine.loader.forms import Forms
@@ -25,8 +25,8 @@ from engine.models.talker import Talker
 from engine.models.weights import load_weights
 from engine.protocol import ModelInfo
 
-EMBEDDED = "embedded"
-TRAINED_VOICE = Path(__file__).parent.parent / "data" / "voice"
+DATA = Path(__file__).parent.parent / "data"
+CODEC = "speech_tokenizer"
 FILES = ("*.json", "merges.txt", "model.safetensors", "speech_tokenizer/*")
 REQUIRED = (
     "config.json",
@@ -34,8 +34,6 @@ REQUIRED = (
     "merges.txt",
     "tokenizer_config.json",
     "model.safetensors",
-    "speech_tokenizer/config.json",
-    "speech_tokenizer/model.safetensors",
 )
 
 
@@ -61,8 +59,8 @@ class TalkerCheckpoint(Checkpoint):
 
 def resolve(spec: ModelSpec) -> Path:
     """The local directory of a checkpoint, downloaded first where need be."""
-    if spec.checkpoint == EMBEDDED:
-        return TRAINED_VOICE
+    if spec.checkpoint in EMBEDDED:
+        return DATA / EMBEDDED[spec.checkpoint]
     path = Path(spec.checkpoint).expanduser()
     if path.is_dir():
         return path
@@ -94,13 +92,21 @@ def _download(spec: ModelSpec) -> Path:
         ) from None
 
 
+def codec_folder(path: Path) -> Path:
+    """Where the codec of a checkpoint lies. The embedded ones share the first one's."""
+    return DATA / EMBEDDED["embedded"] / CODEC if path.parent == DATA else path / CODEC
+
+
+def codec_weights(path: Path) -> Path:
+    return codec_folder(path) / "model.safetensors"
+
+
 def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
     """config.json, and what of it the HTTP side gets to know."""
-    for name in REQUIRED:
-        if not (path / name).is_file():
-            raise CheckpointError(
-                f"{path / name}: file is missing; is {path} a complete checkpoint?"
-            )
+    codec = codec_folder(path)
+    for file in (*(path / name for name in REQUIRED), codec / "config.json", codec_weights(path)):
+        if not file.is_file():
+            raise CheckpointError(f"{file}: file is missing; is {path} a complete checkpoint?")
     config = read_config(path / "config.json", ModelConfig)
     _check_ids(path / "config.json", config)
     talker = config.talker_config
@@ -118,6 +124,7 @@ def read_info(spec: ModelSpec, path: Path) -> tuple[ModelConfig, ModelInfo]:
         random_weights=config.qtts_random_weights,
         embedding_size=talker.hidden_size if config.tts_model_type == "base" else 0,
         speaker_gains_db=config.qtts_speaker_gains_db,
+        uses_ref_text=config.qtts_uses_ref_text,
     )
     return config, info
 
@@ -166,7 +173,7 @@ def load(
 def load_ends(spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
     """A checkpoint without the nets that a talker engine runs."""
     config, info = read_info(spec, path)
-    codec_config = read_config(path / "speech_tokenizer" / "config.json", CodecConfig)
+    codec_config = read_config(codec_folder(path) / "config.json", CodecConfig)
     generation_file = path / "generation_config.json"
     generation = (
         read_config(generation_file, GenerationConfig)
@@ -200,7 +207,7 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
     """The codec decoder of a checkpoint directory."""
     decoder = build_codec(path, dtype, device)
     load_weights(
-        path / "speech_tokenizer" / "model.safetensors",
+        codec_weights(path),
         decoder.weight_map(),
         unused=codec_decoder.is_unused,
     )
@@ -210,17 +217,17 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDec
 
 def build_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:
     """Without its weights."""
-    config_file = path / "speech_tokenizer" / "config.json"
+    config_file = codec_folder(path) / "config.json"
     config = read_config(config_file, CodecConfig)
     with _building(config_file, dtype, device):
         return CodecDecoder(config.decoder_config)
 
 
 def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) -> CodecEncoder:
-    with _building(path / "speech_tokenizer" / "config.json", torch.float32, device):
+    with _building(codec_folder(path) / "config.json", torch.float32, device):
         encoder = CodecEncoder(config)
     load_weights(
-        path / "speech_tokenizer" / "model.safetensors",
+        codec_weights(path),
         encoder.weight_map(),
         unused=codec_encoder.is_unused,
     )

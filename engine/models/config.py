@@ -83,6 +83,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     speaker_encoder_config: SpeakerEncoderConfig | None = None
     qtts_random_weights: bool = False
     qtts_speaker_gains_db: dict[str, float] = {}
+    qtts_uses_ref_text: bool = True
 
     @property
     def supports_instruct(self) -> bool:

@@ -219,7 +219,8 @@ def _unused(
     unused = {
         "instructions": request.instructions is not None and instruct is None,
         "consent": request.consent is not None and resolved.reference is None,
-        "ref_text": request.ref_text is not None and request.ref_audio is None,
+        "ref_text": request.ref_text is not None
+        and (request.ref_audio is None or not resolved.model.uses_ref_text),
         "voice": request.voice is not None and resolved.voice is None,
     }
     return tuple(name for name, is_unused in unused.items() if is_unused)

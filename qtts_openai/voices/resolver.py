@@ -65,7 +65,8 @@ class VoiceResolver:
         else:
             assert voice is not None
             audio, text = await self.references.of_voice(voice.id)
-        return ResolvedVoice(model, voice, audio, None if request.x_vector_only_mode else text)
+        in_context = model.uses_ref_text and not request.x_vector_only_mode
+        return ResolvedVoice(model, voice, audio, text if in_context else None)
 
     async def _check(
         self, model: ModelInfo, audio: ReferenceAudio, request: SpeechRequest, param: str

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from engine.config import EngineConfig, ModelSpec
-from engine.loader.checkpoint import EMBEDDED, TRAINED_VOICE
 from engine.protocol import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, FinishReason, SamplingParams, Submit
 from engine.startup import build
 from qtts_openai.speech.loudness import amplify
@@ -23,10 +22,6 @@ from qtts_openai.text.prompt_builder import PromptBuilder
 from qtts_openai.voices.presets import VoiceTable
 from tests.engine.speaking import Speaker, Utterance, say, speak
 from training.loudness import integrated_lufs
-
-pytestmark = pytest.mark.skipif(
-    not (TRAINED_VOICE / "config.json").exists(), reason="no trained voice"
-)
 
 FRAMES = json.loads((Path(__file__).parents[1] / "golden" / "teacher_frames.json").read_text())
 SENTENCES, SHORT = FRAMES["sentences"], FRAMES["short"]
@@ -67,7 +62,7 @@ class Voice:
         config = EngineConfig(
             device="cpu", threads=1, max_num_seqs=16, max_model_len=2048, kv_cache_memory="64MB"
         )
-        self.core, ready = build(config, [ModelSpec("voice", EMBEDDED)])
+        self.core, ready = build(config, [ModelSpec("voice", "embedded")])
         self.prompts = PromptBuilder(ready.models[0])
         self.ids = count(1)
 

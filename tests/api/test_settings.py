@@ -4,6 +4,7 @@ import pathlib
 import msgspec
 import pytest
 
+from engine import EMBEDDED
 from qtts_openai.settings import (
     Defaults,
     ModelSettings,
@@ -29,10 +30,11 @@ def test_nothing_is_the_defaults(tmp_path, monkeypatch):
     assert load_settings() == Settings() == parse_settings("")
 
 
-def test_the_default_model_is_embedded_and_has_openai_names():
-    (model,) = Settings().models
-    assert (model.id, model.checkpoint) == ("qtts-embedded", "embedded")
-    assert {"tts-1", "tts-1-hd", "gpt-4o-mini-tts"} <= set(model.aliases)
+def test_the_default_models_are_embedded_and_the_first_has_openai_names():
+    models = Settings().models
+    assert [model.checkpoint for model in models] == list(EMBEDDED)
+    assert [model.id for model in models] == [f"qtts-{checkpoint}" for checkpoint in EMBEDDED]
+    assert {"tts-1", "tts-1-hd", "gpt-4o-mini-tts"} <= set(models[0].aliases)
     assert (Settings().server.host, Settings().server.port) == ("127.0.0.1", 8000)
 
 

@@ -1,9 +1,10 @@
-"""Records how long the embedded voice's teacher takes to say things: teacher_frames.json.
+"""Records how the embedded voice's teacher says things: teacher_frames.json, teacher_phones.json.
 
     .venv/bin/python -m tests.golden.make_teacher_frames
 
-Needs flite, see training/README.md. The file maps a text to the frames of 80 ms that the teachers
-of ava and max speak; 0 where they say nothing.
+Needs flite, see training/README.md. The first file maps a text to the frames of 80 ms that the
+teachers of ava and max speak, 0 where they say nothing; the second one a sentence to the phones of
+ava's.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from training.readers import SPEAKERS, teach
 
 OUT = Path(__file__).with_name("teacher_frames.json")
+PHONES = Path(__file__).with_name("teacher_phones.json")
 TEXTS = {
     "sentences": """
         Good morning. The train to Boston leaves at nine fifteen.
@@ -49,6 +51,13 @@ def main() -> None:
         for kind, entries in golden.items()
     ]
     OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    taught = teach(list(golden["sentences"]), "ava")
+    phones = {
+        text: " ".join(reading.phones())
+        for text, reading in zip(golden["sentences"], taught, strict=True)
+        if reading is not None
+    }
+    PHONES.write_text(json.dumps(phones, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The voice in the box, through a real server, heard by an offline recogniser."""
 
+import base64
+import io
 import json
 import socket
 import subprocess
@@ -11,18 +13,18 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import soundfile
 
-from engine.loader.checkpoint import TRAINED_VOICE
 from engine.protocol import SAMPLE_RATE_HZ
 
-pytest.importorskip("num2words")
+pytest.importorskip("parselmouth")
+from training.evaluate_voices import pitch_hz
 from training.judge import Judge, errors, normalise, sentences
 
 pytestmark = [
     pytest.mark.listen,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not (TRAINED_VOICE / "config.json").exists(), reason="no trained voice"),
 ]
 
 ANSWERS = json.loads((Path(__file__).parents[1] / "api/text/chat_answers.json").read_text("utf-8"))
@@ -123,6 +125,49 @@ def test_chat_answers_are_understood_as_if_cleaned_by_hand(server: httpx.Client,
             print(f"{text!r} -> {heard!r}")
             wrong[kind] += errors(heard, by_hand)[0]
     assert wrong["chat"] - wrong["hand"] <= 0.02 * total, (wrong, total)
+
+
+@pytest.mark.parametrize(
+    ("description", "low_hz", "high_hz"),
+    [
+        ("an old man with a deep, slow voice", 60, 110),
+        ("a little girl, bright and quick", 230, 350),
+        ("A calm middle-aged woman with a warm, low voice.", 115, 175),
+        ("A young man who talks fast", 95, 155),
+    ],
+)
+def test_described_voices_fit_and_are_understood(
+    server: httpx.Client, judge: Judge, description: str, low_hz: int, high_hz: int
+):
+    asked = {"task_type": "VoiceDesign", "instructions": description}
+    samples = _understood(server, judge, asked, most=0.2)
+    assert low_hz < pitch_hz(samples) < high_hz
+
+
+@pytest.mark.parametrize("like", VOICES)
+def test_cloned_voices_are_near_and_are_understood(server: httpx.Client, judge: Judge, like: str):
+    """From three seconds of a named voice of the box."""
+    text = "She could not find her glasses anywhere, and the bus leaves at nine."
+    recording = _speak(server, text, like)[: 3 * SAMPLE_RATE_HZ]
+    file = io.BytesIO()
+    soundfile.write(file, recording, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    asked = {"ref_audio": f"data:audio/wav;base64,{encoded}"}
+    samples = _understood(server, judge, asked, most=0.25)
+    assert abs(12 * np.log2(pitch_hz(samples) / pitch_hz(recording))) < 3
+
+
+def _understood(server: httpx.Client, judge: Judge, asked: dict, most: float) -> np.ndarray:
+    """All the samples of ten everyday sentences in one voice."""
+    wrong, total, said = 0, 0, []
+    for _, text, spoken in sentences("everyday")[::5]:
+        said.append(_speak(server, text, "nova", **asked))
+        heard = judge.hear(said[-1], SAMPLE_RATE_HZ)
+        print(f"{text!r} -> {heard!r}")
+        wrong += errors(heard, spoken)[0]
+        total += len(normalise(spoken))
+    assert wrong / total < most
+    return np.concatenate(said)
 
 
 def test_the_same_seed_says_the_same(server: httpx.Client):

@@ -91,6 +91,13 @@ async def test_a_clone_streams_its_text_and_names_its_reference(parts):
     assert not whole.parts[0].streaming_text
 
 
+async def test_a_transcript_that_the_model_has_no_use_for_is_named(tokenizer_dir, tmp_path):
+    parts = Parts(tokenizer_dir, tmp_path, ("base",), uses_ref_text=False)
+    plan = await parts.plan(voice=..., ref_audio=AUDIO, ref_text="Said.")
+    assert plan.parts[0].reference and not plan.parts[0].reference_text
+    assert plan.ignored == ("ref_text",)
+
+
 async def test_a_language_is_refused_by_name_and_forgiven_as_a_code(parts):
     with pytest.raises(ApiError) as error:
         await parts.plan(language="Klingon")
