@@ -59,11 +59,13 @@ def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert not slow, "the event loop was held: " + "; ".join(slow)
 
 
-# `make test-fast`: nothing that imports torch or starts processes, no test on a server. What cannot
-# have such tests is not even imported, which takes most of the time.
+# `make test-fast`: nothing that imports torch, starts processes or encodes seconds of sound, no
+# test on a server. What cannot have such tests is not even imported, which takes most of the time.
 HEAVY_FOLDERS = {
-    "attack", "gpu", "kernels", "listen", "models", "page", "provenance", "ray", "vllm",
+    "attack", "decoding", "deploy", "gpu", "kernels", "listen", "models", "page", "provenance",
+    "ray", "vllm",
 }  # fmt: skip
+HEAVY_FILES = {"test_encoders.py", "test_install.py", "test_reference_audio.py"}
 HEAVY_IMPORT = re.compile(
     r"^(?:import|from) (?:torch|uvicorn|openai|schemathesis|benchmarks|tests\.fuzz\.__main__"
     r"|qtts_openai\.load|engine\.(?:client|worker))\b",
@@ -95,6 +97,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     if collection_path.is_dir():
         return collection_path.name in HEAVY_FOLDERS or None
+    if collection_path.name in HEAVY_FILES:
+        return True
     is_test = collection_path.suffix == ".py"
     return True if is_test and HEAVY_IMPORT.search(collection_path.read_text("utf-8")) else None
 
