@@ -161,6 +161,8 @@ class Planner:
         builder = self.resolver.catalog.builders[model.id]
         has_speaker = voice is not None and model.model_type == "custom_voice"
         whole = request.non_streaming_mode
+        # As the official package has it for what its Base was trained on: clones in context.
+        row_by_row = model.model_type == "base" and model.uses_ref_text
         return partial(
             builder.build,
             language=language,
@@ -168,7 +170,7 @@ class Planner:
             speakers=self.resolver.table.rows(voice, model) if voice and has_speaker else (),
             reference=resolved.reference.key if resolved.reference else None,
             reference_text=resolved.reference_text,
-            streaming_text=model.model_type == "base" if whole is None else not whole,
+            streaming_text=row_by_row if whole is None else not whole,
         )
 
 

@@ -95,7 +95,7 @@ async def test_a_transcript_that_the_model_has_no_use_for_is_named(tokenizer_dir
     parts = Parts(tokenizer_dir, tmp_path, ("base",), uses_ref_text=False)
     plan = await parts.plan(voice=..., ref_audio=AUDIO, ref_text="Said.")
     assert plan.parts[0].reference and not plan.parts[0].reference_text
-    assert plan.ignored == ("ref_text",)
+    assert plan.ignored == ("ref_text",) and not plan.parts[0].streaming_text
 
 
 async def test_a_language_is_refused_by_name_and_forgiven_as_a_code(parts):
