@@ -40,7 +40,6 @@ DESCRIPTIONS = Path(__file__).with_name("eval_descriptions.txt")
 # Not among them: styles and mixed, of named voices that have been trained for them.
 PARTS = ("named", "space", "described", "cloned")
 MALE = (1, 2)  # teachers
-SEMITONE = 2 ** (1 / 12)
 
 
 class Heard(NamedTuple):
@@ -82,17 +81,30 @@ class Listener:
         return Heard(samples, 0.0, pace, wrong, len(normalise(sentence.spoken)) if judge else 0)
 
 
-def pitch_hz(samples: np.ndarray) -> float:
+def as_data_url(samples: np.ndarray) -> str:
+    """Three seconds of it, for `ref_audio`."""
+    file = io.BytesIO()
+    soundfile.write(file, samples[: 3 * RATE_HZ], RATE_HZ, format="WAV", subtype="PCM_16")
+    return f"data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def pitch_track(samples: np.ndarray) -> np.ndarray:
+    """Hz, of the stretches that are voiced; empty where they are next to none."""
     sound = parselmouth.Sound(samples.astype(np.float64), RATE_HZ)
     track = sound.to_pitch_ac(pitch_floor=55, pitch_ceiling=420).selected_array["frequency"]
-    return float(np.median(track[track > 0])) if (track > 0).sum() > 10 else 0.0
+    voiced = track[track > 0]
+    return voiced if len(voiced) > 10 else voiced[:0]
+
+
+def pitch_hz(samples: np.ndarray) -> float:
+    track = pitch_track(samples)
+    return float(np.median(track)) if len(track) else 0.0
 
 
 def spread_semitones(samples: np.ndarray) -> float:
     """How much the pitch moves: its standard deviation."""
-    sound = parselmouth.Sound(samples.astype(np.float64), RATE_HZ)
-    track = sound.to_pitch_ac(pitch_floor=55, pitch_ceiling=420).selected_array["frequency"]
-    return float(np.std(12 * np.log2(track[track > 0]))) if (track > 0).sum() > 10 else 0.0
+    track = pitch_track(samples)
+    return float(np.std(12 * np.log2(track))) if len(track) else 0.0
 
 
 def voiced_s(samples: np.ndarray) -> float:
@@ -245,10 +257,7 @@ def cloned(listener: Listener, ear: Ear) -> dict[str, Any]:
     """References of voices that no model has heard."""
     rows, all_heard = [], []
     for voice, reference in references(count=20):
-        file = io.BytesIO()
-        soundfile.write(file, reference, RATE_HZ, format="WAV", subtype="PCM_16")
-        encoded = base64.b64encode(file.getvalue()).decode()
-        heard = listener.speak(2, ref_audio=f"data:audio/wav;base64,{encoded}")
+        heard = listener.speak(2, ref_audio=as_data_url(reference))
         all_heard.append(heard)
         wanted, got = pitch_hz(reference), ear.features(heard.samples)
         of_reference = ear.features(reference)

@@ -7,15 +7,13 @@ Needs the judge of evaluate.py and a server with the embedded models.
 """
 
 import argparse
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import soundfile
 
+from training.evaluate_voices import as_data_url
 from training.judge import Judge, errors
 
 OUT = Path(__file__).parent.parent / "docs" / "samples"
@@ -78,11 +76,7 @@ def _speak(http: httpx.Client, text: str, response_format: str, fields: dict[str
 
 def _cloned(http: httpx.Client, like: str) -> dict[str, Any]:
     text = "She could not find her glasses anywhere, and the bus leaves at nine."
-    samples = _floats(_speak(http, text, "pcm", {"voice": like}))[: 3 * RATE_HZ]
-    file = io.BytesIO()
-    soundfile.write(file, samples, RATE_HZ, format="WAV", subtype="PCM_16")
-    encoded = base64.b64encode(file.getvalue()).decode()
-    return {"ref_audio": f"data:audio/wav;base64,{encoded}"}
+    return {"ref_audio": as_data_url(_floats(_speak(http, text, "pcm", {"voice": like})))}
 
 
 def _floats(pcm: bytes) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The voice in the box, through a real server, heard by an offline recogniser."""
 
-import base64
-import io
 import json
 import socket
 import subprocess
@@ -13,12 +11,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import soundfile
 
 from engine.protocol import SAMPLE_RATE_HZ
 
 pytest.importorskip("parselmouth")
-from training.evaluate_voices import pitch_hz
+from training.evaluate_voices import as_data_url, pitch_hz
 from training.judge import Judge, errors, normalise, sentences
 
 pytestmark = [
@@ -149,10 +146,7 @@ def test_cloned_voices_are_near_and_are_understood(server: httpx.Client, judge: 
     """From three seconds of a named voice of the box."""
     text = "She could not find her glasses anywhere, and the bus leaves at nine."
     recording = _speak(server, text, like)[: 3 * SAMPLE_RATE_HZ]
-    file = io.BytesIO()
-    soundfile.write(file, recording, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    encoded = base64.b64encode(file.getvalue()).decode()
-    asked = {"ref_audio": f"data:audio/wav;base64,{encoded}"}
+    asked = {"ref_audio": as_data_url(recording)}
     samples = _understood(server, judge, asked, most=0.25)
     assert abs(12 * np.log2(pitch_hz(samples) / pitch_hz(recording))) < 3
 

@@ -13,7 +13,7 @@ from engine.loader.forms import MOST_OFF, pack_codec_
 from engine.models.codec_decoder import CodecDecoder
 from engine.models.codec_layers import State
 from engine.models.config import CodecDecoderConfig
-from engine.native import build, codec, decoder
+from engine.native import codec
 from engine.native.codec import NativeConvolutions, compare
 
 # Channels of the stages: 96 to 6, and 80 to 20 with other rates; whole panels and parts of one.
@@ -22,15 +22,6 @@ SHAPES = {
     "odd": {"latent_dim": 17, "decoder_dim": 80, "upsample_rates": (3, 2)},
 }
 ROWS = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
-    """Where there is a compiler the library must come of it."""
-    if build.compiler() is None:
-        pytest.skip("there is no C++ compiler")
-    assert build.build() == ""
-    decoder.library.cache_clear()
 
 
 @torch.inference_mode()

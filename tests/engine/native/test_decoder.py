@@ -25,15 +25,6 @@ BLOCKS, BLOCK = 12, 4
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
-    """Where there is a compiler the library must come of it."""
-    if build.compiler() is None:
-        pytest.skip("there is no C++ compiler")
-    assert build.build() == ""
-    decoder.library.cache_clear()
-
-
 @pytest.fixture(params=[1, 2, 3], autouse=True)
 def threads(request: pytest.FixtureRequest):
     before = torch.get_num_threads()
