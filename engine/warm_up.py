@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from engine.core import EngineCore
+from engine.models.config import layer_weights
 from engine.protocol import FRAME_S, AudioChunk, Finished, Prompt, SamplingParams, Submit
 
 FRAMES = 8
@@ -41,11 +42,21 @@ def measure_places(core: EngineCore, num_rows: int) -> int:
     fast as one alone, whichever are more; the machine's other load is part of the measurement.
     """
     found = []
-    for model in core.checkpoints:
+    for model in _unlike(core):
         many_s = _time_step(core, model, MANY_ROWS)
         found.append(places(_time_step(core, model, 1), many_s, num_rows))
     core.reset_stats()
     return min(found)
+
+
+def _unlike(core: EngineCore) -> list[str]:
+    """One of each set of models whose steps cost the same."""
+    found: dict[tuple[int, int, int], str] = {}
+    for model, checkpoint in core.checkpoints.items():
+        talker = checkpoint.config.talker_config
+        size = layer_weights(talker), layer_weights(talker.code_predictor_config)
+        found.setdefault((*size, id(core.codecs[model])), model)
+    return list(found.values())
 
 
 def time_frames(core: EngineCore, model: str) -> float:

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import sys
+import subprocess
 import time
 from collections import OrderedDict
 
@@ -42,6 +40,7 @@ from engine.protocol import (
     Stats,
     Submit,
 )
+from engine.spawn import Spawned, spawned
 from engine.speech_stream import SpeechStream
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,6 @@ CLOSE_TIMEOUT_S = 5.0
 WATCH_EVERY_S = 0.5
 # Of silence: from then on the next worker gets ready, though this one may yet speak again.
 SUSPECT_AFTER_S = 3.0
-# What the worker, which reads no keys, must not be able to tell anybody.
-SECRET_VARIABLES = ("QTTS_API_KEYS",)
 
 
 class WorkerProcess:
@@ -74,8 +71,8 @@ class WorkerProcess:
         self._voices: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Outbound)
-        self._process: asyncio.subprocess.Process | None = None
-        self._standby: tuple[asyncio.subprocess.Process, socket.socket] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._standby: Spawned | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -114,32 +111,30 @@ class WorkerProcess:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A process, and the streams to and from it: the one that stands by, or a new one."""
         standby, self._standby = self._standby, None
-        if standby is not None and standby[0].returncode is not None:
-            standby[1].close()
+        if standby is not None and standby.process.poll() is not None:
+            standby.socket.close()
             standby = None
-        self._process, ours = standby or await _begin_process()
+        self._process, ours = standby or spawned()
         try:
             return await asyncio.open_connection(sock=ours)
         except BaseException:
             ours.close()
             raise
 
-    async def _stand_by(self) -> None:
+    def _stand_by(self) -> None:
         """Have another process import what it needs, so that a restart only loads and warms up."""
         if self._standby is None:
             try:
-                self._standby = await _begin_process()
+                self._standby = spawned()
             except OSError as error:
                 log.warning("no process can stand by for worker %d: %s", self.index, error)
 
     async def _dismiss_standby(self) -> None:
         standby, self._standby = self._standby, None
         if standby is not None:
-            process, ours = standby
-            ours.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await self._await_killed(process)
+            standby.socket.close()
+            standby.process.kill()
+            await self._await_killed(standby.process)
 
     async def _read(self, reader: asyncio.StreamReader) -> Outbound:
         (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
@@ -154,7 +149,7 @@ class WorkerProcess:
         while True:
             began = time.monotonic()
             if self.config.standby:
-                await self._stand_by()
+                self._stand_by()
             watchdog = asyncio.create_task(self._watch(), name=f"engine-watchdog-{self.index}")
             try:
                 reason = await self._route(reader)
@@ -167,7 +162,7 @@ class WorkerProcess:
                 *(self.index, reason, sorted(self.streams)),
             )
             self._fail_streams("the engine died while it spoke this; it is being restarted")
-            await self._stand_by()
+            self._stand_by()
             await self._reap()
             while self.status != "ready":
                 self.restart_in_s = BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]
@@ -196,7 +191,7 @@ class WorkerProcess:
             elif heartbeat is not None and heartbeat.step_s > config.step_timeout_s:
                 self._kill(f"a step took longer than {config.step_timeout_s:g} s")
             elif silent_turns * WATCH_EVERY_S == SUSPECT_AFTER_S:
-                await self._stand_by()
+                self._stand_by()
             elif heartbeat is not None and not config.standby:
                 await self._dismiss_standby()
             self._fail_overdue()
@@ -205,8 +200,7 @@ class WorkerProcess:
         """The reader then finds the connection closed."""
         log.error("engine worker %d hangs, and is killed: %s", self.index, reason)
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._process.kill()
 
     def _fail_overdue(self) -> None:
         limit_s = self.config.request_timeout_s
@@ -311,18 +305,13 @@ class WorkerProcess:
             self._writer.close()
             with contextlib.suppress(ConnectionError):
                 await self._writer.wait_closed()
-        if self._process is not None:
-            try:
-                await asyncio.wait_for(self._process.wait(), CLOSE_TIMEOUT_S)
-            except TimeoutError:
-                self._process.kill()
-                await self._await_killed(self._process)
+        if self._process is not None and not await _ends(self._process):
+            self._process.kill()
+            await self._await_killed(self._process)
 
-    async def _await_killed(self, process: asyncio.subprocess.Process) -> None:
+    async def _await_killed(self, process: "subprocess.Popen[bytes]") -> None:
         """The kernel may keep a process that waits for a broken device: go on without it then."""
-        try:
-            await asyncio.wait_for(process.wait(), CLOSE_TIMEOUT_S)
-        except TimeoutError:
+        if not await _ends(process):
             log.error("engine worker %d (pid %d) cannot be killed", self.index, process.pid)
 
     async def close(self) -> None:
@@ -337,25 +326,11 @@ class WorkerProcess:
         self._fail_streams("the engine was stopped")
 
 
-async def _begin_process() -> tuple[asyncio.subprocess.Process, socket.socket]:
-    """A worker that waits for Start, and our end of its socket."""
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "engine.worker", str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], env=worker_environment(), start_new_session=True,
-            )  # fmt: skip
-    except BaseException:
-        ours.close()
-        raise
-    return process, ours
-
-
-def worker_environment() -> dict[str, str]:
-    """What a worker inherits."""
-    environment = {name: v for name, v in os.environ.items() if name not in SECRET_VARIABLES}
-    # Spin briefly: without end starves what else runs on these cores, not at all costs a wake-up in
-    # every operator (figures in benchmarks/RESULTS.md).
-    environment.setdefault("GOMP_SPINCOUNT", "5000")
-    return environment
+async def _ends(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether it has ended within CLOSE_TIMEOUT_S."""
+    until = time.monotonic() + CLOSE_TIMEOUT_S
+    while process.poll() is None:
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(0.01)
+    return True

@@ -271,7 +271,6 @@ def main():
     stream = feed(make, args.workers, step)
     torch.set_default_device(args.device)
     torch.manual_seed(step)
-    torch.set_num_threads(1)
     to_device(args.device)
     model = CodecDecoder()
     model.load_state_dict(state["model"])

@@ -19,10 +19,12 @@ from engine import (
     EngineClient,
     EngineDeadError,
     GenerationFailedError,
+    spawn,
     worker_process,
 )
 from engine.config import ModelSpec
 from engine.protocol import Heartbeat
+from engine.spawn import spawn_early, worker_environment
 from tests.engine.conftest import CONFIG, copy_checkpoint
 from tests.engine.speaking import REFERENCES, collect, prompt, start, submit
 
@@ -150,7 +152,7 @@ async def test_what_hangs_while_the_worker_lives(models: list[ModelSpec]) -> Non
 def test_a_worker_does_not_inherit_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QTTS_API_KEYS", "sk-secret")
     monkeypatch.setenv("HF_HOME", "/models")
-    environment = worker_process.worker_environment()
+    environment = worker_environment()
     assert "sk-secret" not in environment.values() and environment["HF_HOME"] == "/models"
 
 
@@ -320,22 +322,38 @@ async def test_a_start_that_is_given_up_leaves_no_process(models: list[ModelSpec
     assert not lives(pid)
 
 
+async def test_a_process_that_was_begun_early_is_taken(models: list[ModelSpec]) -> None:
+    spawn_early()
+    (early,) = spawn._early
+    async with running(models[:1]) as engine:
+        assert pids(engine) == [early.process.pid]
+    assert not spawn._early and not lives(early.process.pid)
+
+
+async def test_one_that_died_early_is_no_help_and_no_harm(models: list[ModelSpec]) -> None:
+    spawn_early()
+    spawn._early[0].process.kill()
+    spawn._early[0].process.wait()
+    async with running(models[:1]) as engine:
+        assert await collect(start(engine, submit(0)))
+
+
 async def test_one_that_stands_by_takes_over_and_is_replaced(models: list[ModelSpec]) -> None:
     async with running(models[:1], standby=True) as engine:
         (worker,) = engine._workers
         await until(lambda: worker._standby is not None)
         first = worker._standby
         os.kill(pids(engine)[0], signal.SIGKILL)
-        await until(lambda: engine.status == "ready" and worker._process is first[0], 60)
+        await until(lambda: engine.status == "ready" and worker._process is first.process, 60)
         await until(lambda: worker._standby not in (None, first))
         assert await collect(start(engine, submit(0)))
         # One that has died is no help, and no harm.
-        next_ones = [pids(engine)[0], worker._standby[0].pid]
+        next_ones = [pids(engine)[0], worker._standby.process.pid]
         os.kill(next_ones[1], signal.SIGKILL)
         await until(lambda: not lives(next_ones[1]))
         await asyncio.sleep(0.1)
         os.kill(next_ones[0], signal.SIGKILL)
         await until(lambda: engine.status == "restarting")
         await until(lambda: engine.status == "ready", 60)
-        last = [*pids(engine), worker._standby[0].pid if worker._standby else 0]
+        last = [*pids(engine), worker._standby.process.pid if worker._standby else 0]
     await until(lambda: not any(lives(pid) for pid in last if pid))
