@@ -21,6 +21,7 @@ from torch import nn
 
 from training.codec_model import CodecDecoder
 from training.codes import encode, parse, played_faster, teacher_of
+from training.descriptions import some_description
 from training.feeding import feed
 from training.voice_space import SPEAKERS, TRACT_STEP, WHISPER, Voice, random_voice
 
@@ -95,9 +96,14 @@ def voiced_anew(rng, labels, pcm, teacher, plain):
 
 
 def some_timbre(rng, teacher):
-    """As voices will be asked for: half of them named ones, the teacher's own before all."""
-    if rng.random() < 0.5:
+    """As voices will be asked for: any, named ones (the teacher's own before all), described ones,
+    which reach further.
+    """
+    kind = rng.random()
+    if kind < 0.35:
         return random_voice(rng, teacher)
+    if kind < 0.65:
+        return some_description(rng, teacher)[0]
     named = [voice for voice in SPEAKERS.values() if voice.teacher == teacher]
     return named[max(0, int(rng.integers(-2, len(named))))]
 
@@ -286,8 +292,7 @@ def main():
             shaping, average = False, {}
             optimiser.state.clear()
         at = done / args.shape if shaping else (done - args.shape) / (1 - args.shape)
-        low = 0.2 if shaping else 0.02
-        rate = min(1, at / 0.03 + 0.02) * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * at)))
+        rate = min(1, at / 0.03 + 0.02) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * at)))
         for group in optimiser.param_groups:
             group["lr"] = args.rate * rate
         codes, sound, fresh = (torch.from_numpy(a).to(args.device) for a in next(stream))

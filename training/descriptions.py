@@ -1,83 +1,10 @@
 # ruff: noqa: E501
-"""Words that describe a voice: styles beside a named one, and whole descriptions for VoiceDesign."""
+"""Descriptions of voices, for VoiceDesign: people, traits, and the sentences that name them."""
 
 import re
 
-from training.voice_space import SPEAKERS, WHISPER, Voice
-
-# ---- styles: a closed vocabulary for `instructions` beside a named voice
-
-STYLES = {
-    "slow": (
-        "slowly|slow|at a slow pace|in a slow voice|unhurried|take your time|calmly and slowly"
-        "|at a relaxed pace|slower|very slowly"
-    ),
-    "fast": (
-        "fast|quickly|at a fast pace|in a hurry|rapidly|hurried|speedily|with urgency|faster|quick"
-        "|very fast"
-    ),
-    "high": (
-        "in a high voice|high pitched|with a high pitch|higher|in a higher voice|in a high tone"
-        "|in a higher pitch"
-    ),
-    "low": (
-        "in a low voice|low pitched|with a low pitch|lower|deep|in a deep voice|in a lower tone"
-        "|in a lower pitch|deeper"
-    ),
-    "whisper": (
-        "in a whisper|whispering|whisper|whispered|very quietly, in a whisper|under your breath"
-    ),
-    "monotone": (
-        "in a monotone|monotone|flat|without emotion|in a flat voice|like a robot|deadpan|bored"
-    ),
-    "lively": (
-        "lively|cheerful|with enthusiasm|excited|in a lively voice|expressive|energetic|happy"
-        "|with a lot of energy|cheerfully|excitedly"
-    ),
-}
-STYLE_FRAMES = (
-    "Speak {}.|Talk {}.|{}|{}.|Say it {}.|Read this {}.|Please speak {}.|Sound {}.|Be {}.|Tone: {}."
-    "|Please read it {}.|Use a {} voice."
-)
-# Asked for by clients, and nothing that these voices could do: they are to speak as ever.
-NO_STYLE = (
-    "British accent|Affect: warm and sincere|Tone: professional, reassuring|Speak clearly"
-    "|Pronunciation: clear and precise|Personality: friendly customer support"
-    "|Voice: natural and conversational|Speak like a news anchor|Emotion: compassion|Be polite"
-    "|Pauses: brief pauses between sentences|You are a helpful assistant|Sound like a storyteller"
-    "|Sincerely|Speak with a slight smile|Delivery: crisp and articulate|Accent: neutral American"
-    "|Pacing: steady, with natural emphasis|Read it as a bedtime story|Normal voice"
-)
-OPPOSITES = ({"slow", "fast"}, {"high", "low"}, {"monotone", "lively"}, {"whisper", "high"})
-
-
-def styled(voice: Voice, styles) -> Voice:
-    change = {"slow": ("rate", 0.78), "fast": ("rate", 1.28), "high": ("pitch", 1.22)}
-    change |= {"low": ("pitch", 0.82), "monotone": ("spread", 0.2), "lively": ("spread", 1.7)}
-    for style in styles:
-        if style == "whisper":
-            voice = voice._replace(breath=WHISPER)
-        else:
-            field, factor = change[style]
-            voice = voice._replace(**{field: getattr(voice, field) * factor})
-    return voice.clipped()
-
-
-def some_styles(rng) -> tuple[list[str], str]:
-    """None to two styles, and an instruction that asks for them."""
-    if rng.random() < 0.3:
-        asked = [pick(rng, NO_STYLE) for _ in range(rng.integers(1, 5))]
-        return [], dressed(rng, pick(rng, ". |; |\n").join(asked))
-    styles = some_of(rng, list(STYLES), 1 + (rng.random() < 0.3), OPPOSITES)
-    words = [pick(rng, STYLES[style]) for style in styles]
-    joined = pick(rng, " and |, |; ").join(words)
-    asked = pick(rng, STYLE_FRAMES).format(joined)
-    if rng.random() < 0.12:
-        asked = f"{pick(rng, NO_STYLE)}. {asked}"
-    return styles, dressed(rng, asked)
-
-
-# ---- descriptions, for VoiceDesign
+from training.voice_space import WHISPER, Voice
+from training.wording import dressed, listed, pick, some_of
 
 PEOPLE = {
     "girl": Voice(0, tract=11, tilt=1, pitch=262, spread=1.3, rate=1.02),
@@ -203,13 +130,6 @@ NOTHING = (
     "friendly|kind|confident|polite|professional|natural|American|British|elegant|intelligent|mysterious"
     "|sincere|charming|pleasant|trustworthy|serious|proud|wise|shy|honest|steady|firm|formal|experienced"
 )
-ASIDES = (
-    "The recording is clean.|Clear articulation.|For an audiobook.|Speaking English.|Perfect for a podcast."
-    "|Native English speaker.|Studio quality.|Suitable for customer service.|No background noise."
-    "|The accent is neutral.|Great for storytelling.|American English accent."
-)
-# {p} a person, {t} traits as adjectives, {a} as adverbs, {n} as nouns, {h} his or her, {s} he or
-# she; the article is put right afterwards.
 WITH_TRAITS = (
     "a {p} with a {t} voice|{t} voice of a {p}|a {t} {p}|the {t} voice of a {p}|a {p}, {t}"
     "|{p} with {t} voice|a {p} who speaks in a {t} voice|a {p} speaking in a {t} tone|{t} {p}"
@@ -346,70 +266,3 @@ def is_male(person: str) -> bool:
 def pronouns(person: str) -> dict[str, str]:
     h, s = ("his", "he") if is_male(person) else ("her", "she")
     return {"h": h, "H": h.title(), "s": s, "S": s.title()}
-
-
-def some_of(rng, names: list[str], count: int, contrary) -> list[str]:
-    """`count` different ones that do not contradict each other."""
-    while True:
-        chosen = [names[i] for i in rng.permutation(len(names))[:count]]
-        if not any(pair <= set(chosen) for pair in contrary):
-            return chosen
-
-
-def listed(rng, words) -> str:
-    if len(words) == 1:
-        return words[0]
-    return ", ".join(words[:-1]) + pick(rng, ", | and |, and ") + words[-1]
-
-
-def dressed(rng, text: str) -> str:
-    """Articles before vowels; sometimes a capital, a full stop, no article, another case."""
-    text = re.sub(r"\b([aA]) (?=[aeiouAEIOU])", r"\1n ", text)
-    kind = rng.random()
-    if kind < 0.45:
-        text = text[0].upper() + text[1:]
-    elif kind < 0.5:
-        text = text.lower()
-    if text[-1] not in ".!" and rng.random() < 0.4:
-        text += "."
-    if rng.random() < 0.1:
-        text = f"{text.rstrip('.')}. {pick(rng, ASIDES)}"
-    return text
-
-
-def pick(rng, options: str) -> str:
-    choices = options.split("|")
-    return choices[rng.integers(len(choices))]
-
-
-# ---- mixes of named voices
-
-
-def between(voice: Voice, other: Voice, share: float) -> Voice:
-    """`share` of the other's tract, tilt, breath, pitch, spread and pace; the teacher stays."""
-
-    def mean(field: str) -> float:
-        return (1 - share) * getattr(voice, field) + share * getattr(other, field)
-
-    def geometric(field: str) -> float:
-        return getattr(voice, field) ** (1 - share) * getattr(other, field) ** share
-
-    return Voice(
-        voice.teacher,
-        round(mean("tract")),
-        round(mean("tilt")),
-        round(mean("breath")),
-        geometric("pitch"),
-        geometric("spread"),
-        geometric("rate"),
-    )
-
-
-def some_mix(rng, teacher: int) -> tuple[Voice, dict[str, float]]:
-    """A voice between a named one of this teacher and another one, and their weights."""
-    own = [name for name, voice in SPEAKERS.items() if voice.teacher == teacher]
-    name = own[rng.integers(len(own))]
-    others = [other for other in SPEAKERS if other != name]
-    other = others[rng.integers(len(others))]
-    share = float(rng.uniform(0.1, 0.45))
-    return between(SPEAKERS[name], SPEAKERS[other], share), {name: 1 - share, other: share}

@@ -31,9 +31,10 @@ import torch
 from engine.config import ModelSpec
 from engine.loader.checkpoint import load_ends, read_info, resolve
 from training import codec_train
-from training.descriptions import STYLES, between, pick
 from training.judge import Judge, errors, normalise, sentences
+from training.styles import STYLES, between
 from training.voice_space import DIRECTIONS, SPEAKERS, WHISPER, Voice, embedding, random_voice
+from training.wording import pick
 
 RATE_HZ = 24_000
 DESCRIPTIONS = Path(__file__).with_name("eval_descriptions.txt")

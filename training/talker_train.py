@@ -21,9 +21,10 @@ from torch import nn
 
 from training import typography
 from training.codes import END, LEAD, SIZE, encode, spoken_by, teacher_of, unpack, with_longer_lead
-from training.descriptions import some_description, some_mix, some_styles, styled
+from training.descriptions import some_description
 from training.feeding import feed
 from training.prompt import build
+from training.styles import some_mix, some_styles, styled
 from training.talker_model import CONTROL, SPEAKER_ROWS, Talker
 from training.tokenizer import Tokenizer
 from training.voice_space import (

@@ -5,18 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.descriptions import (
-    PEOPLE,
-    STYLES,
-    TRAITS,
-    between,
-    describe,
-    designed,
-    some_description,
-    some_mix,
-    some_styles,
-    styled,
-)
+from training.descriptions import PEOPLE, TRAITS, describe, designed, some_description
+from training.styles import STYLES, between, some_mix, some_styles, styled
 from training.voice_space import DIRECTIONS, SPEAKERS, WHISPER, embedding, features
 
 RNG = np.random.default_rng(5)
