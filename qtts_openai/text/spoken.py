@@ -7,6 +7,7 @@ for some Chinese texts; nemo-text-processing needs pynini and a compiled grammar
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 from qtts_openai.text.rules import addresses, amounts, dates, numbers, signs
@@ -15,6 +16,8 @@ from qtts_openai.text.vocabulary import vocabularies
 
 GROWTH = 4  # times the length of the text, and
 SPARE = 400  # characters, so that a short text of figures can be said
+
+_Found = tuple[int, int, str]  # start and end of a match, and what is said for it
 
 _LIST_NUMBER = re.compile(r"(\d(?<![^\n]\d)\d?)[.)] (?=\S)")
 # Of letters and these nothing is said in other words, but for the dot of an address.
@@ -54,20 +57,27 @@ def _list_number(language: str) -> Say:
 
 def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[str, int]:
     """Every match said, as long as there is room for what that adds."""
-    whole = pattern.sub(say, text)
-    if len(whole) - len(text) <= room:
-        return whole, room - max(0, len(whole) - len(text))
+    found = [(*match.span(), say(match)) for match in pattern.finditer(text)]
+    if sum(map(_growth, found)) > room:
+        found = list(_fitting(found, room))
+    pieces, at = list[str](), 0
+    for start, end, said in found:
+        pieces += text[at:start], said
+        at = end
+    return "".join(pieces) + text[at:], room - max(0, sum(map(_growth, found)))
 
-    def one(match: re.Match[str]) -> str:
-        nonlocal room
-        said = say(match)
-        more = len(said) - len(match[0])
-        if more > room:
-            return match[0]
-        room -= max(0, more)
-        return said
 
-    return pattern.sub(one, text), room
+def _fitting(found: list[_Found], room: int) -> Iterator[_Found]:
+    for one in found:
+        growth = max(0, _growth(one))
+        if growth <= room:
+            room -= growth
+            yield one
+
+
+def _growth(found: _Found) -> int:
+    start, end, said = found
+    return len(said) - (end - start)
 
 
 def warm_up() -> None:
