@@ -54,7 +54,7 @@ def loudness(items):
     return gains
 
 
-def crops(rng, items, gains, frames, batch, plain=False):
+def crops(rng, items, gains, frames, batch):
     """Batches of codes [B, frames, 16], sound [B, 1920 * frames] and whether a crop is a sentence's
     beginning. Every sentence is heard in another voice.
     """
@@ -62,7 +62,7 @@ def crops(rng, items, gains, frames, batch, plain=False):
         codes, sound, fresh = [], [], []
         while len(codes) < batch:
             labels, pcm, teacher = items[rng.integers(len(items))]
-            whole = voiced_anew(rng, labels, pcm * gains[teacher], teacher, plain)
+            whole = voiced_anew(rng, labels, pcm * gains[teacher], teacher)
             if whole is None:
                 continue
             for _ in range(2):
@@ -79,9 +79,9 @@ def crops(rng, items, gains, frames, batch, plain=False):
         )
 
 
-def voiced_anew(rng, labels, pcm, teacher, plain):
-    """-> codes and sound of one sentence in a random voice of its teacher, or the teacher's own."""
-    voice = Voice(teacher) if plain else some_timbre(rng, teacher)
+def voiced_anew(rng, labels, pcm, teacher):
+    """-> codes and sound of one sentence in a random voice of its teacher."""
+    voice = some_timbre(rng, teacher)
     whispered = not (labels.f0 > 0).any()
     breath = WHISPER if whispered else min(voice.breath, 2)
     voice = Voice(teacher, voice.tract, voice.tilt, breath)
@@ -252,11 +252,6 @@ def parse_arguments():
         "--jitter", type=float, default=0.4, help="share of examples with an uneven pitch cycle"
     )
     args.add_argument("--rate", type=float, default=2e-3)
-    args.add_argument("--name", default="codec", help="of the state in work/")
-    args.add_argument("--plain", action="store_true", help="the teachers' own timbres, any pitch")
-    args.add_argument(
-        "--joint", action="store_true", help="the latents learn in the wave stage, too"
-    )
     args.add_argument("--workers", type=int, default=0)
     args.add_argument("--device", default="cpu")
     args.add_argument("--bf16", action="store_true", help="where the device is quick at it")
@@ -268,12 +263,10 @@ def main():
     items = load_corpus()
     gains = loudness(items)
     print(f"{len(items)} sentences, gains {gains}", flush=True)
-    path = WORK / f"{args.name}.pt"
+    path = WORK / "codec.pt"
     state = torch.load(path, map_location="cpu")
     step = state["step"]
-    make = partial(
-        crops, items=items, gains=gains, frames=args.frames, batch=args.batch, plain=args.plain
-    )
+    make = partial(crops, items=items, gains=gains, frames=args.frames, batch=args.batch)
     stream = feed(make, args.workers, step)
     torch.set_default_device(args.device)
     torch.manual_seed(step)
@@ -325,7 +318,7 @@ def stage(model, heads, codes, sound, fresh, shaping, args):
             return shape_loss(model, heads, codes, sound, keep)
     moved = torch.rand(len(codes)) < args.jitter
     codes = torch.where(moved[:, None, None], jitter(codes), codes)
-    with torch.set_grad_enabled(args.joint):
+    with torch.no_grad():
         latents = model.latents(codes)
     return wave_loss(model.wave(latents), sound, codes, keep, moved)
 
