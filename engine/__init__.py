@@ -28,6 +28,7 @@ from engine.protocol import (
     Timing,
     Usage,
 )
+from engine.spawn import spawn_early
 from engine.speech_stream import SpeechStream
 
 __all__ = [
@@ -57,4 +58,5 @@ __all__ = [
     "Timing",
     "Usage",
     "WorkerState",
+    "spawn_early",
 ]

@@ -2,7 +2,7 @@
 
 import sys
 
-from engine.spawn import spawn_early
+from engine import spawn_early
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,9 +39,10 @@ ENGINE = {
     "errors": set(),
     "protocol": {"config"},
     "speech_stream": SEAM,
-    "worker_process": SEAM | {"speech_stream"},
+    "spawn": set(),
+    "worker_process": SEAM | {"speech_stream", "spawn"},
     "client": SEAM | {"speech_stream", "worker_process"},
-    "__init__": SEAM | {"client", "speech_stream"},
+    "__init__": SEAM | {"client", "spawn", "speech_stream"},
     "talker_engine": SEAM | {"runner", "scheduler"},
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
@@ -81,7 +82,8 @@ HTTP_SIDE = {
     "cli": BASE
     | {"settings_file", "check", "app", "state", "http", "voices", "speech", "provenance"},
     "ray_serve": BASE | {"settings_file", "app", "http"},
-    "__main__": BASE | {"cli", "load", "settings_file", "provenance"},
+    "commands": BASE | {"cli", "load", "settings_file", "provenance"},
+    "__main__": BASE | {"commands"},
     "__init__": set(),
 }
 
