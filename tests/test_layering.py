@@ -47,7 +47,7 @@ ENGINE = {
     "input_processor": SEAM | {"loader", "models", "runner", "scheduler"},
     "core": SEAM | {"talker_engine", "input_processor", "loader", "runner", "scheduler"},
     "engine_plan": SEAM | {"loader", "layers"},
-    "warm_up": SEAM | {"core"},
+    "warm_up": SEAM | {"core", "models"},
     "accelerate": SEAM | {"compare", "core", "kernels", "models", "runner", "warm_up"},
     "startup": SEAM
     | {"accelerate", "core", "talker_engine", "backends", "engine_plan", "warm_up"}

@@ -25,7 +25,7 @@ def library():
         return None
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         target.parent.mkdir(exist_ok=True)
-        # In two steps: linked with -ffast-math, a library rounds denormals to 0 in whoever loads it.
+        # In two steps: linked with -ffast-math, it rounds denormals to 0 in whoever loads it.
         made = target.with_suffix(".o")
         options = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-ffast-math", "-fopenmp", "-c")
         subprocess.run([program, *options, source, "-o", made], check=True)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import subprocess
 import time
 
 import pytest
@@ -203,14 +204,14 @@ def test_the_worker_has_no_keys_in_its_environment(monkeypatch):
     """They would be in /proc/PID/environ of the worker."""
     from engine import EngineClient, EngineConfig, EngineDeadError
 
-    seen, create = {}, asyncio.create_subprocess_exec
+    seen, popen = {}, subprocess.Popen
 
-    async def spawn(*arguments, env, pass_fds, start_new_session):
+    def spawn(*arguments, env, pass_fds, start_new_session):
         seen.update(env)
-        return await create("true")
+        return popen("true")
 
     monkeypatch.setenv("QTTS_API_KEYS", "secret")
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
+    monkeypatch.setattr(subprocess, "Popen", spawn)
     with pytest.raises(EngineDeadError):
         asyncio.run(EngineClient(EngineConfig(), []).start())
     assert "PATH" in seen and "secret" not in repr(seen)
