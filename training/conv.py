@@ -5,6 +5,7 @@ pass over memory once more for every piece of an activation.
 """
 
 import ctypes
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,14 @@ def library():
         return None
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         target.parent.mkdir(exist_ok=True)
-        # In two steps: linked with -ffast-math, it rounds denormals to 0 in whoever loads it.
-        made = target.with_suffix(".o")
+        # In two steps: linked with -ffast-math, it rounds denormals to 0 in whoever loads it. Under
+        # names of this process's own: others may be at it, too.
+        made, linked = (target.with_suffix(f".{os.getpid()}.{end}") for end in ("o", "so"))
         options = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-ffast-math", "-fopenmp", "-c")
         subprocess.run([program, *options, source, "-o", made], check=True)
-        subprocess.run([program, "-shared", "-fopenmp", made, "-o", target], check=True)
+        subprocess.run([program, "-shared", "-fopenmp", made, "-o", linked], check=True)
+        linked.replace(target)
+        made.unlink()
     return ctypes.CDLL(str(target))
 
 

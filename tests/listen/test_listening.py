@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 ANSWERS = json.loads((Path(__file__).parents[1] / "api/text/chat_answers.json").read_text("utf-8"))
-VOICES = ["nova", "onyx"]  # ava and max
+VOICES = ["ava", "max"]
 # A word error rate, and which sentences of the category are read.
 CATEGORIES = {
     "everyday": (0.2, slice(None, None, 6)),
