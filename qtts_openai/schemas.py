@@ -196,6 +196,8 @@ def parse_json(raw: bytes, max_long_chars: int = 0) -> dict[str, Any]:
     try:
         body = _decode_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not raw.strip():
+            raise ApiError(400, "The body of the request is empty; send a JSON object.") from None
         raise ApiError(400, f"The body of the request is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
         raise ApiError(

@@ -40,6 +40,7 @@ CleanStep = Literal[
     "invisible",
     "letters",
     "control_tokens",
+    "formulas",
     "markup",
     "spaces",
     "wrapped_lines",

@@ -115,6 +115,10 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            data = data.lstrip(b"\r\n")  # what some clients send after a body (RFC 9112, 2.2)
+            if not data:
+                return
         if self.phase is Phase.IDLE:
             self._enter(Phase.HEAD)
         self._num_received += len(data)
@@ -245,8 +249,9 @@ class GuardedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Called while h11's error is handled."""
-        error = sys.exception()
-        self._refuse(ApiError(400, f"This is not HTTP: {error or msg}.", code="bad_request"))
+        # h11 quotes what it was sent as Python would: `bytearray(b'zz')`.
+        reason = str(sys.exception() or msg).partition(": bytearray(")[0]
+        self._refuse(ApiError(400, f"This is not HTTP: {reason}.", code="bad_request"))
 
     def _should_upgrade(self) -> bool:
         """Any other Upgrade is ignored, as RFC 9110 (7.8) has it."""

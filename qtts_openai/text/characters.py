@@ -21,16 +21,23 @@ _PERHAPS_EMOJI = re.compile("[\u203c-\u2bff\u3030-\u3299\U0001f000-\U0001fbff]")
 _KEYCAP = regex.compile(r"([0-9#*])\uFE0F?\u20E3")
 _LINE_END = regex.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _INVISIBLE = regex.compile(r"(?V1)[[\p{Cf}\p{Cc}\p{Co}\p{Cs}\p{DI}\uFFFC\uFFFD\u2800]--[\n\t]]")
-# Ligatures, full-width letters and figures, half-width kana, letters of mathematics.
+# Ligatures, full-width letters and figures, half-width kana, letters of mathematics, in circles
+# and raised, Roman figures, units in one square.
 _COMPATIBLE = regex.compile(
     r"[\uFB00-\uFB06\uFB13-\uFB17\uFF10-\uFF19\uFF21-\uFF3A\uFF41-\uFF5A\uFF66-\uFF9F"
-    r"\U0001D400-\U0001D7FF]+"
+    r"\U0001D400-\U0001D7FF\u24B6-\u24E9\u02B0-\u02B8\u02E1-\u02E3\u1D2C-\u1D6A\u2071"
+    r"\u207F\u2090-\u209C\u2C7C\u2160-\u217F\u3371-\u33DF\u2102\u210A-\u2113\u2115"
+    r"\u2119-\u211D\u2121\u2124\u2126\u2128\u212A-\u212D\u212F-\u2131\u2133-\u2134\u00B5"
+    r"\U0001F130-\U0001F149]+"
 )
+_HYPHENS = str.maketrans("\u2010\u2011\u2012\u2015", "--–—")
+# Strokes through letters, and more accents than any language sets on one.
+_STROKES = regex.compile(r"[\u0334-\u0338\u20D0-\u20F0]+|(?<=\p{M}{3})\p{M}+")
 # Not the one that is already as it should be.
 _SPACES = regex.compile(r"(?: (?=[^\S\n])|[^\S\n ])[^\S\n]*+")
 _SOME_SPACES = re.compile(r"[^\S\n ]")
 # What is neither ASCII, nor composed Latin, nor a mark of writing, nor a common ideograph; or DEL.
-_UNUSUAL = re.compile("[^\n\t -~¡-¬®-ÿ–—‘-”•…€、。\u4e00-\u9fff]")
+_UNUSUAL = re.compile("[^\n\t -~¡-¬®-´¶-ÿ–—‘-”•…€、。\u4e00-\u9fff]")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -89,7 +96,7 @@ def compose(text: str) -> str:
     if _UNUSUAL.search(text) is None:
         return text
     text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    return unicodedata.normalize("NFC", text)
+    return _STROKES.sub("", unicodedata.normalize("NFC", text).translate(_HYPHENS))
 
 
 def spaces(text: str) -> str:

@@ -4,7 +4,7 @@
 import re
 
 _REPEATED = re.compile(r"([!?])\1+")
-_ELLIPSIS = re.compile(r"(?<=[\w\"'”’)]) ?(?:\.{3,}|…+)(?:(\s+(?:[^\W\d_A-Z]|I\b))|(?=\W|\Z))")
+_ELLIPSIS = re.compile(r"(?<=[\w\"'”’)]) ?(?:\.{3,}+|…++)(?:(\s+(?:[^\W\d_A-Z]|I\b))|(?=\W|\Z))")
 # Between words, so neither a hyphen nor a minus.
 _DASH = re.compile(r"(?<=([\w,;:.!?\"'”’)%]))(?: ?—+ ?| (?:[–-]|--) )(?=[\w\"'“‘(])")
 _BULLET = re.compile(r"(?:[–—-]+ )+")

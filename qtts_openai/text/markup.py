@@ -22,142 +22,35 @@ _CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?tts_\w{1,30}>")
 _NO_DEFINITION = re.compile(r"(?m)^( {0,3})\[([^\[\]\n]+)\]:(?!\s*<?(?:[a-z]{2,9}:|[/#.]))", re.I)
 _FIGURES_TIMES = re.compile(r"\*(?<=\d\*)\**(?=\d)")
 _ONE_TILDE = re.compile(r"~(?<!~~)(?!~)")
+_NUMBER = re.compile(rb"\s*(\d+)")
+_TAG_LIKE = re.compile(r"`+|<(?=[a-z/!?])|(?<=[\w\"'/])>", re.I)  # in code; others compare
 _FOOTNOTE = re.compile(r"\[\^[^\[\]\s]{1,40}\]:?")
 _LEFT_OVER = re.compile(r"(?<!\w)(?<![*_~])(?:\*\*+|__+|~~+)|(?:\*\*+|__+|~~+)(?!\w)|`+")
 _LEFT = ("**", "__", "~~", "`")
+# Of what is never closed, only the tag: words are not lost with it.
 _TAG = re.compile(
-    r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|</?([a-z][\w:-]*)[^<>]*>", re.I | re.S
+    r"<!--(?:(?!<!--).)*?-->|<!--"
+    r"|<(script|style)\b(?:(?!<\1\b).)*?</\1\s*>"
+    r"|</?([a-z][\w:-]*)(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+'|[\"'])*+>",
+    re.I | re.S,
 )
-_BREAKING = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "br",
-        "dd",
-        "details",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "header",
-        "hr",
-        "li",
-        "main",
-        "nav",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "summary",
-        "table",
-        "td",
-        "th",
-        "tr",
-        "ul",
-        "speak",
-        "s-p",
-    ]
-)
-_INLINE = frozenset(
-    [
-        "a",
-        "abbr",
-        "audio",
-        "b",
-        "base",
-        "bdi",
-        "bdo",
-        "big",
-        "body",
-        "button",
-        "caption",
-        "center",
-        "cite",
-        "code",
-        "col",
-        "colgroup",
-        "data",
-        "del",
-        "dfn",
-        "em",
-        "embed",
-        "font",
-        "frame",
-        "head",
-        "html",
-        "i",
-        "iframe",
-        "img",
-        "input",
-        "ins",
-        "kbd",
-        "label",
-        "legend",
-        "link",
-        "map",
-        "mark",
-        "math",
-        "meta",
-        "noscript",
-        "object",
-        "option",
-        "output",
-        "param",
-        "picture",
-        "progress",
-        "q",
-        "rp",
-        "rt",
-        "ruby",
-        "s",
-        "samp",
-        "select",
-        "small",
-        "source",
-        "span",
-        "strike",
-        "strong",
-        "sub",
-        "sup",
-        "svg",
-        "tbody",
-        "template",
-        "text",
-        "textarea",
-        "tfoot",
-        "thead",
-        "time",
-        "title",
-        "track",
-        "tt",
-        "u",
-        "var",
-        "video",
-        "wbr",
-        "break",
-        "emphasis",
-        "lang",
-        "phoneme",
-        "prosody",
-        "say-as",
-        "voice",
-        "w",
-        "think",
-        "thinking",
-    ]
-)
+# How the word before it is said, once more.
+_RUBY = re.compile(r"<(r[tp])\b[^<>]*>[^<>]*</\1\s*>", re.I)
+_ALT = re.compile(r"""\balt\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>]+))""", re.I)
+_BREAKING_NAMES = """
+address article aside blockquote body br caption dd details div dl dt fieldset figcaption figure
+footer form h1 h2 h3 h4 h5 h6 head header hr html legend li main nav ol option p pre s-p section
+speak summary table tbody td tfoot th thead think thinking title tr ul
+"""
+_BREAKING = frozenset(_BREAKING_NAMES.split())
+_INLINE_NAMES = """
+a abbr audio b base bdi bdo big break button center cite code col colgroup data del dfn em embed
+emphasis font frame i iframe img input ins kbd label lang link map mark math meta noscript
+object output param phoneme picture progress prosody q rp rt ruby s samp say-as script select
+small source span strike strong style sub sup svg template text textarea time track tt u var
+video voice w wbr
+"""
+_INLINE = frozenset(_INLINE_NAMES.split())
 # All that CommonMark may read as more than text, and little else: reading takes milliseconds.
 _SOME_MARKUP = re.compile(r"[*_`~<\[\\&](?:(?<!&)|(?=[#\w]))")
 _SOME_BLOCK = re.compile(
@@ -178,9 +71,10 @@ def may_hold_markup(text: str) -> bool:
 def plain_markup(text: str, speak_code: bool = True) -> str:
     if not may_hold_markup(text):
         return text
-    reader = _Reader(text, speak_code)
-    for event in pyromark.events(_prepared(text), options=_OPTIONS):
-        reader.take(event)
+    prepared = _prepared(text)
+    reader = _Reader(prepared, speak_code)
+    for event, span in pyromark.events_with_range(prepared, options=_OPTIONS):
+        reader.take(event, span["start"])
     read = "".join(reader.out)
     read = _FOOTNOTE.sub("", read) if "[^" in read else read
     return _LEFT_OVER.sub("", read) if any(map(read.__contains__, _LEFT)) else read
@@ -188,6 +82,7 @@ def plain_markup(text: str, speak_code: bool = True) -> str:
 
 def _prepared(text: str) -> str:
     """What people write and CommonMark would misread: 5*3*2, ~50, a fence within a line."""
+    text = _RUBY.sub("", text) if "<r" in text else text
     text = _NO_DEFINITION.sub(r"\1\\[\2\\]:", text) if "]:" in text else text
     text = _FIGURES_TIMES.sub(lambda match: "\\*" * len(match[0]), text) if "*" in text else text
     text = _ONE_TILDE.sub(r"\\~", text) if "~" in text else text
@@ -218,6 +113,8 @@ def strip_tags(text: str, whole: str, keep_unknown: bool = False) -> str:
         name = (match[2] or "").lower()
         if name in _BREAKING:
             return "\n"
+        if name == "img" and (alt := _ALT.search(match[0])):
+            return alt[1] or alt[2] or alt[3] or ""
         if not name or name in _INLINE or match[0].startswith("</") or f"</{match[2]}>" in whole:
             return ""
         return match[0] if keep_unknown else f" {match[0][1:-1].rstrip('/')} "
@@ -237,11 +134,15 @@ class _Reader:
         self._speak_code = speak_code
         self._is_code = False
         self._html: list[str] | None = None
+        self._source = text.encode()
+        self._start = 0
         self._lists: list[int | None] = []
         self._cells: list[str] = []
         self._cell_start = 0
 
-    def take(self, event: Any) -> None:
+    def take(self, event: Any, start: int) -> None:
+        """`start` is where it begins, in bytes."""
+        self._start = start
         if isinstance(event, str):
             self.out.append("\n" if event in ("SoftBreak", "HardBreak") else "\n\n")
             return
@@ -257,7 +158,7 @@ class _Reader:
 
     def _text(self, value: str, is_code: bool) -> None:
         if is_code:
-            value = re.sub("[<>`]+", " ", value)
+            value = _TAG_LIKE.sub(" ", value)
         if self._speak_code or not self._is_code:
             self.out.append(value)
 
@@ -293,10 +194,9 @@ class _Reader:
         self.out.append("\n")
 
     def _start_item(self, _: Any) -> None:
-        number = self._lists[-1]
-        if number is not None:
-            self.out.append(f"{number}. ")
-            self._lists[-1] = number + 1
+        """With the number that is written, which CommonMark counts anew: `1986. A great year`."""
+        if self._lists[-1] is not None and (number := _NUMBER.match(self._source, self._start)):
+            self.out.append(f"{number[1].decode()}. ")
 
     def _end_item(self, _: Any) -> None:
         self.out.append("\n")

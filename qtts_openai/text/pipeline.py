@@ -1,8 +1,8 @@
 """The one text stage before the tokenizer: named steps in a fixed order.
 
     none   the text as it was sent
-    clean  line_ends, emoji, invisible, letters, control_tokens, markup, spaces, wrapped_lines,
-           line_marks
+    clean  line_ends, emoji, invisible, letters, control_tokens, formulas, markup, spaces,
+           wrapped_lines, line_marks
     full   clean, then figures, one_line, plain_marks and last_mark
 
 `clean` is for every model: it changes nothing that a good model reads well by itself. Steps are run
@@ -18,7 +18,7 @@ import regex
 
 from qtts_openai.schemas import Level
 from qtts_openai.settings import CleanStep, Step
-from qtts_openai.text import characters, lines, marks, markup, spoken
+from qtts_openai.text import characters, formulas, lines, marks, markup, spoken
 from qtts_openai.text.segments import CODES
 
 # What is nested deeper than that is an attack, and loses its brackets.
@@ -96,6 +96,7 @@ def _clean_steps(options: TextOptions, language: str) -> list[Callable[[str], st
         "invisible": characters.drop_invisible,
         "letters": characters.compose,
         "control_tokens": markup.drop_control_tokens,
+        "formulas": formulas.plain_formulas,
         "markup": partial(markup.plain_markup, speak_code=options.code_blocks == "speak"),
         "spaces": characters.spaces,
         "wrapped_lines": lines.join_wrapped,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from qtts_openai.text.rules import addresses, amounts, dates, numbers, signs
+from qtts_openai.text.rules import addresses, amounts, dates, numbers, ordinals, signs
 from qtts_openai.text.rules.rule import Rule, Say
 from qtts_openai.text.vocabulary import vocabularies
 
@@ -52,7 +52,13 @@ def _is_plain(line: str) -> bool:
 
 def _list_number(language: str) -> Say:
     words = vocabularies()[language]
-    return lambda match: f"{words.say(match[1]).capitalize()}. "
+
+    def say(match: re.Match[str]) -> str:
+        if words.code == "de" and match.string.startswith(tuple(words.months), match.end()):
+            return match[0]  # a date
+        return f"{words.say(match[1]).capitalize()}. "
+
+    return say
 
 
 def _replace(pattern: re.Pattern[str], say: Say, text: str, room: int) -> tuple[str, int]:
@@ -93,7 +99,10 @@ def _rules(language: str) -> tuple[Rule, ...]:
         return ()
     kinds = (
         addresses.addresses,
+        amounts.grouped,
         dates.dates,
+        addresses.codes,
+        ordinals.ordinals,
         dates.decades,
         amounts.money,
         amounts.measures,

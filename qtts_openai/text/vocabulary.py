@@ -19,6 +19,11 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     minus: str
     about: str
     number: str
+    per: str
+    power: str
+    one: str  # before what is counted
+    second: str
+    after_time: str  # what may follow a time and says nothing more
     date: str
     day_first: bool
     months: list[str]
@@ -38,9 +43,14 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def say(self, figure: str) -> str:
         """A figure as it is written, in words."""
         value = self.value(figure)
-        if len(value.partition(".")[0]) > 12 or (value[0] == "0" and value[1:2].isdigit()):
+        most = 30 if self.group in figure else 12
+        if len(value.partition(".")[0]) > most or (value[0] == "0" and value[1:2].isdigit()):
             return self.digits(value)
         return cardinal(value, self.code)
+
+    def counted(self, figure: str, one: str, many: str) -> str:
+        is_one = self.value(figure) == "1"
+        return f"{self.one} {one}" if is_one else f"{self.say(figure)} {many}"
 
     def digits(self, text: str) -> str:
         return " ".join(cardinal(digit, self.code) for digit in text if digit.isdigit())

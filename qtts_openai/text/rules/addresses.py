@@ -10,10 +10,17 @@ _URL = r"[hfwHFW](?i:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"]+[^\s<>\".,;
 _ENDS = r"(?i:com|org|net|io|dev|edu|gov|co\.uk|de|ai|app)\b"
 _DOMAIN = rf"\b(?:[a-zA-Z0-9-]{{1,63}}\.){{1,4}}{_ENDS}(?:/[^\s<>\"]*[\w/])?"
 _EMAIL = r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}\b"
+# Abroad, in brackets, with the 1 of America, of seven figures, with a zero in front.
 _PHONE = (
     r"[+(\d](?<![\w.,$€£/-].)"
     r"(?:(?<=\+)\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){1,4}\d{2,4}"
-    r"|(?:(?<=\()\d|(?<=\d))\d\d\)?[ .-]\d{3}[ .-]\d{4}|(?<=\d)\d\d-\d{4})(?![\w-]|[.,]\d)"
+    r"|(?<=\()\d{2,5}\) ?\d{3,5}[ .-]?\d{4}"
+    r"|(?:(?<=1)[ .-]\(?\d|(?<=\d))\d\d\)?[ .-]\d{3}[ .-]\d{4}|(?<=\d)\d\d-\d{4}"
+    r"|(?<=0)\d{1,5}(?!\d?-\d\d-\d{4})(?:[ -]\d{2,8}|/\d{4,8}){1,5})(?![\w-]|[.,]\d)"
+)
+# Of numbers that name something: cards, books, people.
+_CODE = (
+    r"\d(?<![\w.,$€£/-]\d)(?:\d{0,5}(?:-\d{1,7}){2,}|\d{4}-\d{4}|\d{1,3}(?: \d{2,4}){3,})(?![\w-])"
 )
 _SIGNS_OF_URLS = {"-": "dash", "_": "underscore", "?": "question mark", "=": "equals", "#": "hash"}
 
@@ -27,9 +34,11 @@ def addresses(words: Vocabulary) -> list[Rule]:
         return _spelt(match[0], words)
 
     def phone(match: re.Match[str]) -> str:
-        groups = re.findall(r"\d+", match[0])
+        groups = re.findall(r"\d+", match[0].replace("(0)", ""))
+        if len("".join(groups)) < 7:
+            return match[0]
         plus = f"{words.signs['+']} " if match[0][0] == "+" else ""
-        return plus + ", ".join(words.digits(group) for group in groups)
+        return plus + ", ".join(_group(group, words) for group in groups)
 
     return [
         rule(_URL, web),
@@ -37,6 +46,22 @@ def addresses(words: Vocabulary) -> list[Rule]:
         rule(_DOMAIN, web, rf"\.{_ENDS}"),
         rule(_PHONE, phone),
     ]
+
+
+def codes(words: Vocabulary) -> list[Rule]:
+    def digits(match: re.Match[str]) -> str:
+        groups = re.split("[ -]", match[0])
+        if " " in match[0] and words.group == " " and {*map(len, groups[1:])} == {3}:
+            return match[0]
+        return ", ".join(_group(group, words) for group in groups)
+
+    return [rule(_CODE, digits)]
+
+
+def _group(group: str, words: Vocabulary) -> str:
+    """In French two figures are a number."""
+    in_pairs = words.code == "fr" and len(group) == 2 and group[0] != "0"
+    return words.say(group) if in_pairs else words.digits(group)
 
 
 def _spelt(address: str, words: Vocabulary) -> str:

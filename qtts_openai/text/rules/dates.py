@@ -4,45 +4,58 @@
 import re
 from functools import lru_cache
 
-from qtts_openai.text.rules.rule import Rule, rule
+from qtts_openai.text.rules.ordinals import german, word_before
+from qtts_openai.text.rules.rule import DASH, Rule, Say, rule
 from qtts_openai.text.vocabulary import Vocabulary, ordinal, vocabularies, year
 
 
 def dates(words: Vocabulary) -> list[Rule]:
     @lru_cache(maxsize=2048)
-    def say(day: int, month: int, year_: int) -> str:
+    def say(day: int, month: int, year_: int, before: str = "") -> str:
         return words.date.format(
             day=words.say(str(day)),
-            ordinal=ordinal(day, words.code),
+            ordinal=german(day, before, "r") if words.code == "de" else ordinal(day, words.code),
             month=words.months[month - 1],
             year=_year(year_, words),
         )
 
     def iso(match: re.Match[str]) -> str:
-        year_, month, day = map(int, match.groups())
-        return say(day, month, year_) if _is_date(day, month) else match[0]
+        year_, month, day = int(match[1]), int(match[3]), int(match[4])
+        if not _is_date(day, month):
+            return match[0]
+        return say(day, month, year_, word_before(match)) + (", " if match[5] else "")
 
     def local(match: re.Match[str]) -> str:
         first, second, year_ = int(match[1]), int(match[3]), int(match[4])
         day_first = words.day_first or first > 12 or match[2] == "."
         day, month = (first, second) if day_first else (second, first)
-        return say(day, month, year_) if _is_date(day, month) else match[0]
+        return say(day, month, year_, word_before(match)) if _is_date(day, month) else match[0]
 
     def time(match: re.Match[str]) -> str:
         return _time(match, words)
 
     rules = [
-        rule(r"(\d(?<![\w-]\d)\d{3})-(\d\d)-(\d\d)(?![\w-])", iso, "-"),
+        rule(r"(\d(?<![\w/-]\d)\d{3})([-/])(\d\d)\2(\d\d)(?:(T)(?=\d\d:)|(?![\w/-]))", iso, "[-/]"),
         rule(r"(\d(?<![\w/.]\d)\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])", local, "[/.]"),
         rule(
-            r"(\d(?<![\w:.,]\d)\d?):([0-5]\d)(?::[0-5]\d)?(?: ?([apAP])\.?[mM]\b)?(?![\w:])",
+            rf"(\d(?: ?[apAP]\.?[mM]\b\.?|h)?){DASH}(?=\d{{1,2}}(?:h|:[0-5]\d| ?[apAP]\.?[mM]\b))",
+            lambda match: f"{match[1]} {words.to} ",
+            "[:mMh]",
+        ),
+        rule(
+            r"(\d(?<![\w:.,]\d)\d?):([0-5]\d)(?::([0-5]\d)(?:\.\d{3})?)?(?: ?([apAP])\.?[mM]\b)?"
+            rf"(?: ?(?:{words.after_time})\b)?(Z\b)?(?![\w:])",
             time,
             ":",
         ),
     ]
+    if words.code == "de":
+        rules.append(rule(r"(\d(?<![\w:.,/-]\d)\d?)\.([01]?\d)\.(?![\w.])", _day_and_month(words)))
+    if words.code in ("fr", "es", "it", "pt_BR"):
+        rules.append(rule(r"(\d(?<![\w:.,]\d)\d?) ?h ?([0-5]\d)()()()(?![\w:])", time, "h"))
     if words.code == "en":
         # Before the others, which say months themselves.
-        rules.insert(0, _named(words))
+        rules[:0] = [_named(words), _day_first(words)]
         rules.append(
             rule(r"(\d(?<!\w\d)\d?) ?([apAP])\.?[mM]\b(?:\.(?! *(?m:$)))?", _half_day, "[mM]")
         )
@@ -54,9 +67,37 @@ def _named(words: Vocabulary) -> Rule:
 
     def say(match: re.Match[str]) -> str:
         month = months.get(match[1])
-        return f"{month} {ordinal(int(match[2]), words.code)}" if month else match[0]
+        if not month:
+            return match[0]
+        last = f" {words.to} {ordinal(int(match[3]), words.code)}" if match[3] else ""
+        return f"{month} {ordinal(int(match[2]), words.code)}{last}"
 
-    return rule(r"([A-Z](?<!\w.)[a-z]{2,8})\.? ([0-3]?\d)(?![\w:%/]|[.,]\d)", say)
+    return rule(
+        rf"([A-Z](?<!\w.)[a-z]{{2,8}})\.? ([0-3]?\d)(?:{DASH}([0-3]?\d))?(?![\w:%/]|[.,]\d)", say
+    )
+
+
+def _day_and_month(words: Vocabulary) -> Say:
+    """`3.5.` is a day."""
+
+    def say(match: re.Match[str]) -> str:
+        day, month = int(match[1]), int(match[2])
+        if not _is_date(day, month):
+            return match[0]
+        return f"{german(day, word_before(match), 'r')} {words.months[month - 1]}"
+
+    return say
+
+
+def _day_first(words: Vocabulary) -> Rule:
+    """`5 January` -> `January fifth`."""
+    months = "|".join(words.months)
+
+    def say(match: re.Match[str]) -> str:
+        day = ordinal(int(match[1]), "en")
+        return f"{day} of {match[2]}" if word_before(match) == "the" else f"{match[2]} {day}"
+
+    return rule(rf"([1-3]?\d(?<![\w.,:/-]\d)(?<![\w.,:/-]\d\d)) ({months})\b", say)
 
 
 def _is_date(day: int, month: int) -> bool:
@@ -67,15 +108,24 @@ def _time(match: re.Match[str], words: Vocabulary) -> str:
     hour, minute = match[1], match[2]
     if int(hour) > 24:
         return match[0]
-    half = f" {match[3].upper()}M" if match[3] else ""
+    half = f" {match[4].upper()}M" if match[4] else ""
     spoken_hour = words.say(hour.lstrip("0") or "0")
     if minute == "00":
-        return spoken_hour + half if half else _hour(int(hour), words)
-    oh = "oh " if words.code == "en" and minute[0] == "0" else ""
-    return words.clock.format(h=spoken_hour, m=oh + words.say(minute.lstrip("0"))) + half
+        said = spoken_hour + half if half else _hour(int(hour), words)
+    else:
+        oh = "oh " if words.code == "en" and minute[0] == "0" else ""
+        said = words.clock.format(h=spoken_hour, m=oh + words.say(minute.lstrip("0"))) + half
+    if (match[3] or "00") != "00":
+        said += (
+            f" {words.and_}".rstrip()
+            + f" {words.counted(match[3].lstrip('0'), *words.second.split('|'))}"
+        )
+    return said + (" UTC" if match[5] else "")
 
 
 def _hour(hour: int, words: Vocabulary) -> str:
+    if words.code == "en" and hour in (0, 24):
+        return "midnight"
     if words.code == "en" and hour > 12:
         return f"{words.say(str(hour))} hundred"
     return words.hour.format(h=words.say(str(hour)))

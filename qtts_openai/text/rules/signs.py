@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Signs that are still there."""
 
 import re
@@ -7,6 +8,8 @@ from qtts_openai.text.rules.rule import Rule, rule
 from qtts_openai.text.vocabulary import Vocabulary
 
 _UNSAID = r"©®™•◦▪·★☆✓✔✗✘|\^{}[]_#*`<>~"
+
+_OPERATORS = {"!=": "≠", "<=": "≤", ">=": "≥", "==": "=", "&&": "&", "<>": "≠"}
 
 
 def signs(words: Vocabulary) -> list[Rule]:
@@ -19,10 +22,25 @@ def signs(words: Vocabulary) -> list[Rule]:
     def digit(match: re.Match[str]) -> str:
         return f" {words.say(str(unicodedata.digit(match[0])))} "
 
+    def operator(match: re.Match[str]) -> str:
+        sign = _OPERATORS[match[0][:2]]
+        return f" {words.signs[sign]} " if sign in words.signs else match[0]
+
+    def dot(match: re.Match[str]) -> str:
+        return f" {words.dot} "
+
+    def letter(match: re.Match[str]) -> str:
+        name = unicodedata.name(match[0]).rpartition(" ")[2].lower()
+        return match[0] if match[0] in words.signs or words.code != "en" else f" {name} "
+
     return [
         rule(r"([A-Z](?<!\w.)[A-Z]{0,2})&([A-Z]{1,3})\b", initials, "&"),
-        rule(r"C#(?<!\wC#)", lambda match: "C sharp"),
+        rule(r"([A-G])#(?<!\w.#)", lambda match: f"{match[1]} sharp"),
+        rule(r"[!<>=]==?|&&|<>", operator, "=|&&|<>"),
         rule(r"[⁰¹⁴-⁹₀-₉①-⑨]", digit),
+        rule(r"[α-ωΑ-Ω](?<![Ͱ-Ͽ].)(?![Ͱ-Ͽ])", letter),
+        rule(r"\.(?<=\w\w\.)(?=[a-z]{2,4}\d?\b(?!\.\w))", dot),
+        rule(r"\.(?<![^ (\"'].)(?=[A-Za-z]{2})", lambda match: f"{words.dot} "),
         rule(r" ?(?:[=-]>|[→⇒➔]) ?", lambda match: ", ", "[>→⇒➔]"),
         rule(f"[{named}]", lambda match: f" {words.signs[match[0]]} "),
         rule(r"[_/|\\](?<=\w.)(?=\w)", lambda match: " "),
