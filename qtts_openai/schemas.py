@@ -305,15 +305,15 @@ def _from_validation(message: str, struct: type) -> ApiError:
     """msgspec's message as a 400 with `param`: "Expected `float` <= 4.0 - at `$.speed`" and the
     like.
     """
-    what, _, path = message.partition(" - at `$.")
-    param = path.rstrip("`") or None
+    found = re.search(r" - at (?:`key` in )?`\$\.?([^`]*?)(?:\[\.\.\.\])?`\Z", message)
+    what, param = (message[: found.start()], found[1] or None) if found else (message, None)
     missing = re.search(r"missing required field `(.+?)`", what)
     if missing:
         return missing_parameter(".".join(filter(None, (param, missing[1]))))
     if "Invalid enum value" in what:
         known = ", ".join(repr(choice) for choice in _choices(struct, param))
         return invalid(f"{param}: {what}; use one of {known}.", param)
-    code = "invalid_value" if re.search(r"[<>]=? |length|range", what) else "invalid_type"
+    code = "invalid_value" if re.search(r"[<>]=? |length|range|regex", what) else "invalid_type"
     return invalid(f"{param}: {what}." if param else f"{what}.", param, code)
 
 

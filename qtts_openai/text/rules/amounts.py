@@ -15,7 +15,7 @@ def grouped(words: Vocabulary) -> list[Rule]:
     """Figures that are written as no language here says them: `1 000 000`, `1_000`, `.5`."""
     rules = [rule(r"_(?<=\d_)(?=\d{3})", lambda match: "")]
     if words.group != " ":
-        spaced = r"[1-9](?<![\w.,+] .)(?<![\w.,+-].)\d{0,2}(?: \d{3}){2,}(?! ?\d)"
+        spaced = r"[1-9](?<![\d+] .)(?<![\w.,+-].)\d{0,2}(?: \d{3}){2,}(?! ?\d)"
         rules.append(rule(spaced, lambda match: match[0].replace(" ", "")))
     if words.point == ".":
         rules.append(rule(r"\.(?<![\w.)\]].)(?=\d)", lambda match: "0."))

@@ -9,6 +9,11 @@ from qtts_openai.text.vocabulary import Vocabulary
 
 _UNSAID = r"©®™•◦▪·★☆✓✔✗✘|\^{}[]_#*`<>~"
 
+_FILES = (
+    "txt|md|pdf|docx?|xlsx?|pptx?|csv|tsv|json|xml|ya?ml|toml|ini|cfg|conf|env|log|html?|css|"
+    "jsx?|tsx?|py|rb|rs|go|java|cpp|hpp|cs|php|sh|bat|sql|db|png|jpe?g|gif|svg|webp|mp3|mp4|wav|ogg|"
+    "flac|mkv|zip|tar|gz|exe|dll|lock"
+)
 _OPERATORS = {"!=": "≠", "<=": "≤", ">=": "≥", "==": "=", "&&": "&", "<>": "≠"}
 
 
@@ -39,7 +44,7 @@ def signs(words: Vocabulary) -> list[Rule]:
         rule(r"[!<>=]==?|&&|<>", operator, "=|&&|<>"),
         rule(r"[⁰¹⁴-⁹₀-₉①-⑨]", digit),
         rule(r"[α-ωΑ-Ω](?<![Ͱ-Ͽ].)(?![Ͱ-Ͽ])", letter),
-        rule(r"\.(?<=\w\w\.)(?=[a-z]{2,4}\d?\b(?!\.\w))", dot),
+        rule(rf"\.(?<=\w\w\.)(?=(?:{_FILES})\b)", dot),
         rule(r"\.(?<![^ (\"'].)(?=[A-Za-z]{2})", lambda match: f"{words.dot} "),
         rule(r" ?(?:[=-]>|[→⇒➔]) ?", lambda match: ", ", "[>→⇒➔]"),
         rule(f"[{named}]", lambda match: f" {words.signs[match[0]]} "),

@@ -520,3 +520,32 @@ def test_linger_layout():
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert one.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 0)
+
+
+def test_line_ends_between_requests_are_no_request(server):
+    """RFC 9112, 2.2: some clients send one after a body."""
+    last = request(BODY, "Connection: close")
+    head, body = exchange(server, b"\r\n" + request(BODY) + b"\r\n\r\n", b"\r\n", last)
+    assert status_of(head) == 200 and body.count(b"HTTP/1.1 200") == 1
+
+
+def test_what_is_no_http_is_told_in_plain_words(server):
+    chunked = request(b"zz\r\n", "Transfer-Encoding: chunked").replace(
+        b"Content-Length: 4\r\n", b""
+    )
+    head, body = exchange(server, chunked)
+    message = json.loads(body)["error"]["message"]
+    assert status_of(head) == 400 and message == "This is not HTTP: illegal chunk header."
+
+
+def test_an_empty_body_is_called_empty(server):
+    for body in (b"", b"  \r\n"):
+        head, answer = exchange(server, request(body, "Connection: close"))
+        assert status_of(head) == 400 and b"is empty" in answer
+
+
+@pytest.mark.parametrize("key", ["", "x" * 200])
+def test_a_bad_key_of_an_object_names_its_field(server, key):
+    refused = server.speak(pronunciations={key: "y"}).json()["error"]
+    assert refused["param"] == "pronunciations"
+    assert refused["message"].startswith("pronunciations: Expected `str` of length")

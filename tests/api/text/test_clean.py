@@ -35,6 +35,8 @@ CASES = {
     "\u200b": "",
     # One form of each letter.
     "cafe\u0301 ﬁne 𝗕𝗼𝗹𝗱 ＡＢ１ ﾃﾞ": "café fine Bold AB1 デ",
+    "Ⓗⓘ ʰᵉ ℍ Ⅳ ㎏ a\u2011b 3\u20125": "Hi he H IV kg a-b 3–5",
+    "Z\u0337a\u0338l\u0335go\u0301": "Zalgó",
     "你好，世界！ H₂O ½ x²": "你好，世界！ H₂O ½ x²",
     # Markup.
     "[the window](https://example.com/a)": "the window",
@@ -54,6 +56,20 @@ CASES = {
     "<script>alert(1)</script>Seen": "Seen",
     "<|im_start|>assistant\nHi <tts_pad>there": "assistant.\nHi there",
     "<|im_<|x|>start|>Hi": "Hi",
+    "<think>Let me see.</think>Yes": "Let me see.\nYes",
+    '<img src="a.png" alt="A cat"> and <a href="x>y">more</a>': "A cat and more",
+    "<ruby>漢<rt>かん</rt></ruby>字": "漢字",
+    # Words are not lost with a tag that is never closed.
+    "<script>Use this. Then go.": "Use this. Then go.",
+    "<!-- Seen and this": "Seen and this",
+    "`x < 3` and `a -> b`, `List<int>`": "x < 3 and a -> b, List int",
+    # Numbers of lists are those that are written.
+    "1. a\n   1. b\n2. c": "1. a.\n\n1. b.\n\n2. c",
+    "100. hundred\n1986. A great year": "100. hundred.\n1986. A great year",
+    # Formulas.
+    r"$$E = mc^2$$ and \(a_1+b\) and $x^{10}$": "E = mc² and a 1+b and x¹⁰",
+    r"\[ x = \frac{-b \pm \sqrt{b^2}}{2a} \]": "x = −b ± √b² ÷ 2a",
+    "It costs $5 and $10, or x_y = $6.": "It costs $5 and $10, or x_y = $6.",
     # What only looks like markup.
     "5*3*2 and 2 * 3 * 4": "5*3*2 and 2 * 3 * 4",
     "~50 to ~60": "~50 to ~60",
@@ -99,6 +115,7 @@ def test_none_changes_nothing():
         ("emoji", "a 🎉 b", "a 🎉 b"),
         ("invisible", "a\u00adb", "a\u00adb"),
         ("letters", "ﬁn", "ﬁn"),
+        ("formulas", "$x^2$", "$x^2$"),
         ("markup", "**a**", "**a**"),
         ("spaces", "a  b", "a  b"),
         ("line_marks", "a\nb", "a\nb"),

@@ -17,6 +17,7 @@ CASES = {
     "f(x), item(s), x...y, ... and so": "f(x), item(s), x...y, ... and so",
     "minus -five - six, twenty-one": "minus -five, six, twenty-one",
     "你好（世界）…好": "你好（世界）…好",
+    "破折号……省略号": "破折号……省略号",
 }
 
 

@@ -42,6 +42,52 @@ ENGLISH = {
     "007": "zero zero seven",
     "1. Open": "One. Open",
     "No figures, e.g. here.": "No figures, e.g. here.",
+    # Numbers that name something are said figure by figure.
+    "1-800-555-0199 or (555)123-4567": (
+        "one, eight zero zero, five five five, zero one nine nine or "
+        "five five five, one two three, four five six seven"
+    ),
+    "020 7946 0958, +49 (0)30 123456": (
+        "zero two zero, seven nine four six, zero nine five eight, "
+        "plus four nine, three zero, one two three four five six"
+    ),
+    "SSN 123-45-6789, card 4111 1111 1111 1111": (
+        "SSN one two three, four five, six seven eight nine, "
+        "card four one one one, one one one one, one one one one, one one one one"
+    ),
+    "$.99, -$5, $-5, 500 USD, NZ$10, US$5": (
+        "ninety-nine cents, minus five dollars, minus five dollars, five hundred dollars, "
+        "ten dollars, five dollars"
+    ),
+    "$5/hr, 60 km/hr, 3/day": ("five dollars per hour, sixty kilometers per hour, three per day"),
+    "14:30:15, 9:00–17:00, 10am-12pm, 00:00": (
+        "fourteen thirty and fifteen seconds, nine o'clock to seventeen hundred, "
+        "ten AM to twelve PM, midnight"
+    ),
+    "2024-01-15T10:30:00Z, 2024/01/15": (
+        "January fifteenth, twenty twenty-four, ten thirty UTC, "
+        "January fifteenth, twenty twenty-four"
+    ),
+    "5 January, the 5 January, May 5-7": (
+        "January fifth, the fifth of January, May fifth to seventh"
+    ),
+    "1 1/2 cups, 4.5/5, 10/10, 24/7": (
+        "one and a half cups, four point five out of five, ten out of ten, twenty-four seven"
+    ),
+    "5'10\", 2h 30m, 5m tall": "five feet ten inches, two hours thirty minutes, five meters tall",
+    "v1.2.3, 10,000,000,000,000 or 1 000 000": (
+        "v one point two point three, ten trillion or one million"
+    ),
+    "SO₄²⁻, x^2, 10^-3, 2**10, 10²³, mc²": (
+        "SO four two minus, x squared, ten to the power of minus three, two to the power of ten, "
+        "ten to the power of twenty-three, mc squared"
+    ),
+    "1e-5 != 6, a >= b && c": (
+        "one times ten to the power of minus five not equal to six, a at least b and c"
+    ),
+    "F#, .NET, config.yaml, α and Δx, 50 Ω": (
+        "F sharp, dot NET, config dot yaml, alpha and delta x, fifty ohms"
+    ),
 }
 OTHERS = {
     "german": (
@@ -49,7 +95,23 @@ OTHERS = {
         "Es kostet neunzehn Euro neunundneunzig Cent und "
         "eintausendzweihundertvierunddreißig Komma fünf Kilogramm, fünfzig Prozent.",
     ),
+    "german date": (
+        "Am 3. Mai um 14:30 Uhr, im 19. Jahrhundert, der 2. Platz, 1990er, am 3.5.",
+        "Am dritten Mai um vierzehn Uhr dreißig, im neunzehnten Jahrhundert, der zweite Platz, "
+        "neunzehnhundertneunziger, am dritten Mai",
+    ),
+    "german count": (
+        "1.000.000, 1 Tag, 1 kg, 3/4, 0171/1234567. Ich bin 5. Dann",
+        "eine Million, ein Tag, ein Kilogramm, drei Viertel, null eins sieben eins, "
+        "eins zwei drei vier fünf sechs sieben. Ich bin fünf. Dann",
+    ),
     "french": ("Il fait 20–25°C.", "Il fait vingt à vingt-cinq degrés Celsius."),
+    "french time": (
+        "14h30, 8h-17h, n° 5, 2e, 1re, 01 23 45 67 89",
+        "quatorze heures trente, huit heures à dix-sept heures, numéro cinq, deuxième, première, "
+        "zéro un, vingt-trois, quarante-cinq, soixante-sept, quatre-vingt-neuf",
+    ),
+    "spanish ordinal": ("1º, 2ª, 1 km, 1.000.000", "primero, segunda, un kilómetro, un millón"),
     "spanish": ("Son 3 km & 5 €.", "Son tres kilómetros y cinco euros."),
     "italian": ("Sono 3 km.", "Sono tre chilometri."),
     "portuguese": ("Custa R$ 5.", "Custa cinco reais."),
@@ -65,7 +127,7 @@ def test_english(text, said):
 @pytest.mark.parametrize("language", OTHERS)
 def test_other_languages(language):
     text, said = OTHERS[language]
-    assert spell_out(text, language) == said
+    assert spell_out(text, language.split()[0]) == said
 
 
 def test_what_has_no_room_stays_as_it_is_written():

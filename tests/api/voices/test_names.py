@@ -18,3 +18,9 @@ def test_invisible_characters_make_no_name(name):
 def test_an_emoji_may_be_red_and_is_the_same_as_in_black():
     assert names.clean("I \u2764\ufe0f you") == "I \u2764\ufe0f you"
     assert names.key("\u2764\ufe0f") == names.key("\u2764")
+
+
+@pytest.mark.parametrize("name", ["default", "DEFAULT", "dеfault"])  # noqa: RUF001
+def test_a_word_with_a_meaning_of_its_own_is_taken(name):
+    with pytest.raises(ApiError, match="choose another"):
+        names.check_free(name, ())
