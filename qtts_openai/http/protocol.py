@@ -62,6 +62,10 @@ class Connection(h11.Connection):
     _num_parts = _num_bytes = 0
 
     def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            # Line ends that some clients send after a body are no request (RFC 9112, 2.2).
+            waiting = self.trailing_data[0]
+            self._receive_buffer.maybe_extract_at_most(len(waiting) - len(waiting.lstrip(b"\r\n")))
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._num_parts = self._num_bytes = 0
@@ -115,10 +119,6 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-            data = data.lstrip(b"\r\n")  # what some clients send after a body (RFC 9112, 2.2)
-            if not data:
-                return
         if self.phase is Phase.IDLE:
             self._enter(Phase.HEAD)
         self._num_received += len(data)

@@ -23,7 +23,7 @@ from qtts_openai.text.segments import CODES
 
 # What is nested deeper than that is an attack, and loses its brackets.
 MAX_PASSES = 4
-_BRACKETS = regex.compile(r"[<>\[\]&*_~`\\|#]+")
+_BRACKETS = regex.compile(r"[<>\[\]&*_~`\\|#$]+")
 _SCRIPTS = {"japanese": r"\p{Hiragana}|\p{Katakana}", "korean": r"\p{Hangul}"}
 _SCRIPTS |= {"chinese": r"\p{Han}", "russian": r"\p{Cyrillic}"}
 
@@ -77,7 +77,7 @@ def _until_stable(text: str, options: TextOptions, language: str) -> str:
     steps = _clean_steps(options, language)
     for _ in range(MAX_PASSES):
         before, text = text, _once(text, steps)
-        if text == before or not markup.may_hold_markup(text):
+        if text == before or not ("$" in text or markup.may_hold_markup(text)):
             return text
     return _once(_BRACKETS.sub(" ", text), steps)
 

@@ -45,11 +45,11 @@ def signs(words: Vocabulary) -> list[Rule]:
         rule(r"[⁰¹⁴-⁹₀-₉①-⑨]", digit),
         rule(r"[α-ωΑ-Ω](?<![Ͱ-Ͽ].)(?![Ͱ-Ͽ])", letter),
         rule(rf"\.(?<=\w\w\.)(?=(?:{_FILES})\b)", dot),
-        rule(r"\.(?<![^ (\"'].)(?=[A-Za-z]{2})", lambda match: f"{words.dot} "),
         rule(r" ?(?:[=-]>|[→⇒➔]) ?", lambda match: ", ", "[>→⇒➔]"),
         rule(f"[{named}]", lambda match: f" {words.signs[match[0]]} "),
         rule(r"[_/|\\](?<=\w.)(?=\w)", lambda match: " "),
         rule(f"[{re.escape(_UNSAID)}]+", lambda match: " "),
+        rule(r"\.(?<![^ (\"'].)(?=[A-Za-z]{2})", lambda match: f"{words.dot} "),
         rule(" +(?=[,;:!?])", lambda match: "", " [,;:!?]"),
         rule("  +", lambda match: " "),
     ]
