@@ -9,6 +9,8 @@ _FORMULA = re.compile(
     r"|\$(?=[^\s$])(?=[a-zA-Z]\$|[^$\n]*[\\^_{}=])([^$\n]*)(?<=\S)\$(?![\d$])",
     re.S,
 )
+# `\\(about two minutes\\)`: brackets that Markdown escapes.
+_PROSE = re.compile(r"[^\\^_{}=]*[^\W\d_]{3}[^\\^_{}=]*")
 _FONT = re.compile(r"\\(?:text|math|operatorname|boxed|vec|hat|bar|over|under)\w*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _ROOT = re.compile(r"\\sqrt\{([^{}]*)\}")
@@ -51,7 +53,12 @@ def plain_formulas(text: str) -> str:
     r"""`$\frac{a}{b} = x^2$` -> `a ÷ b = x²`; `$5 and $10` is money."""
     if "$" not in text and "\\" not in text:
         return text
-    return _FORMULA.sub(lambda match: _plain(next(filter(None, match.groups()))), text)
+    return _FORMULA.sub(_read, text)
+
+
+def _read(match: re.Match[str]) -> str:
+    formula = next(filter(None, match.groups()))
+    return match[0] if match[0][0] == "\\" and _PROSE.fullmatch(formula) else _plain(formula)
 
 
 def _plain(formula: str) -> str:

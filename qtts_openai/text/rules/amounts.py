@@ -30,7 +30,8 @@ def money(words: Vocabulary) -> list[Rule]:
     figure, alone = figure_pattern(words), figure_pattern(words, r"[\w.,]")
 
     def before(match: re.Match[str]) -> str:
-        return _amount(named[match[1]], match[2], match[3], words)
+        said = _amount(named[match[1]], match[2], match[3], words)
+        return said + (_per(match[4], words) if match[4] else "")
 
     def after(match: re.Match[str]) -> str:
         return _amount(named[match[3]], match[1], match[2], words)
@@ -44,7 +45,7 @@ def money(words: Vocabulary) -> list[Rule]:
         rule(rf"({signs})[-−](?=\d)", lambda match: f"{words.minus} {match[1]}"),
         rule(r"/(?<=\d/)([a-z]{2,10})\b", lambda match: _per(match[1], words)),
         rule(rf"({signs})({figure}){DASH}(?:{signs})?({figure})", span),
-        rule(rf"({signs}) ?({figure})(?: ?({scales})\b)?", before),
+        rule(rf"({signs}) ?({figure})(?: ?({scales})\b)?(?:/([a-z]{{2,10}})\b)?", before),
         rule(rf"({alone})(?: ?({scales}))? ?({signs})(?!\w)", after, signs),
     ]
 
@@ -98,7 +99,7 @@ def measures(words: Vocabulary) -> list[Rule]:
         rule(r"[1-9](?<![\w/.,-]\d)/\d(?![\w/]|[.,]\d)", _fraction(words), "/"),
         rule(rf"(\d(?<![\w/.,]\d)\d*) ?({fractions})(?![\d/])", mixed, fractions),
         rule(rf"({fractions})(?<![\w/.,].)(?![\d/])", lambda match: words.fractions[match[1]]),
-        rule(rf"({alone}) ?(?=[{begin}])({units})(?:/([a-z]{{2,10}}))?(?![\w²³])", measure),
+        rule(rf"({alone}) ?(?=[{begin}])({units})(?:/([a-zA-Z]{{2,10}}))?(?![\w²³])", measure),
     ]
 
 

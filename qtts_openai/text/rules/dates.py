@@ -36,7 +36,7 @@ def dates(words: Vocabulary) -> list[Rule]:
 
     rules = [
         rule(r"(\d(?<![\w/-]\d)\d{3})([-/])(\d\d)\2(\d\d)(?:(T)(?=\d\d:)|(?![\w/-]))", iso, "[-/]"),
-        rule(r"(\d(?<![\w/.]\d)\d?)([/.])(\d\d?)\2(\d{4})(?![\w/])", local, "[/.]"),
+        rule(r"(\d(?<![\w/.]\d)\d?)([/.-])(\d\d?)\2(\d{4})(?![\w/-])", local, "[/.-]"),
         rule(
             rf"(\d(?: ?[apAP]\.?[mM]\b\.?|h)?){DASH}(?=\d{{1,2}}(?:h|:[0-5]\d| ?[apAP]\.?[mM]\b))",
             lambda match: f"{match[1]} {words.to} ",
@@ -97,7 +97,7 @@ def _day_first(words: Vocabulary) -> Rule:
         day = ordinal(int(match[1]), "en")
         return f"{day} of {match[2]}" if word_before(match) == "the" else f"{match[2]} {day}"
 
-    return rule(rf"([1-3]?\d(?<![\w.,:/-]\d)(?<![\w.,:/-]\d\d)) ({months})\b", say)
+    return rule(rf"\b(?<![.,:/-])([1-3]?\d) ({months})\b", say, months)
 
 
 def _is_date(day: int, month: int) -> bool:
@@ -111,16 +111,14 @@ def _time(match: re.Match[str], words: Vocabulary) -> str:
     half = f" {match[4].upper()}M" if match[4] else ""
     spoken_hour = words.say(hour.lstrip("0") or "0")
     if minute == "00":
-        said = spoken_hour + half if half else _hour(int(hour), words)
+        said = spoken_hour if half else _hour(int(hour), words)
     else:
         oh = "oh " if words.code == "en" and minute[0] == "0" else ""
-        said = words.clock.format(h=spoken_hour, m=oh + words.say(minute.lstrip("0"))) + half
-    if (match[3] or "00") != "00":
-        said += (
-            f" {words.and_}".rstrip()
-            + f" {words.counted(match[3].lstrip('0'), *words.second.split('|'))}"
-        )
-    return said + (" UTC" if match[5] else "")
+        said = words.clock.format(h=spoken_hour, m=oh + words.say(minute.lstrip("0")))
+    if seconds := (match[3] or "").lstrip("0"):
+        counted = words.counted(seconds, *words.second.split("|"))
+        said = " ".join(filter(None, (said, words.and_, counted)))
+    return said + half + (" UTC" if match[5] else "")
 
 
 def _hour(hour: int, words: Vocabulary) -> str:

@@ -69,6 +69,7 @@ CASES = {
     # Formulas.
     r"$$E = mc^2$$ and \(a_1+b\) and $x^{10}$": "E = mc² and a 1+b and x¹⁰",
     r"\[ x = \frac{-b \pm \sqrt{b^2}}{2a} \]": "x = −b ± √b² ÷ 2a",
+    r"Mix \(about 2 minutes\) \[sic\]": "Mix (about 2 minutes) [sic]",
     "It costs $5 and $10, or x_y = $6.": "It costs $5 and $10, or x_y = $6.",
     # What only looks like markup.
     "5*3*2 and 2 * 3 * 4": "5*3*2 and 2 * 3 * 4",

@@ -68,6 +68,11 @@ ENGLISH = {
         "January fifteenth, twenty twenty-four, ten thirty UTC, "
         "January fifteenth, twenty twenty-four"
     ),
+    "12 March 2021, 12:30:45 PM, $5 million/year, 30 mi/gal, 10-12-2024": (
+        "March twelfth twenty twenty-one, twelve thirty and forty-five seconds PM, "
+        "five million dollars per year, thirty miles per gallon, "
+        "October twelfth, twenty twenty-four"
+    ),
     "5 January, the 5 January, May 5-7": (
         "January fifth, the fifth of January, May fifth to seventh"
     ),
