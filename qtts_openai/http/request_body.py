@@ -53,8 +53,8 @@ async def _multipart(request: Request, max_file_bytes: int) -> dict[str, Any]:
             raise
         raise _unreadable(error.detail) from error
     except UnicodeDecodeError as error:
-        message = "a part is not text and has no filename; audio_sample and recording must be"
-        raise _unreadable(f"{message} files (with a filename)") from error
+        message = "a part is neither text in UTF-8 nor a file; audio_sample, recording and"
+        raise _unreadable(f"{message} file must be files (with a filename)") from error
     except LookupError as error:
         raise _unreadable(str(error)) from error
     return {name: await _value(name, value, max_file_bytes) for name, value in form.multi_items()}
