@@ -6,6 +6,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 SEAM = {"protocol", "config", "errors"}
 
@@ -204,6 +206,7 @@ def test_extras_stay_behind_their_settings():
     assert all(module.startswith("qtts_openai.provenance.") for module in signers)
 
 
+@pytest.mark.process
 def test_app_does_not_load_torch():
     heavy = "{'torch', 'soundfile', 'c2pa', 'cryptography'} & sys.modules.keys()"
     code = f"import qtts_openai.app, qtts_openai.__main__, sys; assert not {heavy}"

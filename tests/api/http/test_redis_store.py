@@ -18,9 +18,11 @@ from qtts_openai.http.redis_store import RedisStore
 from qtts_openai.settings import Limits, SettingsError
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
-needs_redis = pytest.mark.skipif(
-    SERVER is None, reason="no redis-server or valkey-server; apt-get install redis-server"
-)
+NONE = "no redis-server or valkey-server; apt-get install redis-server"
+
+
+def needs_redis(test):
+    return pytest.mark.process(pytest.mark.skipif(SERVER is None, reason=NONE)(test))
 
 
 def free_port() -> int:
