@@ -60,9 +60,8 @@ class Turn:
             self._stream = self._begin_stream()
         except QueueFullError:
             raise
-        except (
-            Exception
-        ) as error:  # for this turn's reader, not for the one whose end freed the place
+        except Exception as error:
+            # For this turn's reader, not for the one whose end freed the place.
             self._fail(error)
             return False
         self._watch = asyncio.create_task(self._leave_at_end(self._stream))
