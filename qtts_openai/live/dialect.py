@@ -212,3 +212,7 @@ class Dialect:
 
     async def voice(self, request: SpeechRequest) -> LiveVoice:
         return await LiveVoice.of(self.service, request, self.caller, self.who)
+
+
+def unknown_message(kind: object, code: str = "invalid_value") -> ApiError:
+    return invalid(f"{str(kind)[:60]!r} is no message of this protocol.", "type", code)
