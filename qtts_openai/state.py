@@ -39,7 +39,7 @@ from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
-from qtts_openai.speech.planner import LivePlan, Planner, SpeechPlan
+from qtts_openai.speech.planner import Plan, Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.likeness import Likeness
@@ -215,7 +215,7 @@ class AppState:
     async def provenance(
         self,
         request: SpeechRequest,
-        utterance: SpeechPlan | LivePlan,
+        utterance: Plan,
         caller: Caller = ANONYMOUS,
         request_id: str | None = None,
     ) -> Provenance:
@@ -231,9 +231,7 @@ class AppState:
         settings = self.settings.provenance
         return Mark(model, settings.mark_wav_streams) if settings.mark else None
 
-    async def _trail(
-        self, request: SpeechRequest, utterance: SpeechPlan | LivePlan, caller: Caller
-    ) -> Trail | None:
+    async def _trail(self, request: SpeechRequest, utterance: Plan, caller: Caller) -> Trail | None:
         """Of a live text is known at its end only what it was."""
         if not self.audit.is_on or utterance.reference is None:
             return None

@@ -41,12 +41,7 @@ class Finished(msgspec.Struct, frozen=True):
     num_ids: int = 0  # of the text
 
     def usage(self) -> UsageAnswer:
-        num_frames = round(self.audio_s / FRAME_S)
-        return UsageAnswer(
-            input_tokens=self.num_ids,
-            output_tokens=num_frames,
-            total_tokens=self.num_ids + num_frames,
-        )
+        return UsageAnswer.of(self.num_ids, round(self.audio_s / FRAME_S))
 
 
 class Cancelled(msgspec.Struct, frozen=True):

@@ -204,15 +204,9 @@ class LiveSession:
 
     async def _encoder(self, utterance: Utterance) -> AudioEncoder:
         """And what it is marked with; a clone is in the audit log from here on."""
-        request, marked = utterance.voice.request, await utterance.voice.provenance()
-        self._trails.begin(utterance, marked)
-        return AudioEncoder(
-            request.response_format,
-            sample_rate=request.sample_rate,
-            speed=request.speed,
-            mark=marked.mark,
-            watermark=marked.watermark,
-        )
+        provenance = await utterance.voice.provenance()
+        self._trails.begin(utterance, provenance)
+        return AudioEncoder.of(utterance.voice.request, provenance)
 
     async def _be_silent(self, utterance: Utterance, encoder: AudioEncoder, piece: Piece) -> None:
         while (left_s := piece.silence_s - piece.audio_s) > 0:

@@ -25,9 +25,7 @@ class Trails:
         match event:
             case Audio(index, data, duration_s=duration_s):
                 self._sent_s[index] += duration_s
-                for hashing in (provenance.seal, provenance.trail):
-                    if hashing:
-                        hashing.add(data)
+                provenance.add(data)
             case Finished(index, reason=reason):
                 if provenance.seal:
                     provenance.seal.finish()

@@ -23,8 +23,9 @@ from av.filter import Graph
 from engine import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from qtts_openai.errors import invalid
 from qtts_openai.provenance.marks import Mark
+from qtts_openai.provenance.policy import Provenance
 from qtts_openai.provenance.watermark import Marking, Watermark
-from qtts_openai.schemas import AudioFormat
+from qtts_openai.schemas import AudioFormat, SpeechRequest
 
 CONTENT_TYPES: dict[AudioFormat, str] = {
     "mp3": "audio/mpeg",
@@ -81,6 +82,16 @@ class AudioEncoder:
         self._stages = list(_stages(audio_format, self.sample_rate, speed, mark, watermark))
         # wav and pcm cost next to nothing; the rest is worth a thread.
         self.is_cheap = len(self._stages) == 1 and audio_format in ("wav", "pcm")
+
+    @classmethod
+    def of(cls, request: SpeechRequest, provenance: Provenance) -> "AudioEncoder":
+        return cls(
+            request.response_format,
+            sample_rate=request.sample_rate,
+            speed=request.speed,
+            mark=provenance.mark,
+            watermark=provenance.watermark,
+        )
 
     def encode(self, pcm: bytes) -> bytes:
         for stage in self._stages:
