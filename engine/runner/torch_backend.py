@@ -58,6 +58,9 @@ class StepParts:
     rotary: RotaryTable
     inner_rotary: RotaryTable
 
+    def __post_init__(self) -> None:
+        """A backend makes here what it needs besides."""
+
 
 class TorchBackend(StepParts):
     def __post_init__(self) -> None:
