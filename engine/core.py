@@ -62,11 +62,11 @@ class EngineCore:
         }
         self.codec_stage = CodecStage(codecs, config.chunk_ramp, clock)
         self.sequences: dict[int, Sequence] = {}
-        # Not with the talker yet: their voice is being encoded.
+        # Sequences whose reference is being encoded; the talker does not have them yet.
         self.encoding: dict[int, Future[VoicePrompt]] = {}
-        # Recordings that are being heard for their embedding alone.
+        # Recordings that are being encoded for an Embed message.
         self.hearing: dict[int, Future[VoicePrompt]] = {}
-        # Of sequences that the talker has not started: the codec begins with it, too.
+        # Voices of sequences that the talker has not started; the codec needs them at the start.
         self.voice_prompts: dict[int, VoicePrompt] = {}
         self.finishing: dict[int, FinishReason] = {}
         self.outbox: list[Outbound] = []
@@ -206,7 +206,7 @@ class EngineCore:
 
     @torch.inference_mode()
     def step(self) -> list[Outbound]:
-        """One iteration; what it has to tell."""
+        """One iteration; returns what the client is to be told, in order."""
         self._collect_voices()
         self._close_overdue_texts()
         step = self.talker.step()

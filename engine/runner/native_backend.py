@@ -1,5 +1,5 @@
-"""The step's operations where the decoder layers run as a whole (native/decoder.py): sampling in
-plain torch, attention inside the layers.
+"""The operations of a step for the compiled decoder (native/decoder.py), which does attention
+itself: row numbers, positions and KV slots for it, and sampling in plain torch.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""The code predictor's keys and values as pages, for backends whose attention reads pages."""
+"""The code predictor's keys and values as pages, for backends whose attention reads paged memory."""
 
 import torch
 from torch import Tensor

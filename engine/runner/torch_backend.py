@@ -1,7 +1,8 @@
-"""The operations of a step that exist in more than one form: attention and drawing codes.
+"""The operations of a step that exist in more than one form: attention and sampling.
 
-TorchBackend is plain torch: the reference, and what runs on a CPU. TritonBackend
-(triton_backend.py) is the same in kernels that never ask the host anything.
+TorchBackend is plain torch: the reference, and what runs on a CPU without the compiled decoder.
+NativeBackend (native_backend.py) serves that decoder. TritonBackend (triton_backend.py) does the
+same in kernels that read nothing back to the host.
 """
 
 from collections.abc import Callable

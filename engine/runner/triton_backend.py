@@ -1,7 +1,8 @@
-"""The step's operations in Triton's kernels: nothing asks the host, so a step can be a CUDA graph.
+"""The operations of a step in Triton kernels. Nothing is read back to the host, so a whole step can
+be a CUDA graph.
 
-Every token has a row, a position and a KV slot, so prompts of any cut, decode and the code
-predictor's passes are the same two kernels (rope.py, attention.py).
+Every token has a row, a position and a KV slot, so slices of prompts, decode and the code
+predictor's passes all use the same two kernels (rope.py, attention.py).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How much of what was sent its listener has heard, who is taken to play it as it comes."""
+"""How much of the audio that was sent has been heard, if the listener plays it as it arrives."""
 
 import time
 from collections import deque

@@ -1,4 +1,6 @@
-"""What is signed and audited of live utterances: the bytes that were handed over to be sent."""
+"""The signatures and audit entries of live utterances: they cover the bytes that were handed to the
+socket, which may be less than what was made.
+"""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What is said between two flushes, cut into pieces that the engine speaks one after the other."""
+"""The text between two flushes, cut into pieces that the engine speaks one after the other."""
 
 import asyncio
 import hashlib

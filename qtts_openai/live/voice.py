@@ -1,4 +1,6 @@
-"""What a live session is spoken with: one voice, seed and way of sampling for all its turns."""
+"""The voice of a live session: what was planned once for all of its utterances (model, voice, seed,
+sampling), and how their text gets into the engine.
+"""
 
 import asyncio
 import secrets
