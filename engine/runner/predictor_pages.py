@@ -1,4 +1,4 @@
-"""The code predictor's keys and values as pages, for backends whose attention reads paged memory."""
+"""The code predictor's keys and values as pages, for backends whose attention reads pages."""
 
 import torch
 from torch import Tensor

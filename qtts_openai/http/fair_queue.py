@@ -3,13 +3,13 @@
 In: tickets, one for each utterance, with the name of their caller. Out: `begin()` is called on the
 ticket that gets a free place. Policy only: no clock, no I/O.
 
-The engine's own queue is first come, first served, so it is given no more than it can speak at
+The engine's own queue is first come, first served, so it is given little more than it can speak at
 once; the other tickets wait here, in one line for each caller. A free place goes to the caller with
 the fewest utterances under way; callers that have equally many take turns. So two busy callers come
 to have half of the places each, while one who is alone may have all.
 
 An utterance that has begun is never broken off, so a newcomer may have to wait until one of the
-others ends. To make that rare there are a few more places (one in SPARE) that only a caller with
+others ends. To make that rare there are a few more places (one for each SPARE) that only a caller with
 nothing under way can get.
 
 Where places are tight (on a CPU, where each utterance more slows down all others), one caller could
