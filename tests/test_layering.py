@@ -190,7 +190,7 @@ def test_litestar_stays_at_the_edge():
 def test_what_parses_hostile_audio_stays_in_its_process():
     assert importers("qtts_openai", "soundfile") == {"qtts_openai.decoding.decoder"}
     in_child = {"qtts_openai.decoding.decoder", "qtts_openai.decoding.zygote"}
-    assert importers("qtts_openai", "av") == in_child | {"qtts_openai.speech.encoders"}
+    assert importers("qtts_openai", "av") == in_child | {"qtts_openai.speech.stages"}
     assert importers("qtts_openai", *in_child) == {"qtts_openai.decoding.zygote"}
 
 
