@@ -9,8 +9,8 @@ the fewest utterances under way; callers that have equally many take turns. So t
 to have half of the places each, while one who is alone may have all.
 
 An utterance that has begun is never broken off, so a newcomer may have to wait until one of the
-others ends. To make that rare there are a few more places (one for each SPARE) that only a caller with
-nothing under way can get.
+others ends. To make that rare there are a few more places, one for each SPARE, that only a caller
+with nothing under way can get.
 
 Where places are tight (on a CPU, where each utterance more slows down all others), one caller could
 still fill all places in the moment between two requests of another. There nobody is given more than
