@@ -5,7 +5,6 @@ a parameter `service`. `submit` takes a SpeechPlan and returns a stream of PCM (
 at 24 kHz): from the cache, or from the engine when the plan's turn has come.
 """
 
-import asyncio
 import hashlib
 import logging
 import secrets
@@ -245,7 +244,7 @@ class AppState:
             "reference_sha256": utterance.reference.key,
             "text_sha256": hashlib.sha256(text).hexdigest() if text else None,
         }
-        await asyncio.to_thread(self.audit.write, "speech.begun", **said)
+        await self.audit.note("speech.begun", **said)
         return Trail(self.audit, said)
 
     def forget_speech(self, voices: Sequence[StoredVoice]) -> None:
