@@ -153,7 +153,7 @@ class Planner:
         builder = self.resolver.catalog.builders[model.id]
         has_speaker = voice is not None and model.model_type == "custom_voice"
         whole = request.non_streaming_mode
-        # As the official package has it for what its Base was trained on: clones in context.
+        # The official package's choice for clones that use the reference's text.
         row_by_row = model.model_type == "base" and model.uses_ref_text
         return partial(
             builder.build,
@@ -167,7 +167,7 @@ class Planner:
 
 
 def _note_use(resolved: ResolvedVoice, caller: Caller) -> None:
-    """Who speaks with a person's voice stands in the log."""
+    """Log which caller uses a stored voice, which may be a person's."""
     if resolved.voice is not None and resolved.voice.is_stored:
         who = current_caller.get() if caller is ANONYMOUS else caller.name
         logger.info("voice %s is spoken by %s on %s", resolved.voice.id, who, resolved.model.id)
