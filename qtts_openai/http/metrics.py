@@ -106,17 +106,14 @@ class Metrics:
             "Questions and reports that the shared store of limits did not get",
         )
         self.underruns = counter(
-            "qtts_underruns_predicted",
-            "Times that a listener who plays as audio leaves had none",
+            "qtts_underruns_predicted", "Times that a listener who plays as audio leaves had none"
         )
         self.gaps = counter("qtts_predicted_gap_seconds", "How long they had none")
         self.decoded = counter(
             "qtts_decoder_files", "Audio files of requests by what became of them", ["outcome"]
         )
         self.cache_answers = counter(
-            "qtts_cache_answers",
-            "Utterances that a cache may serve, by whether it did",
-            ["result"],
+            "qtts_cache_answers", "Utterances that a cache may serve, by whether it did", ["result"]
         )
         gauge("qtts_cache_bytes", "PCM in the cache").set_function(cached_bytes)
         for outcome in get_args(Outcome):

@@ -17,11 +17,7 @@ class Turn:
     """
 
     def __init__(
-        self,
-        queue: FairQueue,
-        who: str,
-        begin_stream: Callable[[], SpeechStream],
-        is_firm: bool,
+        self, queue: FairQueue, who: str, begin_stream: Callable[[], SpeechStream], is_firm: bool
     ) -> None:
         self.who = who
         self.is_firm = is_firm

@@ -15,13 +15,7 @@ from litestar.params import FromPath, FromQuery
 
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
 from qtts_openai import schemas as s
-from qtts_openai.answers import (
-    CreatedVoice,
-    DeletedVoice,
-    VoiceAnswer,
-    VoiceList,
-    VoiceNames,
-)
+from qtts_openai.answers import CreatedVoice, DeletedVoice, VoiceAnswer, VoiceList, VoiceNames
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.asgi import Request
@@ -278,11 +272,4 @@ async def delete_voice(
     return DeletedVoice(id=voice.id)
 
 
-handlers = [
-    list_voices,
-    create_voice,
-    retrieve_voice,
-    rename_voice,
-    delete_voice,
-    export_voice,
-]
+handlers = [list_voices, create_voice, retrieve_voice, rename_voice, delete_voice, export_voice]

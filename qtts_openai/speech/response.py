@@ -274,10 +274,7 @@ class SpeechResponse:
 
 
 async def respond(
-    http: Request,
-    speech: SpeechResponse,
-    headers: dict[str, str],
-    defaults: Defaults,
+    http: Request, speech: SpeechResponse, headers: dict[str, str], defaults: Defaults
 ) -> Response[Any]:
     wanted = speech.request
     streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
