@@ -35,23 +35,9 @@ HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
 
 # Steps of text/pipeline.py.
 CleanStep = Literal[
-<<<<<<< HEAD
-    "line_ends",
-    "emoji",
-    "invisible",
-    "letters",
-    "control_tokens",
-    "formulas",
-    "markup",
-    "spaces",
-    "wrapped_lines",
-    "line_marks",
-]
-=======
-    "line_ends", "emoji", "invisible", "letters", "control_tokens", "markup", "spaces",
-    "wrapped_lines", "line_marks",
+    "line_ends", "emoji", "invisible", "letters", "control_tokens", "formulas", "markup",
+    "spaces", "wrapped_lines", "line_marks",
 ]  # fmt: skip
->>>>>>> main
 FullStep = Literal["figures", "plain_marks", "last_mark", "one_line"]
 Step = CleanStep | FullStep
 
