@@ -102,7 +102,7 @@ class Planner:
         resolved = await self.resolver.resolve(request, caller)
         language = _language(request, resolved.model)
         is_live = not resolved.reference_text and request.non_streaming_mode is not True
-        instruct = _instruct(request, resolved)
+        instruct = self._instruct(request, resolved)
         row_by_row = msgspec.structs.replace(request, non_streaming_mode=False)
         return LivePlan(
             model=resolved.model,
@@ -120,7 +120,7 @@ class Planner:
 
     def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
         language = _language(request, resolved.model)
-        instruct = _instruct(request, resolved)
+        instruct = self._instruct(request, resolved)
         script = self.writer.write(request, resolved.model, language)
         parts = self._prompts(request, resolved, language, instruct, script)
         params = _sampling(request, resolved)
@@ -137,6 +137,19 @@ class Planner:
             _voice_id(resolved),
             _consent(request, resolved),
         )
+
+    def _instruct(self, request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
+        """The instruct block: a style for CustomVoice, the description of the voice for
+        VoiceDesign.
+        """
+        model, asked, catalog = resolved.model, request.instructions, self.resolver.catalog
+        if model.model_type == "voice_design":
+            described = resolved.voice.prompt if resolved.voice else None
+            text = ". ".join(part for part in (described, asked) if part)
+            catalog.check_description(model, text, "instructions")
+            return text
+        has_use = model.model_type == "custom_voice" and model.supports_instruct
+        return asked if has_use and asked and catalog.reads(model, asked) else None
 
     def _gain_db(self, resolved: ResolvedVoice) -> float:
         if resolved.voice is None or resolved.model.model_type != "custom_voice":
@@ -199,20 +212,6 @@ def _language(request: SpeechRequest, model: ModelInfo) -> str:
     if request.language is not None:
         return find_language(request.language, model)
     return find_language(request.lang_code or "auto", model, lenient=True)
-
-
-def _instruct(request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
-    """The instruct block: a style for CustomVoice, the description of the voice for VoiceDesign."""
-    if resolved.model.model_type == "base":
-        return None
-    if resolved.model.model_type == "custom_voice":
-        return request.instructions if resolved.model.supports_instruct else None
-    described = resolved.voice.prompt if resolved.voice else None
-    parts = [part for part in (described, request.instructions) if part]
-    if not parts:
-        message = "instructions: describe the voice, since the request names none."
-        raise invalid(message, "instructions", "missing_required_parameter")
-    return ". ".join(parts)
 
 
 def _unused(
