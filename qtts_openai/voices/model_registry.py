@@ -50,7 +50,8 @@ class Catalog:
         for model in configured:
             for alias in model.aliases:
                 self._named[alias] = NamedModel(alias, loaded[model.id], True)
-        anyone = NamedModel(ANY_MODEL, loaded[configured[0].id], True)
+        first = configured[0].id
+        anyone = NamedModel(first, loaded[first], True)
         self._by_key = {ANY_MODEL: anyone} | {
             names.key(name): named for name, named in self._named.items()
         }

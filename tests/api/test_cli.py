@@ -37,7 +37,7 @@ def test_say_writes_a_file(engine, tmp_path, capsys, name):
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_say_finds_the_model_that_can(engine, trio, tokenizer_dir, tmp_path, asked, is_remote):
     design = model_info("qtts-embedded-voice-design", tokenizer_dir, "voice_design")
-    engine.models[design.id] = design
+    engine._models[design.id] = design
     where = ["--url", trio.url] if is_remote else []
     assert main(["say", "Hello.", "--out", str(tmp_path / "x.mp3"), *asked, *where]) == 0
     spoke = trio.engine if is_remote else engine
