@@ -47,11 +47,11 @@ def key(name: str) -> str:
 def check_free(name: str, taken: Iterable[str]) -> None:
     """A 400 where `name` is, or looks like, one of the keys in `taken`, or reads as their mix."""
     readings = _readings(key(name)) | _readings(key(name.replace("I", "l")))
-    found = next((known for known in taken if known in readings), None)
+    found = next((f"the server's voice {known!r}" for known in taken if known in readings), None)
     if found is None and {key(_WEIGHT.sub("", part)) for part in name.split("+")} <= set(taken):
-        found = name
+        found = "a mix of the server's voices"
     if found is not None:
-        message = f"name: {name!r} is, or looks like, the server's voice {found!r}; choose another."
+        message = f"name: {name!r} is, or looks like, {found}; choose another."
         raise ApiError(400, message, param="name", code="name_taken")
 
 
