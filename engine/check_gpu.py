@@ -1,7 +1,8 @@
-"""What a GPU makes of the kernels and graphs of these models: `python -m engine.check_gpu`.
+"""Runs every kernel and graph of some models beside plain torch on this GPU, for `qtts check
+--gpu`: `python -m engine.check_gpu`.
 
-In, as JSON on stdin, what `engine.what_fits` is asked. The models are loaded as a server would load
-them. Out: the last line, a Report as JSON.
+In, as JSON on stdin: `config` (EngineConfig) and `models` (ModelSpecs), as for engine.what_fits.
+The models are loaded as a server would load them. Out, on the last line: a Report as JSON.
 """
 
 import sys

@@ -31,8 +31,8 @@ class WorkerState(NamedTuple):
 
 class EngineClient:
     """One engine as the HTTP side sees it: `config.data_parallel_size` workers, each with all
-    models, the one with the least work before it first. A model on vLLM has as many
-    of its own.
+    models. An utterance goes to the worker with the least work before it. A model on vLLM has as
+    many workers of its own.
     """
 
     def __init__(self, config: EngineConfig, models: list[ModelSpec]) -> None:
@@ -78,7 +78,7 @@ class EngineClient:
 
     @property
     def num_places(self) -> int:
-        """How many of them they should be given, so that each is spoken fast enough."""
+        """How many utterances the ready workers should be given, so that each is spoken in time."""
         ready = [worker for worker in self._workers if worker.status == "ready"]
         return sum(worker.measured.num_places for worker in ready if worker.measured is not None)
 
@@ -103,9 +103,9 @@ class EngineClient:
         reference: ReferenceAudio | None = None,
         buffered_s: float = 0.0,
     ) -> SpeechStream:
-        """Queue one utterance. QueueFullError or EngineDeadError at once, before any work. With
-        `buffered_s` it follows another one, of which that much is still to be heard, and need not
-        hurry.
+        """Queue one utterance; QueueFullError or EngineDeadError is raised at once. `buffered_s`:
+        seconds that the listener still has to hear of an utterance before this one, which then
+        need not hurry.
         """
         ready, queued = self._ready_workers(model), self.config.max_queued
         with_room = [w for w in ready if len(w.streams) < w.num_rows + queued]
@@ -127,8 +127,8 @@ class EngineClient:
         return ready
 
     async def embed(self, model: str, samples: bytes) -> bytes:
-        """What a Base model's speaker encoder hears in a recording: float32 numbers. Errors as of a
-        stream.
+        """A Base model's speaker embedding of a recording, both as float32 bytes. It raises the
+        errors that a stream raises.
         """
         worker = min(self._ready_workers(model), key=lambda w: w.frames_left)
         embed = Embed(next(self._ids), model, samples)
@@ -139,7 +139,7 @@ class EngineClient:
             raise EngineDeadError("the engine did not hear a recording in time") from None
 
     def forget_voice(self, key: str) -> None:
-        """Of a ReferenceAudio: no worker keeps it, or what was made of it, for later."""
+        """Make all workers drop the ReferenceAudio of that key and what they made of it."""
         for worker in self._workers:
             worker.forget_voice(key)
 

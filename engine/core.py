@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict
 
 import torch
 
@@ -61,11 +62,11 @@ class EngineCore:
         }
         self.codec_stage = CodecStage(codecs, config.chunk_ramp, clock)
         self.sequences: dict[int, Sequence] = {}
-        # Not with the talker yet: their voice is being encoded.
+        # Sequences whose reference is being encoded; the talker does not have them yet.
         self.encoding: dict[int, Future[VoicePrompt]] = {}
-        # Recordings that are being heard for their embedding alone.
+        # Recordings that are being encoded for an Embed message.
         self.hearing: dict[int, Future[VoicePrompt]] = {}
-        # Of sequences that the talker has not started: the codec begins with it, too.
+        # Voices of sequences that the talker has not started; the codec needs them at the start.
         self.voice_prompts: dict[int, VoicePrompt] = {}
         self.finishing: dict[int, FinishReason] = {}
         self.outbox: list[Outbound] = []
@@ -117,7 +118,7 @@ class EngineCore:
         try:
             check_text(text, self.checkpoints[seq.model])
         except InvalidPromptError as error:
-            self._fail(seq, error)
+            self.fail(seq.id, error)
             return
         room = max(0, seq.max_frames - 1 - seq.num_trailing)
         text, final = text[:room], final or len(text) > room
@@ -165,8 +166,8 @@ class EngineCore:
         if seq is not None:
             self._end(seq, FinishReason.ABORT)
 
-    def fail(self, seq_id: int, error: Exception) -> None:
-        """End an utterance, queued or not, by what a message about it did."""
+    def fail(self, seq_id: int, error: BaseException) -> None:
+        """End an utterance, wherever it stands, and tell its listener why."""
         seq = self.sequences.get(seq_id)
         if seq is not None:
             self._release(seq, FinishReason.ERROR)
@@ -205,14 +206,14 @@ class EngineCore:
 
     @torch.inference_mode()
     def step(self) -> list[Outbound]:
-        """One iteration; what it has to tell."""
+        """One iteration; returns what the client is to be told, in order."""
         self._collect_voices()
         self._close_overdue_texts()
         step = self.talker.step()
         for seq in step.started:
             self._start_codec(seq)
         for seq, error in step.failed:
-            self._fail(seq, error)
+            self.fail(seq.id, error)
         for seq, codes in step.frames:
             if not seq.is_finished:
                 self._postprocess(seq, codes)
@@ -233,7 +234,7 @@ class EngineCore:
             seq, future = self.sequences[seq_id], self.encoding[seq_id]
             error = future.exception()
             if error is not None:
-                self._fail(seq, error)
+                self.fail(seq.id, error)
                 continue
             del self.encoding[seq_id]
             voice = self.voice_prompts[seq_id] = future.result()
@@ -251,7 +252,7 @@ class EngineCore:
         try:
             self.codec_stage.start(seq, voice.ref_codes if voice is not None else None)
         except Exception as error:
-            self._fail(seq, error)
+            self.fail(seq.id, error)
 
     def _postprocess(self, seq: Sequence, codes: list[int] | None) -> None:
         """Take a frame, or learn that the sequence has ended."""
@@ -289,10 +290,6 @@ class EngineCore:
         usage = Usage(seq.num_prompt_tokens, seq.num_frames)
         self.codec_stage.end(Finished(seq.id, reason, usage, seq.num_text_read))
 
-    def _fail(self, seq: Sequence, error: BaseException) -> None:
-        self._release(seq, FinishReason.ERROR)
-        self._report_failure(seq.id, error)
-
     def _report_failure(self, seq_id: int, error: BaseException) -> None:
         """What an unforeseen error says is for the log: a listener gets a sentence of ours."""
         if isinstance(error, InvalidPromptError):
@@ -313,22 +310,12 @@ class EngineCore:
     # ---- what others may ask ----
 
     def stats(self) -> Stats:
-        talker = self.talker.stats()
+        talker = asdict(self.talker.stats())
+        talker["num_waiting"] += len(self.encoding)
         return Stats(
-            num_waiting=talker.num_waiting + len(self.encoding),
-            num_running=talker.num_running,
-            num_free_blocks=talker.num_free_blocks,
-            num_blocks=talker.num_blocks,
-            num_free_rows=talker.num_free_rows,
-            num_rows=talker.num_rows,
-            num_steps=talker.num_steps,
+            **talker,
             num_frames=self.num_frames,
             num_runaways=self.num_runaways,
-            num_preemptions=talker.num_preemptions,
-            num_prefix_cache_queries=talker.num_prefix_cache_queries,
-            num_prefix_cache_hits=talker.num_prefix_cache_hits,
-            prefill_s=talker.prefill_s,
-            decode_s=talker.decode_s,
             codec_s=self.codec_s,
         )
 

@@ -1,4 +1,4 @@
-"""What the machine decides where the configuration says `auto`: device, dtype, threads."""
+"""What start-up decides where the configuration says `auto`: device, dtype, number of threads."""
 
 import logging
 import os

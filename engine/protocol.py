@@ -49,10 +49,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     subtalker_temperature: float | None = None
     subtalker_top_k: int | None = None
     subtalker_top_p: float | None = None
-    # Same seed, same codes, alone and in any batch (fp32). None: drawn when it is admitted.
+    # Same seed, same codes, alone and in any batch (fp32). None: a random one.
     seed: int | None = None
-    # Codebook-0 tokens to sample at most; N tokens give N - 1 frames, or N when the last one is the
-    # stop token's turn.
+    # Most codes of codebook 0 to sample, the end token included; N of them allow N - 1 frames.
     max_new_tokens: int | None = None
     ignore_eos: bool = False
 
@@ -102,9 +101,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     model_type: Literal["custom_voice", "voice_design", "base"]
     model_size: str  # as in config.json: "0b6" or "1b7" where it is a published one
     speakers: dict[str, int]  # lower-case name -> codec row
-    speaker_dialects: dict[
-        str, str
-    ]  # speakers whose auto/Chinese speech is a dialect -> its language name
+    # Speakers that speak a dialect where the language is auto or Chinese -> its language name.
+    speaker_dialects: dict[str, str]
     languages: dict[str, int]  # lower-case name -> codec row
     supports_instruct: bool
     random_weights: bool = False  # a made-up checkpoint: it makes noise
@@ -142,7 +140,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     model: str
     prompt: Prompt
     params: SamplingParams
-    buffered_s: float = 0.0  # what its listener still has to hear of an utterance before this one
+    # Seconds of the utterance before this one that its listener has not heard yet.
+    buffered_s: float = 0.0
 
 
 class Append(msgspec.Struct, frozen=True, tag=True):
@@ -154,7 +153,7 @@ class Append(msgspec.Struct, frozen=True, tag=True):
 
 
 class Hold(msgspec.Struct, frozen=True, tag=True):
-    """Make no more of a sequence while `held`: its listener is behind."""
+    """Begin no more frames of a sequence while `held`, because its listener is behind."""
 
     id: int
     held: bool
@@ -170,14 +169,14 @@ class RegisterVoice(msgspec.Struct, frozen=True, tag=True):
 
 
 class ForgetVoice(msgspec.Struct, frozen=True, tag=True):
-    """What any model keeps of a recording."""
+    """Drop whatever is kept of a reference recording, for all models."""
 
     key: str
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
-    """What the speaker encoder of a model hears in a recording (float32, mono, 24 kHz), of which
-    nothing is kept. Answered by Embedding or Failed.
+    """Ask for a model's speaker embedding of a recording (float32, mono, 24 kHz), of which nothing
+    is kept. Answered by Embedding or Failed.
     """
 
     id: int
@@ -193,7 +192,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """A kernel, or a recorded graph, beside what it stands for, on this device at start-up."""
+    """A kernel or a graph compared with the plain torch that it replaces, at start-up."""
 
     name: str
     error: str = ""  # what it raised

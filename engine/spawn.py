@@ -1,6 +1,7 @@
-"""A worker process that imports what it needs and waits for its Start: half of a start's time.
+"""Starts a worker process, which imports torch and then waits on its socket for a Start message.
 
-A command that will need one may begin it `early`, before it imports anything else itself.
+The imports are half of what a start takes. So a command that will need a worker calls
+`spawn_early` before its own imports, and the first WorkerProcess to start uses that process.
 """
 
 import os
@@ -9,12 +10,12 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-# What the worker, which reads no keys, must not be able to tell anybody.
+# A worker has no use for these, so it does not get them: then it cannot leak them either.
 SECRET_VARIABLES = ("QTTS_API_KEYS",)
 
 
 class Spawned(NamedTuple):
-    """`socket` is our end; the worker ends when it is closed."""
+    """`socket` is this process's end of a socket pair; the worker ends when it is closed."""
 
     process: "subprocess.Popen[bytes]"
     socket: socket.socket
@@ -38,7 +39,9 @@ def spawn() -> Spawned:
 
 
 def spawn_early() -> None:
-    """For the first that takes it. An error is left to those who cannot do without."""
+    """Start a process for the next call of `spawned`. If that fails, `spawned` tries again, and
+    raises the error.
+    """
     try:
         _early.append(spawn())
     except OSError:
@@ -46,7 +49,7 @@ def spawn_early() -> None:
 
 
 def spawned() -> Spawned:
-    """The one that was begun early, if it lives, or a new one."""
+    """The process that `spawn_early` started, if it still runs, else a new one."""
     while _early:
         early = _early.pop()
         if early.process.poll() is None:
@@ -58,7 +61,7 @@ def spawned() -> Spawned:
 def worker_environment() -> dict[str, str]:
     """What a worker inherits."""
     environment = {name: v for name, v in os.environ.items() if name not in SECRET_VARIABLES}
-    # Spin briefly: without end starves what else runs on these cores, not at all costs a wake-up in
-    # every operator (figures in benchmarks/RESULTS.md).
+    # How long OpenMP's threads spin before they sleep: for ever would starve the other processes on
+    # these cores, not at all would cost a wake-up in every operator (see benchmarks/RESULTS.md).
     environment.setdefault("GOMP_SPINCOUNT", "5000")
     return environment

@@ -1,4 +1,6 @@
-"""PCM of one utterance as it comes, and the way back to the worker that speaks it."""
+"""The client's end of one utterance: PCM as it arrives, and what it can ask of its worker (more
+text, pause, abort).
+"""
 
 import asyncio
 import time
@@ -74,8 +76,8 @@ class SpeechStream:
         return pcm
 
     def append(self, text: tuple[int, ...], final: bool = False) -> None:
-        """More text for a prompt that was submitted with text_open; `final` ends it. What the
-        engine had no use for any more is `unread_text` at the end.
+        """More text for a prompt that was submitted with text_open; `final` ends it. Ids that the
+        engine could not speak any more are in `unread_text` at the end.
         """
         self._text += text
         if self.is_open:
@@ -102,7 +104,7 @@ class SpeechStream:
 
     def feed(self, pcm: bytes) -> None:
         self._pcm += pcm
-        # One more at least, as long as it has not ended.
+        # Until it has ended at least one more frame is expected.
         self.frames_left = max(1.0, self.frames_left - len(pcm) / (2 * SAMPLES_PER_FRAME))
         self.heard_at = time.monotonic()
         self._hold(len(self._pcm) >= self._max_unread)

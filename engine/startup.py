@@ -91,17 +91,10 @@ def build(
     quantization = choose_quantization(config, device, native, list(paths.values()))
     own_int8 = on_gpu and quantization == "int8" and config.kernels != "torch"
     forms = Forms(quantization, dtype, device, native=native, own_int8=own_int8)
-    checkpoints: dict[str, Checkpoint] = {}
-    for spec in models:
-        path = paths[spec.id]
-        checkpoints[spec.id] = one = (
-            load_ends(spec, path, dtype, device)
-            if on_vllm
-            else load(spec, path, dtype, device, forms)
-        )
-        log.info("loaded %s (%s) from %s", spec.id, one.info.model_type, path)
-        if one.info.random_weights:
-            log.warning("model %s has random weights: it will make noise, not speech", spec.id)
+    checkpoints = {
+        spec.id: _load(spec, paths[spec.id], dtype, device, None if on_vllm else forms)
+        for spec in models
+    }
     with freed_at_once():
         decoders = _codec_decoders(config, checkpoints, dtype, device)
     configs = {model: checkpoint.config for model, checkpoint in checkpoints.items()}
@@ -110,6 +103,7 @@ def build(
         (checkpoint,) = checkpoints.values()
         needs, free = vllm_options.needs(config, checkpoint, dtype, needs, free)
     memory = plan_memory(config, needs, free, gpu=on_gpu)
+    num_blocks = sum(memory.num_blocks.values())
     wanted = config.kernels == "triton" or (config.kernels == "auto" and on_gpu)
     talkers = [model.talker_config for model in configs.values()]
     checks = check_kernels(config, talkers, dtype, device) if wanted and on_gpu else []
@@ -129,7 +123,7 @@ def build(
             dtype,
             device,
             num_rows=memory.num_rows,
-            num_blocks=sum(memory.num_blocks.values()),
+            num_blocks=num_blocks,
             kernels=plan.use_kernels,
             form=torch_form(quantization, dtype) if device.type == "cpu" else None,
         )
@@ -151,23 +145,35 @@ def build(
         dtype=str(dtype).removeprefix("torch."),
         num_rows=memory.num_rows,
         measured=Measured(torch.get_num_threads(), num_places),
-        num_blocks=sum(memory.num_blocks.values()),
+        num_blocks=num_blocks,
         kv_cache_bytes=talker.kv_cache_bytes,
         load_s=time.monotonic() - started,
         checks=checks,
     )
+    _announce(ready)
+    return core, ready
+
+
+def _load(
+    spec: ModelSpec, path: Path, dtype: torch.dtype, device: torch.device, forms: Forms | None
+) -> Checkpoint:
+    """Without `forms` the talker is left out: vLLM loads it."""
+    checkpoint = (
+        load(spec, path, dtype, device, forms) if forms else load_ends(spec, path, dtype, device)
+    )
+    log.info("loaded %s (%s) from %s", spec.id, checkpoint.info.model_type, path)
+    if checkpoint.info.random_weights:
+        log.warning("model %s has random weights: it will make noise, not speech", spec.id)
+    return checkpoint
+
+
+def _announce(ready: Ready) -> None:
     log.info(
         "ready in %.1f s on %s, %s, %d thread(s); KV cache %.2f GB, %d blocks; %d rows, %d places",
-        ready.load_s,
-        ready.device,
-        ready.dtype,
-        torch.get_num_threads(),
-        ready.kv_cache_bytes / 1e9,
-        ready.num_blocks,
-        ready.num_rows,
-        num_places,
+        *(ready.load_s, ready.device, ready.dtype, ready.measured.threads),
+        *(ready.kv_cache_bytes / 1e9, ready.num_blocks),
+        *(ready.num_rows, ready.measured.num_places),
     )
-    return core, ready
 
 
 def _num_places(

@@ -1,6 +1,8 @@
-"""The first utterances of a worker: they make it warm, and show how many it should speak at once.
+"""The first utterances of a worker. They warm it up, and on a CPU they show how many utterances it
+can speak at once in real time.
 
-In: an EngineCore that has just been built. Nothing of it is left behind, statistics included.
+In: an EngineCore that has just been built. Afterwards nothing of them is left in it, and its
+statistics are zero again.
 """
 
 import time

@@ -1,8 +1,9 @@
-"""What would fit on this machine, without loading a weight: `python -m engine.what_fits`.
+"""What would fit on this machine, without loading weights, for `qtts check`: `python -m
+engine.what_fits`.
 
-In, as JSON on stdin: `config` (EngineConfig) and `models` (ModelSpecs whose files are here). Out:
-the last line, a Report as JSON. The nets are built on torch's meta device, so that they tell their
-sizes and take no memory.
+In, as JSON on stdin: `config` (EngineConfig) and `models` (ModelSpecs whose files are on this
+machine). Out, on the last line: a Report as JSON. The nets are built on torch's meta device, where
+they have sizes and take no memory.
 """
 
 import sys

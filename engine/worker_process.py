@@ -1,4 +1,8 @@
-"""One worker process as the client sees it: its socket, its streams, its watchdog, its restarts."""
+"""One worker process as the client sees it: its socket, its streams, its watchdog, its restarts.
+
+In: Submit and other messages of engine.protocol for that worker. Out: the reports it sends, handed
+to the SpeechStreams they belong to.
+"""
 
 import asyncio
 import contextlib

@@ -175,6 +175,11 @@ class UsageAnswer(Answer, frozen=True, kw_only=True):
     output_tokens: int
     total_tokens: int
 
+    @classmethod
+    def of(cls, num_ids: int, num_frames: int) -> "UsageAnswer":
+        total = num_ids + num_frames
+        return cls(input_tokens=num_ids, output_tokens=num_frames, total_tokens=total)
+
 
 class SpokenItem(Answer, frozen=True, kw_only=True, tag_field="status", tag="success"):
     index: Annotated[int, Meta(ge=0)]

@@ -19,6 +19,7 @@ from engine import EMBEDDED, FRAME_S, ModelSpec
 from qtts_openai.errors import ApiError
 from qtts_openai.http.admin import read_key
 from qtts_openai.http.auth import KeyRing
+from qtts_openai.http.origins import is_loopback
 from qtts_openai.http.rate_limit import rate_store
 from qtts_openai.http.rate_store import Change
 from qtts_openai.http.server import listen
@@ -119,7 +120,7 @@ def _keys(settings: Settings) -> Findings:
     keys = KeyRing(settings.auth)
     if not keys.is_open:
         yield Finding("ok", "keys", "clients need a key")
-    elif settings.server.host in ("127.0.0.1", "::1", "localhost"):
+    elif is_loopback(settings.server.host):
         yield Finding("ok", "keys", "none: everybody on this machine may use the server")
     else:
         yield Finding("warning", "keys", "none: everybody who reaches it may use the server")

@@ -311,14 +311,8 @@ def _log_archive(settings: Settings, event: str, index: Index) -> None:
 
 
 BENCH_OPTIONS = (
-    "shape",
-    "checkpoint",
-    "batch",
-    "frames",
-    "device",
-    "dtype",
-    "quantization",
-    "threads",
+    *("shape", "checkpoint", "batch", "frames"),
+    *("device", "dtype", "quantization", "threads"),
 )
 
 

@@ -31,10 +31,7 @@ _FORMAT_ALIASES = {
         ("mulaw", "mu-law", "mu_law", "g711_ulaw", "g711_mulaw", "pcmu", "pcm_mulaw", "ulaw_8000"),
         "ulaw",
     ),
-    **dict.fromkeys(
-        ("a-law", "a_law", "g711_alaw", "pcma", "pcm_alaw", "alaw_8000"),
-        "alaw",
-    ),
+    **dict.fromkeys(("a-law", "a_law", "g711_alaw", "pcma", "pcm_alaw", "alaw_8000"), "alaw"),
 }
 
 T = TypeVar("T")

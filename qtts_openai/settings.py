@@ -35,36 +35,19 @@ HostName = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^\S+\Z")]
 
 # Steps of text/pipeline.py.
 CleanStep = Literal[
-    "line_ends",
-    "emoji",
-    "invisible",
-    "letters",
-    "control_tokens",
-    "markup",
-    "spaces",
-    "wrapped_lines",
-    "line_marks",
-]
+    "line_ends", "emoji", "invisible", "letters", "control_tokens", "markup", "spaces",
+    "wrapped_lines", "line_marks",
+]  # fmt: skip
 FullStep = Literal["figures", "plain_marks", "last_mark", "one_line"]
 Step = CleanStep | FullStep
 
 Gender = Literal["female", "male", "neutral"]
 
 OPENAI_NAMES = {
-    "alloy": "vivian",
-    "ash": "ryan",
-    "ballad": "eric",
-    "cedar": "uncle_fu",
-    "coral": "serena",
-    "echo": "aiden",
-    "fable": "dylan",
-    "marin": "serena",
-    "nova": "vivian",
-    "onyx": "uncle_fu",
-    "sage": "sohee",
-    "shimmer": "ono_anna",
-    "verse": "ryan",
-}
+    "alloy": "vivian", "ash": "ryan", "ballad": "eric", "cedar": "uncle_fu", "coral": "serena",
+    "echo": "aiden", "fable": "dylan", "marin": "serena", "nova": "vivian", "onyx": "uncle_fu",
+    "sage": "sohee", "shimmer": "ono_anna", "verse": "ryan",
+}  # fmt: skip
 
 
 class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -329,14 +312,9 @@ class TextSettings(Section, frozen=True):
 
 
 OPENAI_MODELS = (
-    "tts-1",
-    "tts-1-1106",
-    "tts-1-hd",
-    "tts-1-hd-1106",
-    "gpt-4o-mini-tts",
-    "gpt-4o-mini-tts-2025-03-20",
-    "gpt-4o-mini-tts-2025-12-15",
-)
+    "tts-1", "tts-1-1106", "tts-1-hd", "tts-1-hd-1106",
+    "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-03-20", "gpt-4o-mini-tts-2025-12-15",
+)  # fmt: skip
 
 
 def _embedded(checkpoint: str, aliases: tuple[str, ...] = ()) -> ModelSettings:

@@ -5,7 +5,6 @@ a parameter `service`. `submit` takes a SpeechPlan and returns a stream of PCM (
 at 24 kHz): from the cache, or from the engine when the plan's turn has come.
 """
 
-import asyncio
 import hashlib
 import logging
 import secrets
@@ -39,7 +38,7 @@ from qtts_openai.speech.aligner import Aligner
 from qtts_openai.speech.cache import Recording, SpeechCache, cache_key
 from qtts_openai.speech.encoders import CONTENT_TYPES
 from qtts_openai.speech.loudness import Amplified
-from qtts_openai.speech.planner import LivePlan, Planner, SpeechPlan
+from qtts_openai.speech.planner import Plan, Planner, SpeechPlan
 from qtts_openai.speech.segmented_stream import PcmStream, SegmentedStream
 from qtts_openai.text.prompt_builder import languages_of
 from qtts_openai.voices.likeness import Likeness
@@ -114,9 +113,9 @@ class AppState:
 
     @classmethod
     async def begin(cls, settings: Settings, engine: EngineClient) -> "AppState":
-        """Start the engine, unless it is, and read what the models need here. CheckpointError or
-        EngineDeadError when that fails, SettingsError where a name means nothing; no worker is left
-        behind then.
+        """Start the engine, unless it has been started, and read the models' tokenizers and voices.
+        CheckpointError or EngineDeadError if that fails, SettingsError if the settings name a voice
+        that does not exist; then all workers are stopped.
         """
         try:
             if engine.status != "ready":
@@ -127,8 +126,8 @@ class AppState:
             raise
 
     def read_voices_again(self, settings: Settings) -> None:
-        """Take aliases and added voices from these settings, for what is asked from now on.
-        SettingsError where they mean nothing; then all stays as it was.
+        """Use the aliases and added voices of these settings for requests from now on.
+        SettingsError if they name a speaker that does not exist; then nothing changes.
         """
         voices = settings.voices
         table = VoiceTable(voices.aliases, voices.extra, self.engine.models.values())
@@ -137,7 +136,7 @@ class AppState:
         self.table = self.resolver.table = table
 
     def warm_up(self) -> None:
-        """Begin what the first requests would have to wait for."""
+        """Start helper processes and threads, which the first requests would have to wait for."""
         self.planner.warm_up()
         if self.watermark is not None:
             self.watermark.begin()
@@ -153,11 +152,11 @@ class AppState:
         await self.limiter.store.close()
 
     def submit(self, utterance: SpeechPlan, who: str = "", is_firm: bool = False) -> PcmStream:
-        """What was kept, or new work, which waits for its turn among that of `who`, a source of
-        callers.py.
+        """The PCM of a plan: from the cache, or from the engine when its turn among the utterances
+        of `who` (http.callers.source_of) has come.
 
-        QueueFullError where too many wait, EngineDeadError where nothing can be spoken; with
-        `is_firm` it waits however many do.
+        QueueFullError if too many utterances wait, unless `is_firm`; EngineDeadError if no worker
+        runs.
         """
         key = cache_key(utterance) if self.cache else None
         if self.cache is None or key is None:
@@ -208,19 +207,22 @@ class AppState:
         return stream
 
     def _submit_unheard(self, model: str, prompt: Prompt, params: SamplingParams) -> Turn:
-        """For a voice that is made while a request is prepared: in the turn of its caller."""
+        """An utterance that is made to clone a described voice from. Its caller waits for it while
+        a request is planned, so it takes a turn among that caller's utterances.
+        """
         begin = partial(self.engine.submit, model, prompt, params)
         return Turn(self.queue, current_caller.get(), begin, is_firm=False).enter()
 
     async def provenance(
         self,
         request: SpeechRequest,
-        utterance: SpeechPlan | LivePlan,
+        utterance: Plan,
         caller: Caller = ANONYMOUS,
         request_id: str | None = None,
     ) -> Provenance:
-        """How the answer says what made it; a statement is kept where it has a `request_id`. Speech
-        with a cloned voice is in the audit log before it is made.
+        """Mark, watermark, signature and audit entry for an answer, as the settings ask for them. A
+        signed statement can be fetched later if there is a `request_id`. Speech with a cloned
+        voice is in the audit log before it is made.
         """
         model, kind = utterance.model.id, CONTENT_TYPES[request.response_format]
         seal = self.signing.seal(request, model, kind, caller.id, request_id)
@@ -231,10 +233,8 @@ class AppState:
         settings = self.settings.provenance
         return Mark(model, settings.mark_wav_streams) if settings.mark else None
 
-    async def _trail(
-        self, request: SpeechRequest, utterance: SpeechPlan | LivePlan, caller: Caller
-    ) -> Trail | None:
-        """Of a live text is known at its end only what it was."""
+    async def _trail(self, request: SpeechRequest, utterance: Plan, caller: Caller) -> Trail | None:
+        """The text of live speech is not known yet: its hash is logged at the end."""
         if not self.audit.is_on or utterance.reference is None:
             return None
         text = request.input.encode()
@@ -247,11 +247,13 @@ class AppState:
             "reference_sha256": utterance.reference.key,
             "text_sha256": hashlib.sha256(text).hexdigest() if text else None,
         }
-        await asyncio.to_thread(self.audit.write, "speech.begun", **said)
+        await self.audit.note("speech.begun", **said)
         return Trail(self.audit, said)
 
     def forget_speech(self, voices: Sequence[StoredVoice]) -> None:
-        """What was kept may be speech of these voices, or their samples."""
+        """Empty the cache, which may hold speech of these voices, and let workers drop their
+        samples.
+        """
         if self.cache is not None:
             self.cache.clear()
         for key in {voice.reference_key for voice in voices if voice.reference_key}:

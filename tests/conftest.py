@@ -65,7 +65,9 @@ HEAVY_FOLDERS = {
     "attack", "decoding", "deploy", "gpu", "kernels", "listen", "models", "page", "provenance",
     "ray", "vllm",
 }  # fmt: skip
-HEAVY_FILES = {"test_encoders.py", "test_install.py", "test_reference_audio.py"}
+HEAVY_FILES = {
+    "test_encoders.py", "test_event_loop.py", "test_install.py", "test_reference_audio.py",
+}  # fmt: skip
 HEAVY_IMPORT = re.compile(
     r"^(?:import|from) (?:torch|uvicorn|openai|schemathesis|benchmarks|tests\.fuzz\.__main__"
     r"|qtts_openai\.load|engine\.(?:client|worker))\b",

@@ -96,16 +96,17 @@ def voiced_anew(rng, labels, pcm, teacher):
 
 
 def some_timbre(rng, teacher):
-    """As voices will be asked for: any, named ones (the teacher's own before all), described ones,
-    which reach further.
+    """As voices will be asked for: half named ones (`ava` and `max`, the teachers themselves, twice
+    as often), else described ones, which reach further, or any.
     """
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.25:
         return random_voice(rng, teacher)
-    if kind < 0.65:
+    if kind < 0.5:
         return some_description(rng, teacher)[0]
     named = [voice for voice in SPEAKERS.values() if voice.teacher == teacher]
-    return named[max(0, int(rng.integers(-2, len(named))))]
+    own = [voice for voice in named if voice.tract == 0]
+    return [*named, *own][rng.integers(len(named) + len(own))]
 
 
 def heard(rng, pcm, factor, voice):
@@ -130,7 +131,7 @@ def heard(rng, pcm, factor, voice):
     out *= before / max(np.sqrt(np.mean(np.square(np.abs(out)))), 1e-9)
     sound = np.fft.irfft(out, count)
     if voice.breath in (1, 2):
-        sound = sound + breath_noise(rng, sound, (0.1, 0.28)[voice.breath - 1])
+        sound = sound + breath_noise(rng, sound, (0.05, 0.12)[voice.breath - 1])
     loudest = np.abs(sound).max()
     return sound * min(1.0, 0.95 / GAIN / max(loudest, 1e-9))
 

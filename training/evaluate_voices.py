@@ -38,8 +38,7 @@ from training.wording import pick
 
 RATE_HZ = 24_000
 DESCRIPTIONS = Path(__file__).with_name("eval_descriptions.txt")
-# Not among them: styles and mixed, which are not heard well yet (MODEL_CARD.md).
-PARTS = ("named", "space", "described", "cloned")
+PARTS = ("named", "styles", "mixed", "space", "described", "cloned")
 MALE = (1, 2)  # teachers
 
 

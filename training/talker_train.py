@@ -51,8 +51,8 @@ MIX = {
 EOS = CONTROL["codec_eos_token_id"]
 
 
-FAMILIES = {"custom_voice": 0.13, "voice_design": 0.62, "base": 0.25}
-STYLED, MIXED = 0.3, 0.1  # of the named voices' examples
+FAMILIES = {"custom_voice": 0.42, "voice_design": 0.38, "base": 0.2}
+STYLED, MIXED = 0.5, 0.12  # of the named voices' examples
 # Of the examples: the voice's codes of earlier frames are hidden, or their pitch. Otherwise they
 # would be copied from one frame to the next, and only the first would teach to read the prompt.
 VOICE_HIDDEN, PITCH_HIDDEN = 0.6, 0.5

@@ -168,10 +168,7 @@ class CodecConvolutions:
 
 
 def fuse_codec_(
-    decoder: CodecDecoder,
-    name: str,
-    measure: Measure = graph_seconds,
-    trials: Trials = TRIALS,
+    decoder: CodecDecoder, name: str, measure: Measure = graph_seconds, trials: Trials = TRIALS
 ) -> Check:
     """Kernels take the place of the decoder's plain convolutions, if they give the same and take no
     longer; how these compare. `trials`: rows and times for comparing, the last for measuring.

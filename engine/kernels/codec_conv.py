@@ -2,8 +2,8 @@
 
     y = snake([residual +] [tail +] conv(x) + bias)
 
-Activations are channels-last [B, T, C]. An input lies behind the rows of its stream's past, so that
-nothing is concatenated and no time is looked for elsewhere:
+Activations are channels-last [B, T, C]. In memory the new samples of a stream follow its past, so
+nothing has to be concatenated and every tap is found in the same tensor:
 
     x [B, past + T, C]      |<- past = (TAPS - 1) * dilation ->|<- T new ->|
     output at time t        sum over taps of x[t + tap * dilation] @ weight[tap]

@@ -4,9 +4,10 @@ it, so what matters is that the weights stream in and that nothing else costs a 
     y = [residual +] act(norm(x) W^T [* scale] [+ bias])
 
 One kernel does a Qwen3 layer's four products with what surrounds them. A program owns BLOCK_N
-output channels for BLOCK_M rows and walks along K, BLOCK_K inputs at a step. Few rows and channels
-are little for several warps to share, so each warp takes a part of every step for all of them, a
-batched product [parts, BLOCK_M, BLOCK_N], and the parts are added at the end:
+output channels for BLOCK_M rows and walks along K, BLOCK_K inputs at a step. So few rows and
+channels cannot be divided among several warps. Instead each warp takes a part of the inputs of
+every step, for all rows and channels: a batched product [parts, BLOCK_M, BLOCK_N], whose parts are
+added at the end:
 
     step 0                step 1
     | warp 0 | warp 1 ... | warp 0 | warp 1 ...   along K

@@ -1,10 +1,10 @@
-"""Drawing codes: one program per row does all that runner/sampler.py does, by parameters that lie
-on the device.
+"""Sampling on a GPU: one program for each row does all that runner/sampler.py does, with parameters
+that lie on the device.
 
-Nothing is sorted. Top-k and top-p are both thresholds, found by binary search over the bits of the
-floats, whose order as integers is that of the numbers. Two differences from the plain sampler: sums
-run in another order, which shows in float32's last place, and of equal probabilities on top-p's
-boundary all are kept, not as many as fit.
+Nothing is sorted. Top-k and top-p are thresholds, found by binary search over the bits of the
+floats: read as integers, positive floats have the same order. Results differ from the plain
+sampler's in two ways. Sums run in another order, which changes float32's last bits. Of codes with
+equal probability at top-p's boundary all are kept, where the plain sampler keeps as many as fit.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""How each running sequence samples, on the device, by row: what both backends read."""
+"""How each running sequence samples: a table by row, on the device, that all backends read."""
 
 import struct
 

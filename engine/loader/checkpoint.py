@@ -28,13 +28,7 @@ from engine.protocol import ModelInfo
 DATA = Path(__file__).parent.parent / "data"
 CODEC = "speech_tokenizer"
 FILES = ("*.json", "merges.txt", "model.safetensors", "speech_tokenizer/*")
-REQUIRED = (
-    "config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "model.safetensors",
-)
+REQUIRED = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -206,11 +200,7 @@ def _stays(linear: Linear) -> None:
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDecoder:
     """The codec decoder of a checkpoint directory."""
     decoder = build_codec(path, dtype, device)
-    load_weights(
-        codec_weights(path),
-        decoder.weight_map(),
-        unused=codec_decoder.is_unused,
-    )
+    load_weights(codec_weights(path), decoder.weight_map(), unused=codec_decoder.is_unused)
     decoder.finish_loading()
     return decoder
 
@@ -226,11 +216,7 @@ def build_codec(path: Path, dtype: torch.dtype, device: torch.device) -> CodecDe
 def load_codec_encoder(path: Path, config: CodecConfig, device: torch.device) -> CodecEncoder:
     with _building(codec_folder(path) / "config.json", torch.float32, device):
         encoder = CodecEncoder(config)
-    load_weights(
-        codec_weights(path),
-        encoder.weight_map(),
-        unused=codec_encoder.is_unused,
-    )
+    load_weights(codec_weights(path), encoder.weight_map(), unused=codec_encoder.is_unused)
     encoder.finish_loading()
     return encoder
 

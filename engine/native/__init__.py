@@ -1,4 +1,5 @@
-"""Decoder layers in C++ for a CPU, compiled at installation where there is a compiler.
+"""Decoder layers and the codec's convolutions in C++ for a CPU, compiled at installation if there
+is a compiler.
 
 May import: the seam, layers, models. Without the library everything runs in plain torch.
 """

@@ -1,7 +1,9 @@
-"""codec.cpp from Python: the codec decoder's convolutions, from latents to samples, in one call.
+"""codec.cpp called from Python: the codec decoder's convolutions, from latents to samples, in one
+call.
 
-As a `Convolutions` (models/codec_layers.py) it stands in for CodecDecoder.convolve. Weights and
-activations are float32. The structs mirror codec.cpp.
+NativeConvolutions is a `Convolutions` (models/codec_layers.py), so it can replace
+CodecDecoder.convolve. Weights and activations are float32. The ctypes structs repeat those of
+codec.cpp, field by field.
 """
 
 import math
@@ -24,7 +26,7 @@ from engine.models.codec_layers import (
 )
 from engine.native.decoder import PANEL, library
 
-# Streams and latents (4 a frame) that the two are timed with.
+# Numbers of streams and latents (4 for each frame) that both implementations are timed with.
 TIMED = ((1, 4), (3, 4))
 
 
@@ -89,7 +91,7 @@ class NativeConvolutions:
         rows, _, latents = x.shape
         wave = x.new_empty(rows, latents * self.hop)
         states = (_State * len(self._states))()
-        before = []  # alive until the call is over
+        before = []  # keeps the old states alive until the call is over
         for at, (name, channels, length) in enumerate(self._states):
             old = state[name]
             if old.stride()[1:] != (length, 1):
@@ -171,7 +173,7 @@ def _panels(weight: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def compare(native: NativeConvolutions, decoder: CodecDecoder) -> tuple[float, float]:
-    """(largest difference of a sample, the plain layers' time over the native ones')."""
+    """(largest difference of a sample, the plain layers' time over that of the native ones)."""
     generator = torch.Generator().manual_seed(0)
     off, seconds = 0.0, [0.0, 0.0]
     for rows, latents in TIMED:

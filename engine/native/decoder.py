@@ -1,13 +1,15 @@
-"""decoder.cpp from Python: weights packed for it, a product, and all layers of a net in one call.
+"""decoder.cpp from Python: packed weights, a matrix product, and all layers of a net in one call.
 
 Activations are float32. A weight is kept in one of these forms:
 
 float32   as it is
 bfloat16  half the memory, for weights that bfloat16 holds exactly, as published ones are
-int8      one scale per output
-int4      a scale and an offset per 64 inputs and output; int8 where the inputs are no whole groups
+int8      with one scale for each output
+int4      with a scale and an offset for each 64 inputs of each output; a weight whose number of
+          inputs is no multiple of 64 is kept as int8
 
-The structs mirror decoder.cpp. Whoever makes one keeps the tensors that it points to.
+The ctypes structs repeat those of decoder.cpp, field by field. They hold raw pointers: the object
+that makes a struct keeps the tensors alive that it points to.
 """
 
 import ctypes
@@ -86,8 +88,8 @@ def library() -> ctypes.CDLL | None:
 
 
 def _share_openmp() -> None:
-    """Make the OpenMP that torch has loaded the one of everybody: two would be two sets of threads
-    that wait for each other.
+    """Let our library use the OpenMP that torch has loaded: with a second one there would be two
+    sets of threads that wait for each other.
     """
     maps = Path("/proc/self/maps")
     paths = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}

@@ -85,9 +85,7 @@ class CodecRunner:
         self.rotary = RotaryTable(c.head_dim, c.rope_theta, max_frames, self.dtype, self.device)
 
     def capture(
-        self,
-        sizes: tuple[int, ...],
-        capturer: Callable[[list[Tensor]], Capture] = GraphCapturer,
+        self, sizes: tuple[int, ...], capturer: Callable[[list[Tensor]], Capture] = GraphCapturer
     ) -> list[Check]:
         """From now on decode chunks of these sizes as recorded graphs; how these compare."""
         num_rows, num_codes = len(self.rows) - 1, self.decoder.config.num_quantizers

@@ -20,10 +20,7 @@ class CodecStage:
     """Chunks that the codecs are making, and the ends that come behind them."""
 
     def __init__(
-        self,
-        codecs: dict[str, CodecRunner],
-        ramp: tuple[int, ...],
-        clock: Callable[[], float],
+        self, codecs: dict[str, CodecRunner], ramp: tuple[int, ...], clock: Callable[[], float]
     ) -> None:
         """codecs by model; models that share one map to the same object."""
         self.codecs, self.schedule, self.clock = codecs, CodecSchedule(ramp), clock

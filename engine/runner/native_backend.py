@@ -1,5 +1,5 @@
-"""The step's operations where the decoder layers run as a whole (native/decoder.py): sampling in
-plain torch, attention inside the layers.
+"""The operations of a step for the compiled decoder (native/decoder.py), which does attention
+itself: row numbers, positions and KV slots for it, and sampling in plain torch.
 """
 
 from functools import cache
@@ -7,24 +7,15 @@ from functools import cache
 from torch import Tensor
 
 from engine.layers.attention import TokenBatch
-from engine.layers.rotary import RotaryTable
-from engine.models.config import TalkerConfig
 from engine.runner.predictor_pages import PredictorPages
-from engine.runner.row_buffers import RowBuffers
 from engine.runner.torch_backend import TorchBackend
 from engine.scheduler.scheduler import PrefillChunk
 
 
 class NativeBackend(TorchBackend):
-    def __init__(
-        self,
-        config: TalkerConfig,
-        buffers: RowBuffers,
-        rotary: RotaryTable,
-        inner_rotary: RotaryTable,
-    ) -> None:
-        super().__init__(config, buffers, rotary, inner_rotary)
-        pages = PredictorPages(config, buffers)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pages, inner_rotary = PredictorPages(self.config, self.buffers), self.inner_rotary
         self.scratch = pages.cache
         self._passes = cache(
             lambda batch: [

@@ -1,4 +1,4 @@
-"""Whether a GPU that nobody has tried runs the kernels of a step as plain torch would.
+"""Runs the Triton kernels of a step beside plain torch on this GPU, before they are used.
 
 In: the configurations of the loaded talkers. Out: one Check for each kernel in each shape that it
 will have, on small random inputs; milliseconds, once the kernels are compiled. Products are checked

@@ -20,7 +20,7 @@ from engine.runner.frame_step import FrameStep
 from engine.runner.prefix_cache import PrefixCache
 from engine.runner.prompt_embeds import PromptEmbedder, VoicePrompt
 from engine.runner.row_buffers import RowBuffers
-from engine.runner.torch_backend import Backend, make_backend
+from engine.runner.torch_backend import Backend, StepParts, make_backend
 from engine.runner.transfer import Download, upload
 from engine.scheduler.scheduler import PrefillChunk
 from engine.scheduler.sequence import Sequence
@@ -64,9 +64,9 @@ class TalkerRunner:
         is_native = self.talker.whole is not None
         self.frames: FrameGraphs | None
         self.prefills: PrefillGraphs | None
-        self._parts = (c, self.buffers, rotary, inner_rotary)
+        self._parts = StepParts(c, self.buffers, rotary, inner_rotary)
         name = "triton" if kernels else "native" if is_native else "torch"
-        self._set(name, make_backend(name, *self._parts), None, None)
+        self._set(name, make_backend(name, self._parts), None, None)
         self.prefixes = PrefixCache(kv_cache)
         self._prompt_embeds: dict[int, Tensor] = {}
 
@@ -102,7 +102,7 @@ class TalkerRunner:
     def use_plain(self) -> Callable[[], None]:
         """From now on plain torch, nothing recorded; what is returned brings back what was."""
         before = (self.kernels, self.backend, self.frames, self.prefills)
-        self._set("torch", make_backend("torch", *self._parts), None, None)
+        self._set("torch", make_backend("torch", self._parts), None, None)
         return partial(self._set, *before)
 
     def _set(

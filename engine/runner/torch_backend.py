@@ -1,11 +1,13 @@
-"""The operations of a step that exist in more than one form: attention and drawing codes.
+"""The operations of a step that exist in more than one form: attention and sampling.
 
-TorchBackend is plain torch: the reference, and what runs on a CPU. TritonBackend
-(triton_backend.py) is the same in kernels that never ask the host anything.
+TorchBackend is plain torch: the reference, and what runs on a CPU without the compiled decoder.
+NativeBackend (native_backend.py) serves that decoder. TritonBackend (triton_backend.py) does the
+same in kernels that read nothing back to the host.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -48,15 +50,22 @@ class Backend(Protocol):
         """Another codebook's codes [B] of the same frame."""
 
 
-class TorchBackend:
-    def __init__(
-        self,
-        config: TalkerConfig,
-        buffers: RowBuffers,
-        rotary: RotaryTable,
-        inner_rotary: RotaryTable,
-    ) -> None:
-        self.config, self.buffers, self.rotary = config, buffers, rotary
+@dataclass(eq=False)
+class StepParts:
+    """What every backend is made from; rotary tables of the talker and of the code predictor."""
+
+    config: TalkerConfig
+    buffers: RowBuffers
+    rotary: RotaryTable
+    inner_rotary: RotaryTable
+
+    def __post_init__(self) -> None:
+        """A backend makes here what it needs besides."""
+
+
+class TorchBackend(StepParts):
+    def __post_init__(self) -> None:
+        config, buffers, inner_rotary = self.config, self.buffers, self.inner_rotary
         inner, num_residual = config.code_predictor_config, config.num_code_groups - 1
         dtype, device = buffers.hidden.dtype, buffers.device
         self.scratch = DensePass.scratch(
@@ -133,19 +142,14 @@ class TorchBackend:
         return sample(logits.float(), params, self._uniform[:, codebook])
 
 
-def make_backend(
-    kernels: str,
-    config: TalkerConfig,
-    buffers: RowBuffers,
-    rotary: RotaryTable,
-    inner_rotary: RotaryTable,
-) -> Backend:
+def make_backend(kernels: str, parts: StepParts) -> Backend:
+    """`kernels`: torch, triton or native."""
     if kernels == "triton":
         from engine.runner.triton_backend import TritonBackend  # Triton is there only with a GPU
 
-        return TritonBackend(config, buffers, rotary, inner_rotary)
+        return TritonBackend(**vars(parts))
     if kernels == "native":
         from engine.runner.native_backend import NativeBackend
 
-        return NativeBackend(config, buffers, rotary, inner_rotary)
-    return TorchBackend(config, buffers, rotary, inner_rotary)
+        return NativeBackend(**vars(parts))
+    return TorchBackend(**vars(parts))

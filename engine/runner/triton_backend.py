@@ -1,7 +1,8 @@
-"""The step's operations in Triton's kernels: nothing asks the host, so a step can be a CUDA graph.
+"""The operations of a step in Triton kernels. Nothing is read back to the host, so a whole step can
+be a CUDA graph.
 
-Every token has a row, a position and a KV slot, so prompts of any cut, decode and the code
-predictor's passes are the same two kernels (rope.py, attention.py).
+Every token has a row, a position and a KV slot, so slices of prompts, decode and the code
+predictor's passes all use the same two kernels (rope.py, attention.py).
 """
 
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ from engine.kernels.sampling import sample_code0, sample_codes
 from engine.layers.attention import Attention
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
-from engine.models.config import TalkerConfig
 from engine.runner.predictor_pages import PredictorPages
-from engine.runner.row_buffers import RowBuffers
+from engine.runner.torch_backend import StepParts
 from engine.scheduler.scheduler import PrefillChunk
 from engine.scheduler.sequence import Sequence
 
@@ -51,19 +51,11 @@ class TokenBatch:
         )
 
 
-class TritonBackend:
-    def __init__(
-        self,
-        config: TalkerConfig,
-        buffers: RowBuffers,
-        rotary: RotaryTable,
-        inner_rotary: RotaryTable,
-    ) -> None:
-        self.config, self.buffers = config, buffers
-        self.rotary, self.inner_rotary = rotary, inner_rotary
-        self.pages = PredictorPages(config, buffers)
+class TritonBackend(StepParts):
+    def __post_init__(self) -> None:
+        self.pages = PredictorPages(self.config, self.buffers)
         self.scratch = self.pages.cache
-        self.num_sms = _num_multiprocessors(buffers.device)
+        self.num_sms = _num_multiprocessors(self.buffers.device)
         self._passes: dict[int, list[Attention]] = {}
 
     def begin(self, seqs: list[Sequence]) -> None:
@@ -76,28 +68,16 @@ class TritonBackend:
         return self._tokens(rows, positions, slots)
 
     def _tokens(self, rows: Tensor, positions: Tensor, slots: Tensor) -> Attention:
-        return TokenBatch(
-            rotary=self.rotary,
-            positions=positions,
-            slot_mapping=slots,
-            rows=rows,
-            context_lens=positions + 1,
-            block_tables=self.buffers.block_tables,
-            splits=num_splits(len(rows), self.config.num_key_value_heads, self.num_sms),
-        )
+        splits = num_splits(len(rows), self.config.num_key_value_heads, self.num_sms)
+        lens, tables = positions + 1, self.buffers.block_tables
+        return TokenBatch(self.rotary, positions, slots, rows, lens, tables, splits)
 
     def passes(self, batch: int) -> list[Attention]:
         """Kept, so that a graph's tensors live as long as it may be replayed."""
         if batch not in self._passes:
+            tables = self.pages.block_tables
             self._passes[batch] = [
-                TokenBatch(
-                    rotary=self.inner_rotary,
-                    positions=positions,
-                    slot_mapping=slots,
-                    rows=rows,
-                    context_lens=positions + 1,
-                    block_tables=self.pages.block_tables,
-                )
+                TokenBatch(self.inner_rotary, positions, slots, rows, positions + 1, tables)
                 for rows, positions, slots in self.pages.passes(batch)
             ]
         return self._passes[batch]

@@ -1,5 +1,7 @@
-"""An address of its own for operators: GET /admin/drain says how many answers run, POST takes no
-new work from now on, DELETE takes it again. Whoever holds $QTTS_ADMIN_KEY may.
+"""A second address, for operators: GET /admin/drain says whether the server is draining and how
+many answers still run; POST makes it refuse new work (drain), DELETE makes it take work again.
+
+The bearer key is $QTTS_ADMIN_KEY.
 """
 
 import asyncio

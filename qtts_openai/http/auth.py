@@ -9,7 +9,6 @@ cannot be read lets no caller in.
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from litestar.handlers import BaseRouteHandler
 from qtts_openai.errors import ApiError
 from qtts_openai.http.asgi import Connection
 from qtts_openai.http.callers import ANONYMOUS, Caller
+from qtts_openai.http.origins import is_loopback
 from qtts_openai.settings import AuthSettings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class KeyRing:
         if self.is_open:
             logger.warning(
                 "no API keys: %s can use this server; set $%s or auth.keys_file to ask for keys",
-                "everybody on this machine" if _is_loopback(host) else "everybody who reaches it",
+                "everybody on this machine" if is_loopback(host) else "everybody who reaches it",
                 VARIABLE,
             )
         else:
@@ -171,13 +171,6 @@ class KeyRing:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"auth.keys_file: {self._file} cannot be read: {error}") from error
         return read_keys(lines, f"auth.keys_file: {self._file}", self._admins)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _forms(sent: bytes) -> tuple[bytes, ...]:

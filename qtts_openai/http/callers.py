@@ -1,4 +1,6 @@
-"""Who sends a request: the guard of auth.py notes it, routes ask `caller_of` and `source_of`."""
+"""Who sends a request: auth.py's guard notes the caller of each; routes read it by `caller_of`
+(the key, for what it may see) and `source_of` (key or address, for limits and turns).
+"""
 
 import ipaddress
 

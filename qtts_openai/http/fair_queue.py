@@ -1,21 +1,26 @@
-"""Whose utterance goes to the engine next, when more are asked for than it can speak at once.
+"""Which utterance goes to the engine next, when more are asked for than it can speak at once.
 
-In: tickets (one an utterance) with the name of their caller. Out: `begin()` is called on the ticket
-that gets a free place. Policy only: no clock, no I/O.
+In: tickets, one for each utterance, with the name of their caller. Out: `begin()` is called on the
+ticket that gets a free place. Policy only: no clock, no I/O.
 
-The engine's own queue is first come, first served, so little is put into it: a ticket without a
-place waits here, in one line per caller. A free place goes to the caller who has the fewest, in
-turn among equals, so none gets more than half while another waits; one alone may have all. What has
-begun is never broken off: a newcomer waits for the end of one utterance at most, or not at all, as
-one who has nothing under way may have one of a few places more.
+The engine's own queue is first come, first served, so it is given little more than it can speak at
+once; the other tickets wait here, in one line for each caller. A free place goes to the caller with
+the fewest utterances under way; callers that have equally many take turns. So two busy callers come
+to have half of the places each, while one who is alone may have all.
 
-Where places are tight (a CPU: each utterance more slows all others), a flood that fills all places
-between two requests of another caller would still make those slow. There nobody is given more than
-half of them while another caller has something under way, or had until a moment ago: as many
-tickets as there are places have not begun since.
+An utterance that has begun is never broken off, so a newcomer may have to wait until one of the
+others ends. To make that rare there are a few more places, one for each SPARE, that only a caller
+with nothing under way can get.
 
-When too many wait, the newest ticket of the longest line is refused in favour of a caller whose
-line is shorter. Firm tickets are never refused: parts of an answer, or of a batch, that has begun.
+Where places are tight (on a CPU, where each utterance more slows down all others), one caller could
+still fill all places in the moment between two requests of another. There nobody is given more than
+half of the places while another caller is active. A caller is active while it has an utterance
+under way, and from the end of its last one until as many more tickets have begun as there are
+places.
+
+When too many tickets wait, the newest one of the longest line is refused, in favour of a caller
+whose line is shorter. Firm tickets are never refused: they belong to an answer, or a batch, that
+has already begun.
 """
 
 from collections import OrderedDict

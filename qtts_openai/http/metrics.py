@@ -1,6 +1,7 @@
 """Prometheus metrics of the HTTP side and, at each scrape, the engine's latest Stats."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast, get_args
 
 from prometheus_client import (
@@ -51,106 +52,70 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(engine, num_queued))
-        self.requests = Counter(
-            "qtts_http_requests",
-            "HTTP answers",
-            ["route", "method", "status"],
-            registry=self.registry,
-        )
-        self.ttfa = Histogram(
+        registry = self.registry
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.requests = counter("qtts_http_requests", "HTTP answers", ["route", "method", "status"])
+        self.ttfa = histogram(
             "qtts_ttfa_seconds",
             "Request read to first PCM of the engine or the cache",
             buckets=_TTFA_BUCKETS,
-            registry=self.registry,
         )
-        self.queue = Histogram(
+        self.queue = histogram(
             "qtts_queue_seconds",
             "How long an utterance waited for a place in the engine",
             buckets=_TTFA_BUCKETS,
-            registry=self.registry,
         )
-        self.rtf = Histogram(
+        self.rtf = histogram(
             "qtts_real_time_factor",
             "Time that an answer took by the seconds of its speech; a slow listener's counts, too",
             buckets=_RTF_BUCKETS,
-            registry=self.registry,
         )
-        self.live_sessions = Gauge(
-            "qtts_live_sessions", "Live sessions that are open", ["dialect"], registry=self.registry
-        )
-        self.live_first_audio = Histogram(
+        self.live_sessions = gauge("qtts_live_sessions", "Live sessions that are open", ["dialect"])
+        self.live_first_audio = histogram(
             "qtts_live_first_audio_seconds",
             "First text of a live utterance to its first audio",
             ["dialect"],
             buckets=_TTFA_BUCKETS,
-            registry=self.registry,
         )
-        self.live_stalls = Counter(
+        self.live_stalls = counter(
             "qtts_live_text_stalls",
             "Live utterances whose text paused for so long that they gave up their row",
             ["dialect"],
-            registry=self.registry,
         )
-        self.live_cancels = Counter(
-            "qtts_live_cancels", "Live utterances cut short", ["dialect"], registry=self.registry
-        )
-        self.live_heard = Counter(
+        self.live_cancels = counter("qtts_live_cancels", "Live utterances cut short", ["dialect"])
+        self.live_heard = counter(
             "qtts_live_cancelled_heard_seconds",
             "Of utterances that were cut short, what was heard",
             ["dialect"],
-            registry=self.registry,
         )
-        self.streams = Gauge("qtts_streams", "Answers being spoken", registry=self.registry)
-        self.audio = Counter("qtts_audio_seconds", "Seconds of speech made", registry=self.registry)
-        self.characters = Counter("qtts_characters", "Characters of input", registry=self.registry)
-        self.finished = Counter(
-            "qtts_finished", "Utterances by how they ended", ["reason"], registry=self.registry
-        )
-        self.loop_lag = Histogram(
+        self.streams = gauge("qtts_streams", "Answers being spoken")
+        self.audio = counter("qtts_audio_seconds", "Seconds of speech made")
+        self.characters = counter("qtts_characters", "Characters of input")
+        self.finished = counter("qtts_finished", "Utterances by how they ended", ["reason"])
+        self.loop_lag = histogram(
             "qtts_event_loop_lag_seconds",
             "How late the event loop came to a timer, ten times a second",
             buckets=_LAG_BUCKETS,
-            registry=self.registry,
         )
-
-        self.refused = Counter(
-            "qtts_refused",
-            "Requests answered with an error, by its code",
-            ["reason"],
-            registry=self.registry,
+        self.refused = counter(
+            "qtts_refused", "Requests answered with an error, by its code", ["reason"]
         )
-
-        self.rate_store_failures = Counter(
+        self.rate_store_failures = counter(
             "qtts_rate_store_failures",
             "Questions and reports that the shared store of limits did not get",
-            registry=self.registry,
         )
-
-        self.underruns = Counter(
-            "qtts_underruns_predicted",
-            "Times that a listener who plays as audio leaves had none",
-            registry=self.registry,
+        self.underruns = counter(
+            "qtts_underruns_predicted", "Times that a listener who plays as audio leaves had none"
         )
-        self.gaps = Counter(
-            "qtts_predicted_gap_seconds", "How long they had none", registry=self.registry
+        self.gaps = counter("qtts_predicted_gap_seconds", "How long they had none")
+        self.decoded = counter(
+            "qtts_decoder_files", "Audio files of requests by what became of them", ["outcome"]
         )
-
-        self.decoded = Counter(
-            "qtts_decoder_files",
-            "Audio files of requests by what became of them",
-            ["outcome"],
-            registry=self.registry,
+        self.cache_answers = counter(
+            "qtts_cache_answers", "Utterances that a cache may serve, by whether it did", ["result"]
         )
-
-        self.cache_answers = Counter(
-            "qtts_cache_answers",
-            "Utterances that a cache may serve, by whether it did",
-            ["result"],
-            registry=self.registry,
-        )
-        cache_bytes = Gauge("qtts_cache_bytes", "PCM in the cache", registry=self.registry)
-        cache_bytes.set_function(cached_bytes)
-
+        gauge("qtts_cache_bytes", "PCM in the cache").set_function(cached_bytes)
         for outcome in get_args(Outcome):
             self.decoded.labels(outcome)
 

@@ -20,7 +20,7 @@ class OriginPolicy:
         self._origins = {origin.rstrip("/").lower() for origin in server.cors_origins}
         self._checks_origin = is_keyless and "*" not in self._origins
         self._hosts = {host.lower().rstrip(".") for host in server.allowed_hosts}
-        if not self._hosts and is_keyless and _is_loopback(server.host):
+        if not self._hosts and is_keyless and is_loopback(server.host):
             self._hosts = {""}
 
     def check(self, method: str, host: str | None, origin: str | None) -> None:
@@ -75,7 +75,8 @@ def _is_local(name: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens at `host` is for this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,8 +1,8 @@
-"""Limits counted in a Redis, or what speaks its protocol, for several servers together.
+"""Limits counted in a Redis (or a server that speaks its protocol) that several servers share.
 
-One script decides and does a change. A lease of a server that is gone ends by itself, as open ones
-are told again every few seconds. Where Redis cannot be asked, every request is let through, with a
-warning and a count: limits are not worth an outage.
+One script decides whether a change is within the limits and makes it. A server renews its leases
+every few seconds, so those of a server that died expire. If Redis cannot be reached, requests are
+let through, with a warning in the log and a metric: limits are not worth an outage.
 """
 
 import asyncio

@@ -1,5 +1,7 @@
-"""uvicorn's server with our protocol: it listens from the start, tells what overstays to go, and
-lets answers end before it stops.
+"""uvicorn's server with our protocol.
+
+It listens before the engine is loaded, closes connections that exceed their time limits, and lets
+running answers end before it stops.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
-"""When what happened to a request and, where `server.traces` names a collector, spans that say so.
+"""When each stage of a request began, and OpenTelemetry spans of that if `server.traces` names a
+collector.
 
-A span for each request to /v1 goes on with the caller's trace (`traceparent`); below it one for
-each stage: prepare, queue, prefill, first frame, first chunk, encode, send. Moments are noted while
-the request runs and made into spans at its end, so that tracing costs listeners nothing.
+A request to /v1 is one span, a child of the caller's if it sent `traceparent`; below it there is
+one span for each stage: prepare, queue, prefill, first frame, first chunk, encode, send. While the
+request runs only the moments are noted; the spans are made at its end, so tracing delays no audio.
 """
 
 import itertools

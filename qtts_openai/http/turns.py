@@ -17,11 +17,7 @@ class Turn:
     """
 
     def __init__(
-        self,
-        queue: FairQueue,
-        who: str,
-        begin_stream: Callable[[], SpeechStream],
-        is_firm: bool,
+        self, queue: FairQueue, who: str, begin_stream: Callable[[], SpeechStream], is_firm: bool
     ) -> None:
         self.who = who
         self.is_firm = is_firm
@@ -60,9 +56,8 @@ class Turn:
             self._stream = self._begin_stream()
         except QueueFullError:
             raise
-        except (
-            Exception
-        ) as error:  # for this turn's reader, not for the one whose end freed the place
+        except Exception as error:
+            # For this turn's reader, not for the one whose end freed the place.
             self._fail(error)
             return False
         self._watch = asyncio.create_task(self._leave_at_end(self._stream))

@@ -1,4 +1,6 @@
-"""uvicorn's protocol for WebSockets, with what it lacks."""
+"""uvicorn's protocol for WebSockets, which never keeps a closed connection for ever and lets an
+application refuse the upgrade without a warning in the log.
+"""
 
 from typing import Any
 

@@ -2,15 +2,16 @@
 
 `feed`       text as it comes -> segments that later text cannot change
 `session`    LiveSession: the verbs of every dialect
-`events`     what it tells
+`events`     what it reports: audio, words, ends, failures
 `utterance`  the text between two flushes, cut into pieces
 `playback`   how much its listener has heard
-`voice`      what a session is spoken with, and its way into the engine
-`socket`     a WebSocket with bounds: its key, its messages, its one writer
+`voice`      voice, seed and sampling of a session, and how its text gets into the engine
+`trails`     signatures and audit entries of what was sent
+`socket`     a WebSocket with bounds on messages and time
 `dialect`    what the dialects have in common
 `native`     the dialect of /v1/audio/speech/stream; `units` cuts its sentences
-`deepgram`, `elevenlabs`, `dashscope`, `together`, `nari`   those of these vendors
-`body`       the body of an HTTP request, line by line
+`deepgram`, `elevenlabs`, `dashscope`, `together`, `nari`   the dialects of these vendors
+`body`       text that comes line by line in the body of an HTTP request
 
 May import: state, http, text, voices, speech, provenance and the root; not routes.
 """

@@ -25,6 +25,7 @@ from qtts_openai.live.voice import LiveVoice, OpenTexts
 from qtts_openai.provenance.marks import Mark
 from qtts_openai.schemas import SpeechRequest, read_speech
 from qtts_openai.speech.encoders import CONTENT_TYPES
+from qtts_openai.speech.response import server_sent
 from qtts_openai.speech.words import words_event
 from qtts_openai.state import AppState
 
@@ -120,12 +121,10 @@ class BodySpeech:
             async for event in self._spoken():
                 for fields in self._told(event):
                     is_marked = is_first or fields["type"] == "speech.audio.done"
-                    yield _event(fields | mark if is_marked else fields)
+                    yield server_sent(**fields, **(mark if is_marked else {}))
                     is_first = False
         except ApiError as error:
-            yield (
-                b"data: " + msgspec.json.encode({"type": "error", "error": error.detail}) + b"\n\n"
-            )
+            yield server_sent(type="error", error=error.detail)
 
     def _told(self, event: s.Event) -> list[dict[str, Any]]:
         match event:
@@ -174,10 +173,6 @@ class BodyResponse(Response[None]):
                 self._release()
 
         return answer
-
-
-def _event(fields: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(fields) + b"\n\n"
 
 
 async def _send(send: Send, body: bytes, more: bool) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.live import events as s
-from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.dialect import Dialect, Visit, unknown_message
 from qtts_openai.live.session import LiveSession
 from qtts_openai.live.socket import NORMAL, Closing
 from qtts_openai.schemas import to_struct
@@ -77,7 +77,7 @@ class DashScopeSession(Dialect):
             case "session.finish":
                 self._last = self._commit(session)
             case kind:
-                raise invalid(f"{str(kind)[:60]!r} is no message of this protocol.", "type")
+                raise unknown_message(kind)
 
     async def _update(self, fields: Any) -> None:
         if not isinstance(fields, dict):

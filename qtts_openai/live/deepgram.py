@@ -17,7 +17,7 @@ import msgspec
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.live import events as s
-from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.dialect import Dialect, Visit, unknown_message
 from qtts_openai.live.socket import NORMAL, Closing
 
 # Clients give up after 10 s without a message.
@@ -83,7 +83,7 @@ class DeepgramSession(Dialect):
             case "Close":
                 await self._close()
             case kind:
-                raise invalid(f"{str(kind)[:60]!r} is no message of this protocol.", "type")
+                raise unknown_message(kind)
 
     def _played_s(self, message: dict[str, Any]) -> float | None:
         """Of the utterance that is heard: the offset counts from the start of the session."""

@@ -1,4 +1,8 @@
-"""What the dialects have in common: one reader, sessions, and one who tells what each says."""
+"""What all dialects share: one task that reads messages, and for each live session one task that
+sends its events.
+
+A dialect translates its messages into a session's verbs, and a session's events into its messages.
+"""
 
 import asyncio
 import contextlib
@@ -23,8 +27,8 @@ Tell = Callable[[s.Event], Awaitable[None]]
 
 
 class Visit(NamedTuple):
-    """A connection as it was let in: `who` is the source that limits count, and `lease` its place,
-    which the route gives back.
+    """A connection that was accepted. `who` is the key or address that limits are counted for;
+    `lease` counts this connection among them, and the route releases it.
     """
 
     socket: LiveSocket
@@ -54,24 +58,27 @@ class Dialect:
     # What a dialect is made of.
 
     async def begin(self) -> None:
-        """What is said first. ApiError ends the connection, once it has been told."""
+        """Exchange the first messages. An ApiError is sent and ends the connection."""
         raise NotImplementedError
 
     async def take(self, message: dict[str, Any]) -> None:
+        """Do what a message of the client asks for."""
         raise NotImplementedError
 
     async def tell(self, event: s.Event) -> None:
+        """Send an event of the session in the dialect's words."""
         raise NotImplementedError
 
     def error(self, error: ApiError) -> dict[str, Any]:
+        """The dialect's message for an error."""
         raise NotImplementedError
 
     async def refuse(self, error: ApiError) -> None:
-        """A message that cannot be taken; the session goes on unless this raises Closing."""
+        """Answer a message that `take` refused; the session goes on unless this raises Closing."""
         await self.socket.send(self.error(error))
 
     async def beat(self) -> None:
-        """Every second, for dialects whose clients must hear something."""
+        """Called every second, for dialects whose clients expect a sign of life."""
 
     @property
     def sessions(self) -> Iterable[LiveSession]:
@@ -213,3 +220,7 @@ class Dialect:
 
     async def voice(self, request: SpeechRequest) -> LiveVoice:
         return await LiveVoice.of(self.service, request, self.caller, self.who)
+
+
+def unknown_message(kind: object, code: str = "invalid_value") -> ApiError:
+    return invalid(f"{str(kind)[:60]!r} is no message of this protocol.", "type", code)

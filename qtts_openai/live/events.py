@@ -1,4 +1,4 @@
-"""What a live session tells, in order; `index` is of the utterance."""
+"""What a live session reports, in the order in which it happens; `index` numbers its utterances."""
 
 import msgspec
 
@@ -14,8 +14,8 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Audio(msgspec.Struct, frozen=True):
-    """Encoded; `start_s` and `duration_s` are of the speech in it, within the utterance. `words`
-    begin in it, as far as can be told while it is made.
+    """`data` is encoded audio. It holds speech from second `start_s` of the utterance on, for
+    `duration_s`. `words` are those that begin in it, by an estimate.
     """
 
     index: int
@@ -41,12 +41,7 @@ class Finished(msgspec.Struct, frozen=True):
     num_ids: int = 0  # of the text
 
     def usage(self) -> UsageAnswer:
-        num_frames = round(self.audio_s / FRAME_S)
-        return UsageAnswer(
-            input_tokens=self.num_ids,
-            output_tokens=num_frames,
-            total_tokens=self.num_ids + num_frames,
-        )
+        return UsageAnswer.of(self.num_ids, round(self.audio_s / FRAME_S))
 
 
 class Cancelled(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ import msgspec
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.live import events as s
-from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.dialect import Dialect, Visit, unknown_message
 from qtts_openai.live.socket import FAILED, NORMAL, POLICY, PROTOCOL, TOO_BIG, Closing
 from qtts_openai.schemas import to_struct
 
@@ -112,9 +112,7 @@ class NariSession(Dialect):
             self._has_ended = True
             self.session.cancel()
         else:
-            raise invalid(
-                f"{str(kind)[:60]!r} is no event of this protocol.", "type", "unknown_event"
-            )
+            raise unknown_message(kind, "unknown_event")
 
     async def _start(self, message: dict[str, Any]) -> None:
         start = to_struct(message, Start)

@@ -18,7 +18,7 @@ import msgspec
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.live import events as s
-from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.dialect import Dialect, Visit, unknown_message
 from qtts_openai.live.socket import NORMAL, POLICY, Closing
 from qtts_openai.live.units import Granularity, split
 from qtts_openai.schemas import SpeechRequest, to_struct
@@ -101,7 +101,7 @@ class NativeSession(Dialect):
             case "session.close":
                 raise Closing(NORMAL)
             case _:
-                raise invalid(f"{str(kind)[:60]!r} is no message of this protocol.", "type")
+                raise unknown_message(kind)
 
     async def _configure(self, message: dict[str, Any]) -> None:
         nested = message.get("session")

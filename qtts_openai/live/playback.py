@@ -1,4 +1,4 @@
-"""How much of what was sent its listener has heard, who is taken to play it as it comes."""
+"""How much of the audio that was sent has been heard, if the listener plays it as it arrives."""
 
 import time
 from collections import deque
@@ -10,10 +10,10 @@ from qtts_openai.speech.words import split_at
 
 
 class Playback:
-    """`current` are the utterances that are not made to their end."""
+    """`current`, in its methods: the utterances that are still being made."""
 
     def __init__(self) -> None:
-        self.made: deque[Utterance] = deque(maxlen=8)  # and perhaps not heard to the end
+        self.made: deque[Utterance] = deque(maxlen=8)  # complete, but perhaps still being heard
         self.until = 0.0  # when all that was sent is heard (monotonic, s)
 
     def clear(self) -> None:
@@ -28,13 +28,13 @@ class Playback:
         self.until = begins_at + duration_s
 
     def within_heard(self, current: Iterable[Utterance], offset_s: float) -> float:
-        """An offset in the audio of the session, in the utterance that is heard."""
+        """Seconds of the session's audio -> seconds within the utterance that is being heard."""
         heard = next(iter(self._left(current, time.monotonic())), None)
         return max(0.0, offset_s - heard.offset_s) if heard is not None else 0.0
 
     def cut(self, current: Iterable[Utterance], played_s: float | None) -> Cancelled:
-        """What was heard of the utterance that is heard now, and what of all of them was not.
-        `played_s`: how much of it its listener says to have heard.
+        """The text of the current utterance that was heard, and the text of all utterances that was
+        not. `played_s`: seconds of the current one that the listener reports to have heard.
         """
         now = time.monotonic()
         left = [utterance for utterance in self._left(current, now) if utterance.text]

@@ -36,8 +36,8 @@ SILENCE_S = 0.25  # at once
 
 
 class LiveSession:
-    """`by_sentence`: whole sentences; so does a voice that cannot take text while it speaks.
-    `as_file`: each utterance is one file, told when it is whole.
+    """`by_sentence`: only whole sentences go to the engine, as always with a voice that cannot take
+    text while it speaks. `as_file`: the audio of an utterance is one file, sent when it is whole.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LiveSession:
         self._current().append(text)
 
     def flush(self) -> int:
-        """The utterance ends here; its index."""
+        """End the utterance here; returns its index."""
         utterance = self._current()
         utterance.flush()
         return utterance.index
@@ -84,7 +84,7 @@ class LiveSession:
 
     @property
     def is_speaking(self) -> bool:
-        """Something is on its way that needs no more text."""
+        """Whether audio will come even if no more text does."""
         whole = any(utterance.is_flushed for utterance in self._utterances)
         return whole or self._is_in_engine or bool(self._events)
 
@@ -96,12 +96,12 @@ class LiveSession:
 
     @property
     def index(self) -> int:
-        """Of the utterance that text goes to now."""
+        """The index of the utterance that appended text belongs to."""
         return self._current().index
 
     def cancel(self, played_s: float | None = None) -> None:
-        """Drop everything that is not heard yet. `played_s`: how much of the utterance that is
-        heard now its listener says to have heard. Idempotent; always answered by Cancelled.
+        """Drop everything that has not been heard yet; a Cancelled event follows, each time.
+        `played_s`: seconds of the current utterance that the listener reports to have heard.
         """
         told = self._playback.cut(self._utterances, played_s)
         self._task.cancel()
@@ -116,7 +116,7 @@ class LiveSession:
         self._news.set()
 
     def within_heard(self, offset_s: float) -> float:
-        """An offset in the audio of the session, in the utterance that is heard."""
+        """Seconds of the session's audio -> seconds within the utterance that is being heard."""
         return self._playback.within_heard(self._utterances, offset_s)
 
     def reconfigure(self, voice: LiveVoice, by_sentence: bool, as_file: bool = False) -> None:
@@ -134,7 +134,7 @@ class LiveSession:
             await self._task
 
     async def events(self) -> AsyncIterator[Event]:
-        """For one reader. What it has taken counts as sent."""
+        """Events as they come, for one reader; audio that it has taken counts as sent."""
         while True:
             while self._events:
                 event = self._events.popleft()
@@ -203,16 +203,10 @@ class LiveSession:
         self._tell(Finished(*finished, utterance.num_ids))
 
     async def _encoder(self, utterance: Utterance) -> AudioEncoder:
-        """And what it is marked with; a clone is in the audit log from here on."""
-        request, marked = utterance.voice.request, await utterance.voice.provenance()
-        self._trails.begin(utterance, marked)
-        return AudioEncoder(
-            request.response_format,
-            sample_rate=request.sample_rate,
-            speed=request.speed,
-            mark=marked.mark,
-            watermark=marked.watermark,
-        )
+        """The encoder of an utterance, with its marks. A cloned voice is audited from here on."""
+        provenance = await utterance.voice.provenance()
+        self._trails.begin(utterance, provenance)
+        return AudioEncoder.of(utterance.voice.request, provenance)
 
     async def _be_silent(self, utterance: Utterance, encoder: AudioEncoder, piece: Piece) -> None:
         while (left_s := piece.silence_s - piece.audio_s) > 0:

@@ -1,4 +1,8 @@
-"""A WebSocket with bounds: refused by a status before the upgrade, JSON in, one writer out."""
+"""A WebSocket with bounds on messages and time.
+
+It is refused with an HTTP status before the upgrade. Messages in are JSON objects; messages out are
+JSON or binary, one at a time.
+"""
 
 import asyncio
 import contextlib

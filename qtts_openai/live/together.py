@@ -12,7 +12,7 @@ from typing import Any
 
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.live import events as s
-from qtts_openai.live.dialect import Dialect, Visit
+from qtts_openai.live.dialect import Dialect, Visit, unknown_message
 from qtts_openai.live.voice import LiveVoice
 
 
@@ -60,7 +60,7 @@ class TogetherSession(Dialect):
             case "input_text_buffer.clear":
                 self.session.cancel()
             case kind:
-                raise invalid(f"{str(kind)[:60]!r} is no message of this protocol.", "type")
+                raise unknown_message(kind)
 
     async def _update(self, fields: Any) -> None:
         assert self.session is not None

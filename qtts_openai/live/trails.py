@@ -1,4 +1,6 @@
-"""What is signed and audited of live utterances: the bytes that were handed over to be sent."""
+"""The signatures and audit entries of live utterances: they cover the bytes that were handed to the
+socket, which may be less than what was made.
+"""
 
 import asyncio
 
@@ -25,9 +27,7 @@ class Trails:
         match event:
             case Audio(index, data, duration_s=duration_s):
                 self._sent_s[index] += duration_s
-                for hashing in (provenance.seal, provenance.trail):
-                    if hashing:
-                        hashing.add(data)
+                provenance.add(data)
             case Finished(index, reason=reason):
                 if provenance.seal:
                     provenance.seal.finish()

@@ -1,4 +1,4 @@
-"""What is said between two flushes, cut into pieces that the engine speaks one after the other."""
+"""The text between two flushes, cut into pieces that the engine speaks one after the other."""
 
 import asyncio
 import hashlib
@@ -22,8 +22,8 @@ _SHARE_OF_IDS = 0.5
 
 
 class Piece:
-    """One text, or seconds of silence. It may take several engine sequences, when its text came too
-    late for the first: `ids` are those that no sequence has got.
+    """One text, or seconds of silence. If more of its text comes after its engine sequence has
+    ended, another sequence speaks the rest. `ids`: those that no sequence has been given yet.
     """
 
     def __init__(self, silence_s: float = 0.0) -> None:
@@ -77,7 +77,7 @@ class Utterance:
 
     @property
     def held(self) -> str:
-        """What may still change by what comes."""
+        """Text at the end whose reading may depend on what comes next."""
         return self._feed.held.strip()
 
     @property
@@ -154,11 +154,11 @@ class Utterance:
         return self.pieces[0]
 
     def end_first_piece(self) -> None:
-        """It is spoken."""
+        """Drop the first piece, which has been spoken."""
         self.clock.end(self.pieces.popleft().last_word)
 
     def heard_s(self, now: float) -> float:
-        """At most, for a client that plays what it gets as it comes."""
+        """Seconds that a client can have heard at most, if it plays audio as it arrives."""
         if self.starts_at is None:
             return 0.0
         return min(self.sent_s, max(0.0, now - self.starts_at))

@@ -1,4 +1,6 @@
-"""What a live session is spoken with: one voice, seed and way of sampling for all its turns."""
+"""The voice of a live session: what was planned once for all of its utterances (model, voice, seed,
+sampling), and how their text gets into the engine.
+"""
 
 import asyncio
 import secrets
@@ -19,8 +21,8 @@ from qtts_openai.state import AppState
 
 
 class LiveVoice:
-    """`who` is the source that counts for limits and turns; a signed statement is kept where there
-    is a `request_id`.
+    """`who`: the key or address that limits and turns count for. With a `request_id` the signed
+    statement of an answer can be fetched later.
     """
 
     def __init__(
@@ -60,12 +62,12 @@ class LiveVoice:
         )
 
     async def check(self) -> None:
-        """ApiError where a stored voice, or the consent to it, was taken back meanwhile."""
+        """ApiError if a stored voice was deleted, or its consent withdrawn, meanwhile."""
         if self.plan.voice_id is not None:
             await self.service.planner.plan_live(self.request, self._caller)
 
     def marked(self) -> dict[str, Any]:
-        """Fields for a message in front of the sound."""
+        """The mark's fields for the message before an utterance's first audio."""
         mark = self.service.mark(self.plan.model.id)
         return mark.event() if mark else {}
 
@@ -111,8 +113,8 @@ class LiveVoice:
 
 
 class OpenTexts:
-    """Places that are held by text which is still to come: half of all at most, so that whole texts
-    find a place, too.
+    """Counts the engine's places that are held by utterances whose text is still to come. They may
+    hold half of all places, so that utterances whose text is complete find one, too.
     """
 
     def __init__(self, num_places: Callable[[], int]) -> None:

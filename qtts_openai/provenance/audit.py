@@ -9,6 +9,7 @@ on. Where it cannot be written, as on a full disk, the request fails (507) and n
 a crash left of a line is cut off by the next.
 """
 
+import asyncio
 import fcntl
 import hashlib
 import logging
@@ -58,6 +59,10 @@ class AuditLog:
             logger.error("the audit log cannot be written: %s", error)
             message = f"The server could not write its audit log: {error.strerror}."
             raise ApiError(507, message, code="audit_failed") from error
+
+    async def note(self, event: str, **fields: Any) -> None:
+        """`write` for the event loop."""
+        await asyncio.to_thread(self.write, event, **fields)
 
     def _append(self, path: Path, said: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

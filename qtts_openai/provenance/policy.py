@@ -22,10 +22,19 @@ EXTRA = "needs more packages: pip install 'qtts-openai[provenance]'"
 
 
 class Provenance(msgspec.Struct, frozen=True):
+    """Of one answer. `mark` and `watermark` go into its audio; `seal` (a signature) and `trail`
+    (the audit log) are told all bytes that are sent.
+    """
+
     mark: Mark | None = None
     watermark: Watermark | None = None
     seal: Seal | None = None
     trail: Trail | None = None
+
+    def add(self, sent: bytes) -> None:
+        for hashing in (self.seal, self.trail):
+            if hashing:
+                hashing.add(sent)
 
 
 class Signing:

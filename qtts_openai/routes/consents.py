@@ -42,9 +42,7 @@ async def create_consent(request: Request, service: NamedDependency[AppState]) -
     consent = await asyncio.to_thread(
         service.store.add_consent, name, wanted.language, recording.data, owner_of(caller)
     )
-    await asyncio.to_thread(
-        service.audit.write, "consent.created", key=caller.id, consent=consent.id
-    )
+    await service.audit.note("consent.created", key=caller.id, consent=consent.id)
     logger.info("voice consent %s was made by %s", consent.id, caller.name)
     return _answer(service, consent)
 
@@ -130,9 +128,7 @@ async def delete_consent(
     )
     service.forget_speech(disabled)
     voices = [voice.id for voice in disabled] or None
-    await asyncio.to_thread(
-        service.audit.write, "consent.deleted", key=caller.id, consent=consent_id, voices=voices
-    )
+    await service.audit.note("consent.deleted", key=caller.id, consent=consent_id, voices=voices)
     logger.info("voice consent %s was deleted by %s", consent_id, caller.name)
     for voice in disabled:
         logger.info("voice %s was disabled with it", voice.id)

@@ -6,16 +6,7 @@ from typing import Any
 from litestar import MediaType, get
 
 from qtts_openai.http.auth import OPEN
-from qtts_openai.routes import (
-    consents,
-    docs_page,
-    health,
-    models,
-    openapi,
-    speech,
-    verify,
-    voices,
-)
+from qtts_openai.routes import consents, docs_page, health, models, openapi, speech, verify, voices
 
 DOCUMENTED = [
     *speech.handlers,

@@ -141,9 +141,7 @@ def form_body(
 ) -> RequestBody:
     """A form whose part `file` is bytes; and JSON, where there is a use without the file."""
     upload = Schema(
-        type=OpenAPIType.OBJECT,
-        properties={file: BINARY},
-        required=[] if json_example else [file],
+        type=OpenAPIType.OBJECT, properties={file: BINARY}, required=[] if json_example else [file]
     )
     form = _media(struct, form_example)
     form.schema = Schema(all_of=[_reference(struct), upload])

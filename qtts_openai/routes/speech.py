@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 from litestar import MediaType, Response, get, post
-from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Schema
@@ -30,7 +29,7 @@ from qtts_openai.routes.batch import Batch, read_items
 from qtts_openai.routes.live import speak_body
 from qtts_openai.routes.openapi import BINARY, errors, json_body, operation
 from qtts_openai.speech.encoders import CONTENT_TYPES
-from qtts_openai.speech.response import SpeechResponse, respond, while_connected
+from qtts_openai.speech.response import SpeechResponse, closing, respond, while_connected
 from qtts_openai.state import AppState
 
 _EXAMPLE = {"model": "tts-1", "voice": "alloy", "input": "Hello there."}
@@ -117,16 +116,12 @@ async def create_speech_batch(
         batch.close()
         raise
 
-    async def close() -> None:
-        """On the event loop: a plain function would be run in a thread."""
-        batch.close()
-
     return Stream(
         batch.written(),
         status_code=200,
         media_type=MediaType.JSON,
         headers={**batch.lease.headers, "cache-control": "no-cache"},
-        background=BackgroundTask(close),
+        background=closing(batch.close),
     )
 
 

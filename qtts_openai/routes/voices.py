@@ -15,13 +15,7 @@ from litestar.params import FromPath, FromQuery
 
 from engine import SAMPLE_RATE_HZ, ReferenceAudio
 from qtts_openai import schemas as s
-from qtts_openai.answers import (
-    CreatedVoice,
-    DeletedVoice,
-    VoiceAnswer,
-    VoiceList,
-    VoiceNames,
-)
+from qtts_openai.answers import CreatedVoice, DeletedVoice, VoiceAnswer, VoiceList, VoiceNames
 from qtts_openai.decoding.turns import current_caller
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.http.asgi import Request
@@ -105,9 +99,7 @@ async def create_voice(request: Request, service: NamedDependency[AppState]) -> 
     samples = sample.samples if sample is not None else None
     said: dict[str, Any] = {"key": caller.id, "voice": voice.id, "consent": voice.consent}
     said |= {"consent_similarity": voice.consent_similarity}
-    await asyncio.to_thread(
-        service.audit.write, "voice.created", **said, reference_sha256=voice.reference_key
-    )
+    await service.audit.note("voice.created", **said, reference_sha256=voice.reference_key)
     await asyncio.to_thread(service.store.add, voice, samples, overwrite=wanted.overwrite)
     logger.info("voice %s was made by %s", voice.id, caller.name)
     shown = await asyncio.to_thread(service.describe_stored, voice)
@@ -229,7 +221,7 @@ async def rename_voice(
     names.check_free(new_name, service.table.voices)
     name, caller = voice_id.removeprefix("/"), caller_of(request)
     voice = await asyncio.to_thread(service.store.rename_voice, name, new_name, caller)
-    await asyncio.to_thread(service.audit.write, "voice.renamed", key=caller.id, voice=voice.id)
+    await service.audit.note("voice.renamed", key=caller.id, voice=voice.id)
     logger.info("voice %s was renamed by %s", voice.id, caller.name)
     return await asyncio.to_thread(service.describe_stored, voice)
 
@@ -254,9 +246,7 @@ async def export_voice(
     name, caller = voice_id.removeprefix("/"), caller_of(request)
     index, archive = await asyncio.to_thread(archive_of, service.store, name, caller)
     voices, consents = ([one.record.id for one in kind] for kind in (index.voices, index.consents))
-    await asyncio.to_thread(
-        service.audit.write, "voice.exported", key=caller.id, voices=voices, consents=consents
-    )
+    await service.audit.note("voice.exported", key=caller.id, voices=voices, consents=consents)
     logger.info("voice %s was exported by %s", voices[0], caller.name)
     headers = {"content-disposition": f'attachment; filename="{voices[0]}.zip"'}
     return Response(archive, media_type=_ZIP, headers=headers | {"cache-control": "no-store"})
@@ -276,16 +266,9 @@ async def delete_voice(
     name, caller = voice_id.removeprefix("/"), caller_of(request)
     voice = await asyncio.to_thread(service.store.delete_voice, name, caller)
     service.forget_speech([voice])
-    await asyncio.to_thread(service.audit.write, "voice.deleted", key=caller.id, voice=voice.id)
+    await service.audit.note("voice.deleted", key=caller.id, voice=voice.id)
     logger.info("voice %s was deleted by %s", voice.id, caller.name)
     return DeletedVoice(id=voice.id)
 
 
-handlers = [
-    list_voices,
-    create_voice,
-    retrieve_voice,
-    rename_voice,
-    delete_voice,
-    export_voice,
-]
+handlers = [list_voices, create_voice, retrieve_voice, rename_voice, delete_voice, export_voice]

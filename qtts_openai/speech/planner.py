@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -22,7 +23,7 @@ from qtts_openai.settings import Settings
 from qtts_openai.speech.encoders import check_rate
 from qtts_openai.text import spoken
 from qtts_openai.text.prompt_builder import PromptBuilder, find_language
-from qtts_openai.text.script import Preparer, Script, ScriptWriter
+from qtts_openai.text.script import Preparer, ScriptWriter
 from qtts_openai.text.script import check_length as check_length  # for the routes
 from qtts_openai.voices.resolver import ResolvedVoice, VoiceResolver
 
@@ -33,42 +34,41 @@ INLINE_CHARS = 2000
 MAX_THREADS = 2
 
 
-class SpeechPlan(msgspec.Struct, frozen=True):
-    """Ready for the engine. `parts` are prompts and seconds of silence, at least one prompt.
-    `ignored` names fields of the request that this model has no use for, `unspoken` scripts of the
-    text that it has no sound for. `num_chars` is what it costs of the limit per minute.
-    """
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine needs to know beside the text."""
 
     model: ModelInfo
-    parts: tuple[Prompt | float, ...]
     params: SamplingParams
     reference: ReferenceAudio | None
-    ignored: tuple[str, ...]
-    num_chars: int
     gain_db: float = 0.0  # for the PCM that the engine makes
-    unspoken: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()  # of the prompts, as they are spoken
     # Whose voice it is, where it is not a preset, and what allows it.
     voice_id: str | None = None
     consent: str | None = None
 
 
-class LivePlan(msgspec.Struct, frozen=True):
-    """All but the text. `build` makes a prompt of a whole text, `build_open` one whose text may
-    come while it is spoken, where `is_live`; `prepare` makes a segment speakable.
+class SpeechPlan(Plan, frozen=True, kw_only=True):
+    """Ready for the engine. `parts` are prompts and seconds of silence, at least one prompt.
+    `ignored` names fields of the request that this model has no use for, `unspoken` scripts of the
+    text that it has no sound for. `num_chars` is what it costs of the limit per minute.
     """
 
-    model: ModelInfo
+    parts: tuple[Prompt | float, ...]
+    texts: tuple[str, ...]  # of the prompts, as they are spoken
+    ignored: tuple[str, ...]
+    unspoken: tuple[str, ...]
+    num_chars: int
+
+
+class LivePlan(Plan, frozen=True, kw_only=True):
+    """For a text that is still to come. `build` makes a prompt of a whole text, `build_open` one
+    that takes more text while it is spoken (where `is_live`), `prepare` makes a segment speakable.
+    """
+
     build: Callable[[str], Prompt]
     build_open: Callable[[str], Prompt]
     prepare: Preparer
     builder: PromptBuilder
-    params: SamplingParams
-    reference: ReferenceAudio | None
-    gain_db: float
     is_live: bool
-    voice_id: str | None
-    consent: str | None
 
 
 class Planner:
@@ -83,9 +83,7 @@ class Planner:
     async def plan(self, request: SpeechRequest, caller: Caller = ANONYMOUS) -> SpeechPlan:
         """Raises a 400 or 404 for everything that can be known before the engine starts."""
         self.writer.check(request)
-        _check_times(request)
-        check_rate(request.response_format, request.sample_rate)
-        resolved = await self.resolver.resolve(request, caller)
+        resolved = await self._resolve(request, caller)
         _note_use(resolved, caller)
         if len(request.input) <= INLINE_CHARS:
             return self._utterance(request, resolved)
@@ -97,46 +95,50 @@ class Planner:
         check_length(
             request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
         )
-        _check_times(request)
-        check_rate(request.response_format, request.sample_rate)
-        resolved = await self.resolver.resolve(request, caller)
+        resolved = await self._resolve(request, caller)
         language = _language(request, resolved.model)
-        is_live = not resolved.reference_text and request.non_streaming_mode is not True
-        instruct = self._instruct(request, resolved)
         row_by_row = msgspec.structs.replace(request, non_streaming_mode=False)
         return LivePlan(
-            model=resolved.model,
-            build=self._build(request, resolved, language, instruct),
-            build_open=self._build(row_by_row, resolved, language, instruct),
+            **self._common(request, resolved),
+            build=self._build(request, resolved, language),
+            build_open=self._build(row_by_row, resolved, language),
             prepare=self.writer.preparer(request, resolved.model, language),
             builder=self.resolver.catalog.builders[resolved.model.id],
-            params=_sampling(request, resolved),
-            reference=resolved.reference,
-            gain_db=self._gain_db(resolved),
-            is_live=is_live,
-            voice_id=_voice_id(resolved),
-            consent=_consent(request, resolved),
+            is_live=not resolved.reference_text and request.non_streaming_mode is not True,
         )
 
+    async def _resolve(self, request: SpeechRequest, caller: Caller) -> ResolvedVoice:
+        """Who speaks; before that, what fields say together is checked."""
+        if request.timestamps and request.stream_format != "sse":
+            message = "timestamps: they are server-sent events; set stream_format to 'sse'."
+            raise invalid(message, "timestamps")
+        check_rate(request.response_format, request.sample_rate)
+        return await self.resolver.resolve(request, caller)
+
     def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
-        language = _language(request, resolved.model)
-        instruct = self._instruct(request, resolved)
+        language, instruct = _language(request, resolved.model), self._instruct(request, resolved)
         script = self.writer.write(request, resolved.model, language)
-        parts = self._prompts(request, resolved, language, instruct, script)
-        params = _sampling(request, resolved)
+        build = self._build(request, resolved, language)
         return SpeechPlan(
-            resolved.model,
-            parts,
-            params,
-            resolved.reference,
-            _unused(request, resolved, instruct),
-            script.num_chars + len(instruct or ""),
-            self._gain_db(resolved),
-            script.unspoken,
-            tuple(part for part in script.parts if isinstance(part, str)),
-            _voice_id(resolved),
-            _consent(request, resolved),
+            **self._common(request, resolved),
+            parts=tuple(part if isinstance(part, float) else build(part) for part in script.parts),
+            texts=tuple(part for part in script.parts if isinstance(part, str)),
+            ignored=_unused(request, resolved, instruct),
+            unspoken=script.unspoken,
+            num_chars=script.num_chars + len(instruct or ""),
         )
+
+    def _common(self, request: SpeechRequest, resolved: ResolvedVoice) -> dict[str, Any]:
+        """The fields of a Plan."""
+        voice = resolved.voice
+        return {
+            "model": resolved.model,
+            "params": _sampling(request, resolved),
+            "reference": resolved.reference,
+            "gain_db": self._gain_db(resolved),
+            "voice_id": voice.id if voice and voice.is_stored else None,
+            "consent": voice.consent if voice else request.consent,
+        }
 
     def _instruct(self, request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
         """The instruct block: a style for CustomVoice, the description of the voice for
@@ -156,30 +158,20 @@ class Planner:
             return 0.0
         return self.resolver.table.gain_db(resolved.voice, resolved.model)
 
-    def _prompts(
-        self,
-        request: SpeechRequest,
-        resolved: ResolvedVoice,
-        language: str,
-        instruct: str | None,
-        script: Script,
-    ) -> tuple[Prompt | float, ...]:
-        build = self._build(request, resolved, language, instruct)
-        return tuple(part if isinstance(part, float) else build(part) for part in script.parts)
-
     def _build(
-        self, request: SpeechRequest, resolved: ResolvedVoice, language: str, instruct: str | None
+        self, request: SpeechRequest, resolved: ResolvedVoice, language: str
     ) -> Callable[[str], Prompt]:
+        """Text -> prompt, everything else being known."""
         model, voice = resolved.model, resolved.voice
         builder = self.resolver.catalog.builders[model.id]
         has_speaker = voice is not None and model.model_type == "custom_voice"
         whole = request.non_streaming_mode
-        # As the official package has it for what its Base was trained on: clones in context.
+        # The official package's choice for clones that use the reference's text.
         row_by_row = model.model_type == "base" and model.uses_ref_text
         return partial(
             builder.build,
             language=language,
-            instruct=instruct,
+            instruct=self._instruct(request, resolved),
             speakers=self.resolver.table.rows(voice, model) if voice and has_speaker else (),
             reference=resolved.reference.key if resolved.reference else None,
             reference_text=resolved.reference_text,
@@ -187,22 +179,8 @@ class Planner:
         )
 
 
-def _voice_id(resolved: ResolvedVoice) -> str | None:
-    return resolved.voice.id if resolved.voice and resolved.voice.is_stored else None
-
-
-def _consent(request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
-    return resolved.voice.consent if resolved.voice else request.consent
-
-
-def _check_times(request: SpeechRequest) -> None:
-    if request.timestamps and request.stream_format != "sse":
-        message = "timestamps: they are server-sent events; set stream_format to 'sse'."
-        raise invalid(message, "timestamps")
-
-
 def _note_use(resolved: ResolvedVoice, caller: Caller) -> None:
-    """Who speaks with a person's voice stands in the log."""
+    """Log which caller uses a stored voice, which may be a person's."""
     if resolved.voice is not None and resolved.voice.is_stored:
         who = current_caller.get() if caller is ANONYMOUS else caller.name
         logger.info("voice %s is spoken by %s on %s", resolved.voice.id, who, resolved.model.id)

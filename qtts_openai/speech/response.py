@@ -16,7 +16,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -69,13 +69,7 @@ class SpeechResponse:
         self.lease = lease
         self.provenance = provenance or Provenance()
         try:
-            self.encoder = AudioEncoder(
-                request.response_format,
-                sample_rate=request.sample_rate,
-                speed=request.speed,
-                mark=self.provenance.mark,
-                watermark=self.provenance.watermark,
-            )
+            self.encoder = AudioEncoder.of(request, self.provenance)
         except BaseException:
             stream.abort()
             raise
@@ -152,11 +146,7 @@ class SpeechResponse:
     def usage(self) -> UsageAnswer:
         assert self.stream.finished is not None
         usage = self.stream.finished.usage
-        return UsageAnswer(
-            input_tokens=usage.num_prompt_tokens,
-            output_tokens=usage.num_frames,
-            total_tokens=usage.num_prompt_tokens + usage.num_frames,
-        )
+        return UsageAnswer.of(usage.num_prompt_tokens, usage.num_frames)
 
     def ending(self) -> dict[str, str]:
         """Headers that are known at the end; none where the speech did not end well."""
@@ -175,10 +165,8 @@ class SpeechResponse:
                 async for chunk in chunks:
                     self.timeline.mark("encoded")
                     self.metrics.note_gap(playback.sent(self.audio_s / self.request.speed))
-                    for hashing in (seal, trail):
-                        if hashing and chunk:
-                            hashing.add(chunk)
                     if chunk:
+                        self.provenance.add(chunk)
                         yield chunk
             if seal:
                 seal.finish()
@@ -209,22 +197,22 @@ class SpeechResponse:
             async with aclosing(self._sealed()) as chunks:
                 async for chunk in chunks:
                     audio = base64.b64encode(chunk).decode()
-                    yield _event(type="speech.audio.delta", audio=audio, **mark)
+                    yield server_sent(type="speech.audio.delta", audio=audio, **mark)
                     mark = {}
                     if self.clock and (words := self.clock.new_words()):
-                        yield _event(**words_event(words))
+                        yield server_sent(**words_event(words))
         except Exception as error:
             self._log_broken(error)
-            yield _event(type="error", error=as_api_error(error).detail)
+            yield server_sent(type="error", error=as_api_error(error).detail)
             return
         assert self.stream.finished is not None
         if self.clock:
             self.clock.end()
             if words := self.clock.new_words():
-                yield _event(**words_event(words))
+                yield server_sent(**words_event(words))
             if exact := await self._exact_words(self.clock):
-                yield _event(**words_event(exact, estimated=False))
-        yield _event(
+                yield server_sent(**words_event(exact, estimated=False))
+        yield server_sent(
             type="speech.audio.done",
             usage=self.usage(),
             finish_reason=self.stream.finished.reason.value,
@@ -286,10 +274,7 @@ class SpeechResponse:
 
 
 async def respond(
-    http: Request,
-    speech: SpeechResponse,
-    headers: dict[str, str],
-    defaults: Defaults,
+    http: Request, speech: SpeechResponse, headers: dict[str, str], defaults: Defaults
 ) -> Response[Any]:
     wanted = speech.request
     streams = defaults.streams(wanted.response_format) if wanted.stream is None else wanted.stream
@@ -311,18 +296,23 @@ async def respond(
 def _stream(
     speech: SpeechResponse, content: AsyncIterator[bytes], media_type: str, headers: dict[str, str]
 ) -> Stream:
-    async def close() -> None:
-        """On the event loop: a plain function would be run in a thread."""
-        speech.close()
-
     return StreamWithTrailers(
         speech.ending,
         content,
         status_code=200,
         media_type=media_type,
         headers=headers,
-        background=BackgroundTask(close),
+        background=closing(speech.close),
     )
+
+
+def closing(close: Callable[[], None]) -> BackgroundTask:
+    """When the answer has gone out. On the event loop: a plain function would run in a thread."""
+
+    async def run() -> None:
+        close()
+
+    return BackgroundTask(run)
 
 
 async def while_connected(http: Request, work: Awaitable[T]) -> T:
@@ -344,5 +334,6 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-def _event(**fields: Any) -> bytes:
+def server_sent(**fields: Any) -> bytes:
+    """One server-sent event."""
     return b"data: " + msgspec.json.encode(fields) + b"\n\n"

@@ -18,14 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from engine import (
-    SAMPLE_RATE_HZ,
-    Finished,
-    FinishReason,
-    Prompt,
-    QueueFullError,
-    Usage,
-)
+from engine import SAMPLE_RATE_HZ, Finished, FinishReason, Prompt, QueueFullError, Usage
 
 BYTES_PER_S = SAMPLE_RATE_HZ * 2
 FADE_BYTES = SAMPLE_RATE_HZ // 200 * 2
@@ -62,9 +55,7 @@ class SegmentedStream:
     """
 
     def __init__(
-        self,
-        submit: Callable[[Prompt, float], PartStream],
-        parts: tuple[Prompt | float, ...],
+        self, submit: Callable[[Prompt, float], PartStream], parts: tuple[Prompt | float, ...]
     ) -> None:
         self.finished: Finished | None = None
         self._submit = submit
@@ -157,9 +148,7 @@ class SegmentedStream:
         return reason in (FinishReason.STOP, FinishReason.LENGTH)
 
 
-def _with_silences(
-    parts: tuple[Prompt | float, ...],
-) -> tuple[deque[tuple[float, Prompt]], float]:
+def _with_silences(parts: tuple[Prompt | float, ...]) -> tuple[deque[tuple[float, Prompt]], float]:
     """Each prompt with the seconds of silence before it, and those after the last one."""
     prompts: deque[tuple[float, Prompt]] = deque()
     silence_s = 0.0

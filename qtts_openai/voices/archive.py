@@ -98,10 +98,7 @@ def _write(store: VoiceStore, archive: zipfile.ZipFile, only: list[str]) -> Inde
 
 
 def _put_all(
-    store: VoiceStore,
-    archive: zipfile.ZipFile,
-    voices: list[StoredVoice],
-    consents: list[Consent],
+    store: VoiceStore, archive: zipfile.ZipFile, voices: list[StoredVoice], consents: list[Consent]
 ) -> Index:
     index = Index(
         "qtts-voices-1",

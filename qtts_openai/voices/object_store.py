@@ -110,13 +110,7 @@ class Bucket:
         mode: Any = changed.version or "create"
         with told_as_507():
             try:
-                result = obstore.put(
-                    self.objects,
-                    INDEX,
-                    body,
-                    mode=mode,
-                    use_multipart=False,
-                )
+                result = obstore.put(self.objects, INDEX, body, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError) as error:
                 raise ConflictError() from error
         with self._lock:

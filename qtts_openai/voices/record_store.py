@@ -126,13 +126,15 @@ def _told_as_507() -> Iterator[None]:
             sqlite3.SQLITE_LOCKED,
         ):
             raise storage_busy() from error
-        logger.warning("the store of voices failed: %s", error)
-        message = f"The server could not use its store of voices: {error}."
-        raise ApiError(507, message, code="storage_failed") from error
+        raise _storage_failed(error, str(error)) from error
     except OSError as error:
-        logger.warning("the store of voices failed: %s", error)
-        message = f"The server could not use its store of voices: {error.strerror}."
-        raise ApiError(507, message, code="storage_failed") from error
+        raise _storage_failed(error, error.strerror) from error
+
+
+def _storage_failed(error: Exception, reason: str | None) -> ApiError:
+    logger.warning("the store of voices failed: %s", error)
+    message = f"The server could not use its store of voices: {reason}."
+    return ApiError(507, message, code="storage_failed")
 
 
 def storage_busy() -> ApiError:

@@ -20,9 +20,9 @@ from qtts_openai.voices.presets import Voice, VoiceTable
 from qtts_openai.voices.records import StoredVoice
 from qtts_openai.voices.references import References
 
-# What SDKs send that cannot leave the voice out.
+# A name that SDKs send which need some voice: the default one of the settings.
 DEFAULT_VOICE = "default"
-# And the voice it is, unless the settings name one.
+# The default voice where the settings name none.
 FIRST_VOICE = "alloy"
 
 _FAMILY_OF_TASK = {task: family for family, task in FAMILIES.items()}
@@ -99,8 +99,8 @@ class VoiceResolver:
         return voice
 
     async def _described(self, name: str | None, caller: Caller) -> Voice | None:
-        """Beside a description only a voice that is one itself counts: others were sent because an
-        SDK wants a voice.
+        """The voice of a request that also describes one: only a stored description counts. Any
+        other name is ignored, because some SDKs cannot leave the voice out.
         """
         voice = await self._find(name, caller) if name else None
         return voice if voice is not None and not voice.speakers and voice.prompt else None
@@ -142,7 +142,9 @@ class VoiceResolver:
         return voice
 
     def stored_voice(self, stored: StoredVoice) -> Voice:
-        """A described voice can be cloned once it has spoken, or where it can be made to speak."""
+        """A described voice can be cloned if a recording of it exists, or if a VoiceDesign model is
+        loaded that can make one.
+        """
         voice = stored.voice()
         can_speak = stored.prompt is not None and self.catalog.of_family("voice_design") is not None
         return msgspec.structs.replace(voice, can_clone=voice.can_clone or can_speak)

@@ -98,6 +98,11 @@ def test_a_port_in_use_is_an_error(checked, no_torch):
     assert status == 1 and "cannot listen" in out
 
 
+def test_every_address_of_loopback_is_for_this_machine_only(checked, no_torch):
+    status, out = checked("server: {port: 0, host: 127.0.0.2}")
+    assert status == 0 and "none: everybody on this machine" in out
+
+
 def test_an_open_server_for_everybody_is_a_warning(checked, no_torch):
     status, out = checked("server: {host: 0.0.0.0, port: 0}")
     assert status == 0 and "warning  keys" in out

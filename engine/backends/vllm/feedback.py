@@ -24,7 +24,7 @@ from engine.runner.cuda_graphs import Capture, FrameGraphs
 from engine.runner.frame_step import FrameStep
 from engine.runner.prompt_embeds import PromptEmbedder, VoicePrompt
 from engine.runner.row_buffers import RowBuffers
-from engine.runner.torch_backend import make_backend
+from engine.runner.torch_backend import StepParts, make_backend
 from engine.runner.transfer import Download, upload
 from engine.scheduler.sequence import Sequence
 
@@ -82,7 +82,9 @@ class Feedback:
             inner.head_dim, inner.rope_theta, c.num_code_groups, self.pad.dtype, device
         )
         # The talker's rotation and attention are vLLM's: the backend is asked for neither.
-        self.backend = make_backend("triton" if kernels else "torch", c, b, rotary, rotary)
+        self.backend = make_backend(
+            "triton" if kernels else "torch", StepParts(c, b, rotary, rotary)
+        )
         no_cache = self.pad.new_zeros(0)
         self.frame = FrameStep(ends, predictor, self.prompts, no_cache, b, self.backend)
         self.graphs: FrameGraphs | None = None

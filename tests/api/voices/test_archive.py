@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -16,10 +17,29 @@ from qtts_openai.voices.store import VoiceStore
 SAMPLE = b"\0\0\x80\x3e" * 12_000
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """full: the store of the fixture of that name; mine: one with a voice; all.zip: the former."""
+    folder = tmp_path_factory.mktemp("made")
+    write_archive(_full(folder / "full"), folder / "all.zip", [])
+    mine = VoiceStore(folder / "mine", 10)
+    mine.add(mine.new_voice("Mine", None, type="prompt", prompt="x", seed=1))
+    return folder
+
+
 @pytest.fixture
-def full(tmp_path) -> VoiceStore:
+def full(made, tmp_path) -> VoiceStore:
     """A consent with a voice, a described voice, and one whose consent was withdrawn."""
-    store = VoiceStore(tmp_path / "full", 10)
+    return VoiceStore(shutil.copytree(made / "full", tmp_path / "full"), 10)
+
+
+@pytest.fixture
+def archive(made, tmp_path) -> Path:
+    return Path(shutil.copy(made / "all.zip", tmp_path / "a.zip"))
+
+
+def _full(folder: Path) -> VoiceStore:
+    store = VoiceStore(folder, 10)
     key = hashlib.sha256(SAMPLE).hexdigest()
     for name in ("Ada", "Gone"):
         consent = store.add_consent(f"{name} L.", "en", b"her voice", None)
@@ -126,36 +146,30 @@ def as_a_bomb(members: dict) -> None:
     ],
     ids=range(18),
 )
-def test_a_bad_archive_changes_nothing(full, tmp_path, change):
-    path, other = tmp_path / "a.zip", VoiceStore(tmp_path / "other", 10)
-    write_archive(full, path, [])
-    other.add(other.new_voice("Mine", None, type="prompt", prompt="x", seed=1))
+def test_a_bad_archive_changes_nothing(made, archive, tmp_path, change):
+    other = VoiceStore(shutil.copytree(made / "mine", tmp_path / "other"), 10)
     before = everything(other)
     with pytest.raises(ApiError):
-        read_archive(other, rewritten(path, change), ["alloy"])
+        read_archive(other, rewritten(archive, change), ["alloy"])
     assert everything(other) == before
     left = [p.name for p in (tmp_path / "other").rglob("*") if p.suffix in (".bin", ".part")]
     assert not left and not (tmp_path / "etc").exists()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -30])
-def test_a_torn_archive_is_none(full, tmp_path, cut):
-    path = tmp_path / "a.zip"
-    write_archive(full, path, [])
-    path.write_bytes(path.read_bytes()[:cut])
+def test_a_torn_archive_is_none(archive, tmp_path, cut):
+    archive.write_bytes(archive.read_bytes()[:cut])
     with pytest.raises(ApiError, match="no archive"):
-        read_archive(VoiceStore(tmp_path / "other", 10), path, [])
+        read_archive(VoiceStore(tmp_path / "other", 10), archive, [])
 
 
-def test_names_and_numbers_of_the_store_hold(full, tmp_path):
-    path = tmp_path / "a.zip"
-    write_archive(full, path, [])
+def test_names_and_numbers_of_the_store_hold(archive, tmp_path):
     small, other = VoiceStore(tmp_path / "small", 1), VoiceStore(tmp_path / "other", 10)
     with pytest.raises(ApiError, match="max_voices"):
-        read_archive(small, path, [])
+        read_archive(small, archive, [])
     other.add(other.new_voice("ada", None, type="prompt", prompt="x", seed=1))
     with pytest.raises(ApiError, match="another voice"):
-        read_archive(other, path, [])
+        read_archive(other, archive, [])
     assert not small.voices.all() and len(other.voices.all()) == 1
 
 

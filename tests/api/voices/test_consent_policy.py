@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from qtts_openai.errors import ApiError
 from qtts_openai.http.callers import ANONYMOUS
 from qtts_openai.settings import CacheSettings, CloningSettings
 from qtts_openai.voices.store import VoiceStore
@@ -112,4 +113,7 @@ def test_nothing_is_left_of_a_deleted_voice(asking):
 
 
 def test_a_store_without_settings_asks_for_words_only(tmp_path):
-    VoiceStore(tmp_path, 10).check_consent("Anna allowed it for our tests.", ANONYMOUS)
+    store = VoiceStore(tmp_path, 10)
+    store.check_consent("Anna allowed it for our tests.", ANONYMOUS)
+    with pytest.raises(ApiError, match="10 to 2000 characters"):
+        store.check_consent("yes", ANONYMOUS)

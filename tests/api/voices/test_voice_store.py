@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
-import openai
 import pytest
 
 from engine import FinishReason
@@ -34,6 +33,8 @@ def upload(server, name="mine", **fields):
 
 
 def test_a_voice_from_a_sample_through_the_sdk(own):
+    import openai  # takes seconds, which others who import this file need not spend
+
     with own.openai() as client:
         voice = client.audio.voices.create(
             name="My voice", consent=CONSENT, audio_sample=("a.wav", CLIP, "audio/wav")
@@ -283,6 +284,8 @@ def test_voices_survive_a_restart(start, tmp_path):
 
 
 def test_consents_through_the_sdk(own):
+    import openai  # takes seconds, which others who import this file need not spend
+
     with own.openai() as client:
         consents = client.audio.voice_consents
         made = [
