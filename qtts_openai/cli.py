@@ -36,6 +36,7 @@ from qtts_openai.settings_file import in_file, load_settings
 from qtts_openai.speech.response import SpeechResponse
 from qtts_openai.state import AppState
 from qtts_openai.voices.archive import Index, read_archive, write_archive
+from qtts_openai.voices.model_registry import ANY_MODEL
 from qtts_openai.voices.presets import VoiceTable
 from qtts_openai.voices.store import VoiceStore
 
@@ -126,7 +127,7 @@ def run_say(arguments: argparse.Namespace) -> None:
 
 
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("voice", "model", "speed", "instructions", "language", "seed")
+    names = ("voice", "model", "speed", "instructions", "task_type", "language", "seed")
     body = {name: getattr(arguments, name) for name in names}
     body["input"] = _text(arguments.text)
     body["response_format"] = arguments.format or _format_of(arguments.out)
@@ -174,7 +175,7 @@ def _output(out: str) -> Iterator[BinaryIO]:
 
 def _say_remote(url: str, body: dict[str, Any], file: BinaryIO) -> None:
     with _client(url) as client:
-        body["model"] = body["model"] or _json(client, "/v1/models")["data"][0]["id"]
+        body["model"] = body["model"] or _model_of(client)
         with client.stream("POST", "/v1/audio/speech", json=body) as answer:
             _check(answer)
             num_bytes = 0
@@ -182,6 +183,12 @@ def _say_remote(url: str, body: dict[str, Any], file: BinaryIO) -> None:
                 num_bytes += file.write(chunk)
                 _progress(f"{num_bytes} bytes")
     _progress("done\n")
+
+
+def _model_of(client: httpx.Client) -> str:
+    """An alias, where a server has OpenAI's, leaves it to choose the model by the voice."""
+    known = [model["id"] for model in _json(client, "/v1/models")["data"]]
+    return "tts-1" if "tts-1" in known else known[0]
 
 
 def _client(url: str) -> httpx.Client:
@@ -212,7 +219,7 @@ def _check(answer: httpx.Response) -> None:
 
 
 async def _say_here(settings: Settings, body: dict[str, Any], file: BinaryIO) -> None:
-    body["model"] = body["model"] or settings.models[0].id
+    body["model"] = body["model"] or settings.defaults.model or ANY_MODEL
     request, _ = s.read_speech(body)
     started = time.perf_counter()
     _progress("loading the model ...")

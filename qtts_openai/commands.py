@@ -131,12 +131,13 @@ def _add_speech_options(say: argparse.ArgumentParser) -> None:
     say.add_argument(
         "--out", help="the file to write, else speech.mp3 or what --format ends in; - is stdout"
     )
-    say.add_argument("--model", help="id or alias; else the first model of the settings")
+    say.add_argument("--model", help="id or alias; else one that can speak the voice")
     say.add_argument(
         "--format", help="mp3, opus, aac, flac, wav, pcm, ulaw, alaw; else as --out ends"
     )
     say.add_argument("--speed", type=float)
-    say.add_argument("--instructions")
+    say.add_argument("--instructions", help="a style, or with VoiceDesign what the voice is like")
+    say.add_argument("--task-type", help="CustomVoice, VoiceDesign or Base; else by the voice")
     say.add_argument("--language")
     say.add_argument("--seed", type=int)
 

@@ -324,8 +324,9 @@ def _choices(struct: type, param: str | None) -> tuple[Any, ...]:
     )
 
 
-def missing_parameter(name: str) -> ApiError:
-    return invalid(f"Missing required parameter: {name!r}.", name, "missing_required_parameter")
+def missing_parameter(name: str, hint: str = "") -> ApiError:
+    message = f"Missing required parameter: {name!r}.{hint}"
+    return invalid(message, name, "missing_required_parameter")
 
 
 def shortened(names: list[str]) -> list[str]:

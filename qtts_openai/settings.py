@@ -119,6 +119,8 @@ class ModelSettings(Section, frozen=True):
     aliases: tuple[Name, ...] = ()
     # Longer texts are spoken in pieces of whole sentences; null: in one.
     segment_chars: SegmentChars | None = None
+    # Longer instructions say it nothing: a style is ignored, a description is a 400; null: any do.
+    instructions_chars: Chars | None = None
     # As in `text`; null: what is said there.
     normalize: Level | None = None
 
@@ -316,12 +318,13 @@ OPENAI_MODELS = (
 
 
 def _embedded(checkpoint: str, aliases: tuple[str, ...] = ()) -> ModelSettings:
-    """It has learnt from short texts without figures."""
+    """It has learnt from short texts without figures, and from short instructions."""
     return ModelSettings(
         id=f"qtts-{checkpoint}",
         checkpoint=checkpoint,
         aliases=aliases,
         segment_chars=150,
+        instructions_chars=200,
         normalize="full",
     )
 

@@ -18,6 +18,7 @@ from qtts_openai.live.socket import NORMAL, POLICY, RESTART, TOO_BIG, Closing, L
 from qtts_openai.live.voice import LiveVoice, OpenTexts
 from qtts_openai.schemas import SpeechRequest, read_speech
 from qtts_openai.state import AppState
+from qtts_openai.voices.model_registry import ANY_MODEL
 
 # Idle timeouts that a client may take to go on with an utterance that it began.
 MAX_SILENT = 10
@@ -194,7 +195,7 @@ class Dialect:
         settings = self.service.settings
         ours = ("stream", "stream_format", "timestamps")
         body = {name: value for name, value in fields.items() if name not in ours} | {"input": ""}
-        body["model"] = body.get("model") or settings.defaults.model or settings.models[0].id
+        body["model"] = body.get("model") or settings.defaults.model or ANY_MODEL
         sounds = ("voice", "speaker", "ref_audio", "references", "speaker_embedding", "task_type")
         if not any(body.get(name) for name in sounds):
             body["voice"] = "default"
@@ -211,7 +212,7 @@ class Dialect:
         return known
 
     def model_name(self, name: Any) -> str | None:
-        """A name of ours; what a vendor calls its own models is the first one here."""
+        """A name of ours; what a vendor calls its own models is any of ours."""
         try:
             return name if name and self.service.catalog.find(str(name)) else None
         except ApiError:

@@ -134,10 +134,11 @@ def _owner(wanted: s.VoiceRequest, caller: Caller) -> str | None:
 def _from_prompt(
     service: AppState, wanted: s.VoiceRequest, name: str, owner: str | None
 ) -> StoredVoice:
-    if wanted.prompt is None or not wanted.prompt.strip():
+    if wanted.prompt is None:
         raise s.missing_parameter("prompt")
     check_length(wanted.prompt, service.settings.limits.max_instructions_chars, "prompt")
-    service.catalog.need("voice_design", "A voice from a description", "prompt")
+    model = service.catalog.need("voice_design", "A voice from a description", "prompt")
+    service.catalog.check_description(model, wanted.prompt, "prompt")
     return service.store.new_voice(
         name,
         owner,
@@ -162,10 +163,8 @@ async def _from_sample(
     if wanted.consent is None:
         raise s.missing_parameter("consent")
     await asyncio.to_thread(service.store.check_consent, wanted.consent, caller)
-    service.catalog.need("base", "A voice from a sample", "audio_sample")
+    base = service.catalog.need("base", "A voice from a sample", "audio_sample")
     sample = await service.references.read(upload.data, "audio_sample")
-    base = service.catalog.of_family("base")
-    assert base is not None
     likeness = await service.references.likeness.check(
         base.id, sample, wanted.consent, "audio_sample"
     )

@@ -116,7 +116,7 @@ class Planner:
         return await self.resolver.resolve(request, caller)
 
     def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
-        language, instruct = _language(request, resolved.model), _instruct(request, resolved)
+        language, instruct = _language(request, resolved.model), self._instruct(request, resolved)
         script = self.writer.write(request, resolved.model, language)
         build = self._build(request, resolved, language)
         return SpeechPlan(
@@ -140,6 +140,19 @@ class Planner:
             "consent": voice.consent if voice else request.consent,
         }
 
+    def _instruct(self, request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
+        """The instruct block: a style for CustomVoice, the description of the voice for
+        VoiceDesign.
+        """
+        model, asked, catalog = resolved.model, request.instructions, self.resolver.catalog
+        if model.model_type == "voice_design":
+            described = resolved.voice.prompt if resolved.voice else None
+            text = ". ".join(part for part in (described, asked) if part)
+            catalog.check_description(model, text, "instructions")
+            return text
+        has_use = model.model_type == "custom_voice" and model.supports_instruct
+        return asked if has_use and asked and catalog.reads(model, asked) else None
+
     def _gain_db(self, resolved: ResolvedVoice) -> float:
         if resolved.voice is None or resolved.model.model_type != "custom_voice":
             return 0.0
@@ -158,7 +171,7 @@ class Planner:
         return partial(
             builder.build,
             language=language,
-            instruct=_instruct(request, resolved),
+            instruct=self._instruct(request, resolved),
             speakers=self.resolver.table.rows(voice, model) if voice and has_speaker else (),
             reference=resolved.reference.key if resolved.reference else None,
             reference_text=resolved.reference_text,
@@ -177,20 +190,6 @@ def _language(request: SpeechRequest, model: ModelInfo) -> str:
     if request.language is not None:
         return find_language(request.language, model)
     return find_language(request.lang_code or "auto", model, lenient=True)
-
-
-def _instruct(request: SpeechRequest, resolved: ResolvedVoice) -> str | None:
-    """The instruct block: a style for CustomVoice, the description of the voice for VoiceDesign."""
-    if resolved.model.model_type == "base":
-        return None
-    if resolved.model.model_type == "custom_voice":
-        return request.instructions if resolved.model.supports_instruct else None
-    described = resolved.voice.prompt if resolved.voice else None
-    parts = [part for part in (described, request.instructions) if part]
-    if not parts:
-        message = "instructions: describe the voice, since the request names none."
-        raise invalid(message, "instructions", "missing_required_parameter")
-    return ". ".join(parts)
 
 
 def _unused(

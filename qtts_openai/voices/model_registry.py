@@ -14,8 +14,12 @@ from engine import ModelInfo
 from qtts_openai.answers import TaskType
 from qtts_openai.errors import ApiError, invalid
 from qtts_openai.settings import ModelSettings
+from qtts_openai.text.characters import has_text
 from qtts_openai.text.prompt_builder import Pretokenizer, PromptBuilder
 from qtts_openai.voices import names
+
+# What asks for speech alone, as an alias does: of the first model, or of the one that can.
+ANY_MODEL = "default"
 
 FAMILIES: dict[str, TaskType] = {
     "custom_voice": "CustomVoice",
@@ -41,11 +45,16 @@ class Catalog:
     ) -> None:
         self.models = dict(loaded)
         self.builders = {name: PromptBuilder(info, pretokenizer) for name, info in loaded.items()}
+        self._longest = {model.id: model.instructions_chars for model in configured}
         self._named = {name: NamedModel(name, info, False) for name, info in loaded.items()}
         for model in configured:
             for alias in model.aliases:
                 self._named[alias] = NamedModel(alias, loaded[model.id], True)
-        self._by_key = {names.key(name): named for name, named in self._named.items()}
+        first = configured[0].id
+        anyone = NamedModel(first, loaded[first], True)
+        self._by_key = {ANY_MODEL: anyone} | {
+            names.key(name): named for name, named in self._named.items()
+        }
 
     def all(self) -> list[NamedModel]:
         """Ids first, then aliases."""
@@ -59,15 +68,34 @@ class Catalog:
             raise ApiError(404, message, param="model", code="model_not_found")
         return found
 
+    def reads(self, model: ModelInfo, instructions: str) -> bool:
+        """Whether the model can make anything of instructions as long as these."""
+        longest = self._longest.get(model.id)
+        return longest is None or len(instructions) <= longest
+
+    def check_description(self, model: ModelInfo, text: str, param: str) -> None:
+        """A 400 where `model` cannot make a voice of `text`."""
+        if not has_text(text):
+            message = f"{param}: describe the voice in words."
+            raise invalid(message, param, "missing_required_parameter")
+        if not self.reads(model, text):
+            message = (
+                f"{param}: {len(text)} characters, and model {model.id!r} reads descriptions of"
+                f" at most {self._longest[model.id]}."
+            )
+            raise invalid(message, param, "string_above_max_length")
+
     def of_family(self, family: str) -> ModelInfo | None:
         return next((info for info in self.models.values() if info.model_type == family), None)
 
-    def need(self, family: str, what: str, param: str) -> None:
-        """A 400 that starts with `what` where no model of `family` is loaded."""
-        if self.of_family(family) is None:
+    def need(self, family: str, what: str, param: str) -> ModelInfo:
+        """A model of `family`, or a 400 that starts with `what`."""
+        model = self.of_family(family)
+        if model is None:
             name = FAMILIES[family]
             message = f"{what} needs a {name} model, and none is loaded; add one under models:."
             raise invalid(message, param, "unsupported_by_model")
+        return model
 
     def pick(self, named: NamedModel, family: str, reason: str, param: str) -> ModelInfo:
         """The named model if it is of `family`, else a stand-in for an alias, else a 400 that

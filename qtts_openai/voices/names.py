@@ -21,6 +21,8 @@ _BLANK = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u2800]")
 _APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʹʻʼʽˈ′`´＇", "'"))  # noqa: RUF001
 # What `voice` may say in place of a name.
 _RESERVED = ("default",)
+# Behind a name in a mix of voices.
+_WEIGHT = regex.compile(r"\s*\([\d.\s]*\)\s*$")
 # Letters of a name that may look like several others: more readings than this are not tried.
 _MOST_READINGS = 64
 
@@ -45,11 +47,14 @@ def key(name: str) -> str:
 
 
 def check_free(name: str, taken: Iterable[str]) -> None:
-    """A 400 where `name` is one of the keys in `taken`, or looks like one."""
+    """A 400 where `name` is, or looks like, one of the keys in `taken`, or reads as their mix."""
     readings = _readings(key(name)) | _readings(key(name.replace("I", "l")))
-    found = next((known for known in (*_RESERVED, *taken) if known in readings), None)
+    known = next((known for known in (*_RESERVED, *taken) if known in readings), None)
+    found = None if known is None else f"the server's voice {known!r}"
+    if found is None and {key(_WEIGHT.sub("", part)) for part in name.split("+")} <= set(taken):
+        found = "a mix of the server's voices"
     if found is not None:
-        message = f"name: {name!r} is, or looks like, the server's voice {found!r}; choose another."
+        message = f"name: {name!r} is, or looks like, {found}; choose another."
         raise ApiError(400, message, param="name", code="name_taken")
 
 

@@ -98,9 +98,7 @@ class VoiceTable:
 
     def _speakers_of(self, name: str) -> tuple[tuple[str, float], ...]:
         voice = self.get(name)
-        if voice is None:
-            raise self.unknown(name)
-        if not voice.speakers:
+        if voice is None or not voice.speakers:
             message = (
                 f"voice {name!r} has no speaker and cannot be mixed; use names such as 'vivian'."
             )

@@ -123,7 +123,8 @@ class References:
 
     async def _speak(self, voice: StoredVoice, text: str) -> bytes:
         model = self.catalog.of_family("voice_design")
-        assert model is not None and voice.seed is not None
+        assert model is not None and voice.prompt is not None and voice.seed is not None
+        self.catalog.check_description(model, voice.prompt, "voice")
         prompt = self.catalog.builders[model.id].build(text, instruct=voice.prompt)
         for attempt in range(DESIGN_ATTEMPTS):
             stream = self._submit(model.id, prompt, SamplingParams(seed=voice.seed + attempt))

@@ -92,7 +92,7 @@ class VoiceResolver:
         if task == "VoiceDesign" and (request.instructions or (not name and request.task_type)):
             return await self._described(name, caller)
         if name is None or names.key(name) == DEFAULT_VOICE:
-            name = self._default_voice(name, task)
+            name = self._default_voice(name, task, request.instructions)
         voice = await self._find(name, caller)
         if voice is None:
             raise self.table.unknown(name)
@@ -105,10 +105,13 @@ class VoiceResolver:
         voice = await self._find(name, caller) if name else None
         return voice if voice is not None and not voice.speakers and voice.prompt else None
 
-    def _default_voice(self, name: str | None, task: str) -> str:
+    def _default_voice(self, name: str | None, task: str, instructions: str | None) -> str:
         chosen = self.defaults.voice
-        if chosen is None and (name is None or task == "Base"):
-            raise missing_parameter("ref_audio" if task == "Base" else "voice")
+        if chosen is None and task == "Base":
+            raise missing_parameter("ref_audio")
+        if chosen is None and name is None:
+            hint = " With task_type 'VoiceDesign' the instructions describe it."
+            raise missing_parameter("voice", hint if instructions else "")
         is_known = name is not None and self.table.get(name) is not None
         return name if name is not None and is_known else chosen or FIRST_VOICE
 

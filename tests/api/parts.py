@@ -16,7 +16,7 @@ from qtts_openai.settings import (
     Settings,
     VoiceEntry,
 )
-from qtts_openai.speech.planner import Planner, SpeechPlan
+from qtts_openai.speech.planner import LivePlan, Planner, SpeechPlan
 from qtts_openai.voices.likeness import Likeness
 from qtts_openai.voices.model_registry import Catalog
 from qtts_openai.voices.presets import VoiceTable
@@ -52,10 +52,16 @@ class Parts:
         loaded: tuple[str, ...] = ("custom",),
         defaults: Defaults | None = None,
         ref_audio: RefAudioSettings | None = None,
+        instructions_chars: int | None = None,
         **changes: object,
     ) -> None:
         models = tuple(
-            ModelSettings(id=name, checkpoint="unused", aliases=("tts-1",) if not at else ())
+            ModelSettings(
+                id=name,
+                checkpoint="unused",
+                aliases=("tts-1",) if not at else (),
+                instructions_chars=instructions_chars,
+            )
             for at, name in enumerate(loaded)
         )
         infos = {
@@ -89,6 +95,9 @@ class Parts:
 
     async def plan(self, **fields: object) -> SpeechPlan:
         return await self.planner.plan(request(**fields))
+
+    async def plan_live(self, **fields: object) -> LivePlan:
+        return await self.planner.plan_live(request(**fields))
 
     def add_sample(self, name: str, owner: str | None = None) -> StoredVoice:
         samples = np.full(24_000, 0.1, "<f4").tobytes()

@@ -30,6 +30,20 @@ def test_say_writes_a_file(engine, tmp_path, capsys, name):
     assert "noise" in error and "s of speech" in error
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [["--voice", "wizard"], ["--task-type", "VoiceDesign", "--instructions", "An old man."]],
+)
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_say_finds_the_model_that_can(engine, trio, tokenizer_dir, tmp_path, asked, is_remote):
+    design = model_info("qtts-embedded-voice-design", tokenizer_dir, "voice_design")
+    engine._models[design.id] = design
+    where = ["--url", trio.url] if is_remote else []
+    assert main(["say", "Hello.", "--out", str(tmp_path / "x.mp3"), *asked, *where]) == 0
+    spoke = trio.engine if is_remote else engine
+    assert spoke.models[spoke.submitted[-1][0]].model_type == "voice_design"
+
+
 def test_say_names_the_file_itself(engine, tmp_path, capsys):
     assert main(["say", "Hello there."]) == 0
     assert main(["say", "Hello there.", "--format", "wav"]) == 0

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.sync.client import connect
 
-from qtts_openai.settings import LiveSettings
+from qtts_openai.settings import LiveSettings, VoiceSettings
 from tests.api.audio import decode
-from tests.api.conftest import Server
+from tests.api.conftest import BASE, CUSTOM, DESIGN, Server
 from tests.api.live.test_native import Client, wait_until_idle
+from tests.api.voices.test_voice_store import upload
 
 SAID = ["Hello", "there,", "my", "friend.", "And", "more."]
 
@@ -129,6 +131,20 @@ def test_the_single_form_in_each_format(server: Server, name: str, kind: str, ra
         assert found == rate and len(samples) > 0.5 * rate
     else:
         assert len(body) > rate
+
+
+@pytest.mark.parametrize("family", ["design", "base"])
+def test_a_voice_of_another_family_than_the_first_model_s_speaks(start, tmp_path, family) -> None:
+    """The dialect names no model of ours, so any that can speaks; no aliases are needed."""
+    models = (msgspec.structs.replace(CUSTOM, aliases=()), DESIGN, BASE)
+    server = start(models=models, voices=VoiceSettings(directory=str(tmp_path)))
+    upload(server)
+    with session(server, voice={"design": "wizard", "base": "mine"}[family]) as client:
+        client.say(text="Hello there. ", context_id="a")
+        client.say(flush=True, context_id="a")
+        client.say(context_id="a", close_context=True)
+        assert client.final("a")[1]
+    assert server.engine.submitted[-1][0] == family
 
 
 def test_what_cannot_be_is_told(start) -> None:

@@ -64,6 +64,36 @@ async def test_what_the_model_has_no_use_for_is_named(tokenizer_dir, tmp_path):
     assert set(plan.ignored) == {"instructions", "ref_text"} and not plan.parts[0].instruct
 
 
+async def test_a_style_longer_than_the_model_reads_is_named_and_left_out(tokenizer_dir, tmp_path):
+    parts = Parts(tokenizer_dir, tmp_path, instructions_chars=20)
+    kept, left_out = [await parts.plan(instructions="Calm. " * count) for count in (3, 4)]
+    assert kept.parts[0].instruct and kept.ignored == ()
+    assert not left_out.parts[0].instruct and left_out.ignored == ("instructions",)
+    assert left_out.num_chars == len("Hello there.")
+
+
+@pytest.mark.parametrize(
+    ("description", "code"),
+    [("A calm voice. " * 2, "string_above_max_length"), (" \u200b", "missing_required_parameter")],
+)
+async def test_a_description_the_model_cannot_read_is_a_400(
+    tokenizer_dir, tmp_path, description, code
+):
+    parts = Parts(tokenizer_dir, tmp_path, ("custom", "design"), instructions_chars=20)
+    asked = {"task_type": "VoiceDesign", "voice": ...}
+    assert (await parts.plan(instructions="A calm voice.", **asked)).parts[0].instruct
+    for plan in (parts.plan, parts.plan_live):
+        with pytest.raises(ApiError) as error:
+            await plan(instructions=description, **asked)
+        assert (error.value.param, error.value.code) == ("instructions", code)
+
+
+async def test_a_description_without_its_task_is_told_of_it(parts):
+    with pytest.raises(ApiError, match="task_type 'VoiceDesign'") as error:
+        await parts.plan(instructions="An old man.", voice=...)
+    assert error.value.param == "voice"
+
+
 async def test_a_described_voice_keeps_its_seed_unless_the_request_has_one(parts):
     plan = await parts.plan(voice="narrator")
     assert plan.model.id == "design" and plan.params.seed == parts.table.get("narrator").seed

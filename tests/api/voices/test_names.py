@@ -15,6 +15,18 @@ def test_invisible_characters_make_no_name(name):
     assert (caught.value.status, caught.value.param) == (400, "name")
 
 
+@pytest.mark.parametrize("name", ["ava+max", "Ava (2) + max", "max(0.5)", "AVA"])
+def test_what_a_request_reads_as_a_mix_is_no_free_name(name):
+    with pytest.raises(ApiError) as caught:
+        names.check_free(name, {"ava", "max"})
+    assert caught.value.code == "name_taken"
+
+
+@pytest.mark.parametrize("name", ["ava+me", "Anna (2)", "max power", "+", "(1)"])
+def test_other_names_with_a_plus_or_brackets_are_free(name):
+    names.check_free(name, {"ava", "max"})
+
+
 def test_an_emoji_may_be_red_and_is_the_same_as_in_black():
     assert names.clean("I \u2764\ufe0f you") == "I \u2764\ufe0f you"
     assert names.key("\u2764\ufe0f") == names.key("\u2764")

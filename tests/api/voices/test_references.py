@@ -26,6 +26,16 @@ async def refusal(work) -> ApiError:
     return error.value
 
 
+async def test_a_stored_description_that_the_model_cannot_read_is_not_tried(
+    tokenizer_dir, tmp_path
+):
+    parts = Parts(tokenizer_dir, tmp_path, ALL, instructions_chars=5)
+    voice = parts.add_prompt("mine")
+    error = await refusal(parts.references.of_voice(voice.id))
+    assert (error.status, error.param) == (400, "voice")
+    assert not parts.engine.submitted
+
+
 async def test_base64_and_data_urls_are_the_same_audio(parts):
     text = base64.b64encode(b"sound").decode()
     plain = await parts.references.of_request(f"  {text} ")

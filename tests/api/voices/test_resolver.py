@@ -170,6 +170,8 @@ def test_models_are_found_in_any_case_and_listed_before_aliases(parts):
     assert [named.name for named in parts.catalog.all()] == [*ALL, "tts-1"]
     with pytest.raises(ApiError) as error:
         parts.catalog.find("gpt-5")
+    anyone = parts.catalog.find("default")
+    assert anyone.is_alias and anyone.info.id == "custom"
     refused(error, 404, "model", "tts-1")
 
 

@@ -4,6 +4,7 @@ import base64
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine import FinishReason
@@ -141,6 +142,15 @@ def test_a_design_that_never_ends_is_a_clean_error(own):
     assert_envelope(own.speak(voice=voice["id"]), 500, None, "generation_failed")
 
 
+def test_a_description_that_the_model_cannot_read_is_not_kept(start, tmp_path):
+    short = msgspec.structs.replace(DESIGN, instructions_chars=20)
+    server = start(models=(CUSTOM, short), voices=VoiceSettings(directory=str(tmp_path)))
+    fields = {"name": "Bright", "prompt": "A bright young male voice."}
+    answer = server.http.post("/audio/voices", json=fields)
+    assert_envelope(answer, 400, "prompt", "string_above_max_length")
+    assert server.http.get("/audio/voices").json()["uploaded_voices"] == []
+
+
 @pytest.mark.parametrize("family", ["VoiceDesign", "Base"])
 def test_a_voice_of_a_family_that_is_not_loaded_cannot_be_made(server, family):
     fields = {"name": "Lonely", "prompt": "A bright young male voice."}
@@ -196,6 +206,7 @@ def test_listing_and_delete_by_name(own):
         ({"name": "a", "type": "song"}, "type"),
         ({"name": "a", "type": "prompt"}, "prompt"),
         ({"name": "a", "type": "prompt", "prompt": " "}, "prompt"),
+        ({"name": "a", "type": "prompt", "prompt": " \u200b"}, "prompt"),
         ({"name": "a", "type": "prompt", "prompt": "x" * 4097}, "prompt"),
         ({"name": "a"}, "audio_sample"),
         ({"name": "a", "audio_sample": "text"}, "audio_sample"),
