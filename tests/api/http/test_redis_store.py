@@ -19,10 +19,11 @@ from qtts_openai.settings import Limits, SettingsError
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 NONE = "no redis-server or valkey-server; apt-get install redis-server"
+needs_redis = pytest.mark.skipif(SERVER is None, reason=NONE)
 
 
-def needs_redis(test):
-    return pytest.mark.process(pytest.mark.skipif(SERVER is None, reason=NONE)(test))
+def with_redis(test):
+    return pytest.mark.process(needs_redis(test))
 
 
 def free_port() -> int:
@@ -81,7 +82,7 @@ class Servers:
             await limiter.store.close()
 
 
-@needs_redis
+@with_redis
 async def test_one_limit_holds_over_two_servers(shared):
     limits = Limits(max_concurrent_per_key=3)
     async with Servers(shared.url, 2, limits) as both:
@@ -103,7 +104,7 @@ async def test_one_limit_holds_over_two_servers(shared):
         assert (await both[1].acquire("three", 1)).headers["x-ratelimit-remaining-requests"] == "2"
 
 
-@needs_redis
+@with_redis
 async def test_a_bucket_of_characters_is_shared_refills_and_keeps_debts(shared):
     async with Servers(shared.url, 2, Limits(chars_per_minute=6000)) as (one, other):
         lease = await one.acquire("chars", 10)
@@ -123,7 +124,7 @@ async def test_a_bucket_of_characters_is_shared_refills_and_keeps_debts(shared):
         assert 55 <= int(error.value.headers["retry-after"]) <= 61
 
 
-@needs_redis
+@with_redis
 async def test_answers_of_a_batch_are_places(shared):
     async with Servers(shared.url, 2, Limits(max_concurrent_per_key=2)) as (one, other):
         batch = await one.acquire("batch", 1)
@@ -138,7 +139,7 @@ async def test_answers_of_a_batch_are_places(shared):
         assert (await one.acquire("batch", 1)).headers["x-ratelimit-remaining-requests"] == "1"
 
 
-@needs_redis
+@with_redis
 async def test_leases_of_a_server_that_died_end_and_those_of_a_living_one_do_not(
     shared, monkeypatch
 ):
@@ -161,7 +162,7 @@ async def test_leases_of_a_server_that_died_end_and_those_of_a_living_one_do_not
     await dead.limiters[0].store._redis.aclose()
 
 
-@needs_redis
+@with_redis
 async def test_nothing_stays_in_redis(shared):
     from redis.asyncio import Redis as Client
 
@@ -173,7 +174,7 @@ async def test_nothing_stays_in_redis(shared):
         assert not any(b"10.0.0.9" in name for name in names), "addresses are people's"
 
 
-@needs_redis
+@with_redis
 @pytest.mark.parametrize("how", ["hangs", "is gone"])
 async def test_requests_pass_while_redis_does_not_answer(tmp_path, caplog, monkeypatch, how):
     monkeypatch.setattr(module, "TIMEOUT_S", 0.2)
@@ -210,7 +211,7 @@ async def test_requests_pass_while_redis_does_not_answer(tmp_path, caplog, monke
         redis.stop()
 
 
-@needs_redis
+@with_redis
 def test_two_servers_hold_one_limit(start, shared, monkeypatch):
     monkeypatch.setenv("QTTS_API_KEYS", "one")
     limits = Limits(chars_per_minute=1000, store=shared.url)
