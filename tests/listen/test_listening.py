@@ -69,7 +69,8 @@ def _wait(client: httpx.Client, process: subprocess.Popen) -> None:
             if client.get("/models").is_success:
                 return
         except httpx.TransportError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise AssertionError("the server did not get ready")
 
 
