@@ -62,10 +62,11 @@ class Connection(h11.Connection):
     _num_parts = _num_bytes = 0
 
     def next_event(self) -> Any:
-        if self.their_state is h11.IDLE:
+        buffer = self._receive_buffer
+        if self.their_state is h11.IDLE and buffer.is_next_line_obviously_invalid_request_line():
             # Line ends that some clients send after a body are no request (RFC 9112, 2.2).
-            waiting = self.trailing_data[0]
-            self._receive_buffer.maybe_extract_at_most(len(waiting) - len(waiting.lstrip(b"\r\n")))
+            waiting = bytes(buffer)
+            buffer.maybe_extract_at_most(len(waiting) - len(waiting.lstrip(b"\r\n")))
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._num_parts = self._num_bytes = 0

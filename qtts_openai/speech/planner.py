@@ -96,12 +96,12 @@ class Planner:
             request.instructions or "", self.writer.limits.max_instructions_chars, "instructions"
         )
         resolved = await self._resolve(request, caller)
-        language = _language(request, resolved.model)
+        language, instruct = _language(request, resolved.model), self._instruct(request, resolved)
         row_by_row = msgspec.structs.replace(request, non_streaming_mode=False)
         return LivePlan(
             **self._common(request, resolved),
-            build=self._build(request, resolved, language),
-            build_open=self._build(row_by_row, resolved, language),
+            build=self._build(request, resolved, language, instruct),
+            build_open=self._build(row_by_row, resolved, language, instruct),
             prepare=self.writer.preparer(request, resolved.model, language),
             builder=self.resolver.catalog.builders[resolved.model.id],
             is_live=not resolved.reference_text and request.non_streaming_mode is not True,
@@ -118,7 +118,7 @@ class Planner:
     def _utterance(self, request: SpeechRequest, resolved: ResolvedVoice) -> SpeechPlan:
         language, instruct = _language(request, resolved.model), self._instruct(request, resolved)
         script = self.writer.write(request, resolved.model, language)
-        build = self._build(request, resolved, language)
+        build = self._build(request, resolved, language, instruct)
         return SpeechPlan(
             **self._common(request, resolved),
             parts=tuple(part if isinstance(part, float) else build(part) for part in script.parts),
@@ -159,7 +159,7 @@ class Planner:
         return self.resolver.table.gain_db(resolved.voice, resolved.model)
 
     def _build(
-        self, request: SpeechRequest, resolved: ResolvedVoice, language: str
+        self, request: SpeechRequest, resolved: ResolvedVoice, language: str, instruct: str | None
     ) -> Callable[[str], Prompt]:
         """Text -> prompt, everything else being known."""
         model, voice = resolved.model, resolved.voice
@@ -171,7 +171,7 @@ class Planner:
         return partial(
             builder.build,
             language=language,
-            instruct=self._instruct(request, resolved),
+            instruct=instruct,
             speakers=self.resolver.table.rows(voice, model) if voice and has_speaker else (),
             reference=resolved.reference.key if resolved.reference else None,
             reference_text=resolved.reference_text,
