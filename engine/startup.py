@@ -201,7 +201,13 @@ def own_talker(
         )
         for model, checkpoint in checkpoints.items()
     }
-    return OwnTalkerEngine(runners, num_rows, config.max_num_batched_tokens, overlap=plan.overlap)
+    return OwnTalkerEngine(
+        runners,
+        num_rows,
+        config.max_num_batched_tokens,
+        overlap=plan.overlap,
+        rows_cost=plan.device.type == "cpu",
+    )
 
 
 def _on_vllm(config: EngineConfig, models: list[ModelSpec]) -> bool:

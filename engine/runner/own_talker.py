@@ -26,11 +26,12 @@ class OwnTalkerEngine:
         max_num_batched_tokens: int,
         *,
         overlap: bool,
+        rows_cost: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """runners by model; those that share a KV cache share its blocks, and all share the rows.
 
-        `overlap`: begin a frame before the last one's codes are taken.
+        `overlap`: begin a frame before the last one's codes are taken. `rows_cost`: see Scheduler.
         """
         self.runners, self.overlap, self.clock = runners, overlap, clock
         caches = {id(runner.kv_cache): runner.kv_cache for runner in runners.values()}
@@ -38,7 +39,9 @@ class OwnTalkerEngine:
             key: BlockManager(cache.shape[2] - 1, cache.shape[3]) for key, cache in caches.items()
         }
         self.pools = {model: pools[id(runner.kv_cache)] for model, runner in runners.items()}
-        self.scheduler = Scheduler(self.pools, max_num_seqs, max_num_batched_tokens)
+        self.scheduler = Scheduler(
+            self.pools, max_num_seqs, max_num_batched_tokens, rows_cost=rows_cost
+        )
         self.in_flight: Frames | None = None  # begun, and not taken yet
         self._voices: dict[int, VoicePrompt] = {}  # of sequences that wait
         self._started: list[Sequence] = []

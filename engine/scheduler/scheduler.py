@@ -11,6 +11,9 @@ most. From then on prefill gets PREFILL_SHARE of the time even if listeners run 
 they do anyway if decode is slower than speech. So a prompt that takes c seconds alone starts to
 speak about MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
 
+Where a step costs by its rows (`rows_cost`: on a CPU), those whose listeners have PLENTY_S of audio
+wait while somebody has less than ENOUGH_S: the first frames of an utterance are made among few.
+
 The shortest prompt's turn is first, and where nobody listens a slice takes FREE_SLICE_S at most:
 one long prompt keeps nobody's next sentence waiting. One of over LONG_PREFILL_S leaves each
 listener LONG_LEAD_MARGIN_S of audio.
@@ -33,6 +36,7 @@ MIN_PREFILL_TOKENS = 16
 # where it would go on for long, at the edge of silence for everybody.
 LEAD_MARGIN_S = 0.16
 LONG_PREFILL_S, LONG_LEAD_MARGIN_S = 0.5, 0.5
+ENOUGH_S, PLENTY_S = 0.5, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Batch:
 @dataclass
 class Scheduler(Admission):
     max_num_batched_tokens: int
+    rows_cost: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,10 +99,12 @@ class Scheduler(Admission):
         self.prefill_s_per_token[model] = max(cost, 0.7 * known + 0.3 * cost)
 
     def _batch(self, model: str, now: float) -> Batch:
-        mine = [seq for seq in self.running if seq.model == model]
         prefill = self._prefill(model, now)
         ends = {chunk.seq for chunk in prefill if chunk.end == chunk.seq.num_prompt_tokens}
-        decode = [seq for seq in mine if (seq.is_prefilled or seq in ends) and seq.may_speak]
+        ready = [seq for seq in self.running if (seq.is_prefilled or seq in ends) and seq.may_speak]
+        decode = [seq for seq in ready if seq.model == model]
+        if self.rows_cost and any(seq.lead_s(now) < ENOUGH_S for seq in ready):
+            decode = [seq for seq in decode if seq.lead_s(now) < PLENTY_S]
         return Batch(model, prefill, decode)
 
     def _due(self, model: str) -> list[Sequence]:

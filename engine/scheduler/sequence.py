@@ -104,6 +104,11 @@ class Sequence:
             return float("inf")
         return self.num_emitted_frames * FRAME_S - (now - self.playback_started_at)
 
+    def lead_s(self, now: float) -> float:
+        """Seconds of speech that a listener in real time has not heard yet, as audio or as codes."""
+        sent_s = 0.0 if self.playback_started_at is None else self.buffered_s(now)
+        return sent_s + len(self.codes) * FRAME_S
+
     def note_emitted(self, num_frames: int, now: float) -> None:
         """Note a chunk of audio that was sent. If playback had run dry, it goes on from here."""
         heard_s = self.num_emitted_frames * FRAME_S

@@ -13,10 +13,10 @@ others ends. To make that rare there are a few more places, one for each SPARE, 
 with nothing under way can get.
 
 Where places are tight (on a CPU, where each utterance more slows down all others), one caller could
-still fill all places in the moment between two requests of another. There nobody is given more than
-half of the places while another caller is active. A caller is active while it has an utterance
-under way, and from the end of its last one until as many more tickets have begun as there are
-places.
+still fill all places in the moment between two requests of another, and speaks among many whatever
+that one asks for. There nobody is given more than a third of the places while another caller is
+active that has fewer. A caller is active while it has an utterance under way, and from the end of
+its last one until as many more tickets have begun as there are places.
 
 When too many tickets wait, the newest one of the longest line is refused, in favour of a caller
 whose line is shorter. Firm tickets are never refused: they belong to an answer, or a batch, that
@@ -30,6 +30,7 @@ from typing import Protocol
 from engine import QueueFullError
 
 SPARE = 8  # one place more in so many, for newcomers
+TIGHT_SHARE = 3  # where places are tight, one in so many for a caller among others
 
 
 class Ticket(Protocol):
@@ -137,15 +138,16 @@ class FairQueue:
             return None
         places = self._num_places()
         has = self.num_active_of(who)
-        has_half = 0 < max(1, places // 2) <= has
-        if has_half and self._is_tight() and self._is_another_about(who):
+        has_share = 0 < max(1, places // TIGHT_SHARE) <= has
+        if has_share and self._is_tight() and self._has_another_fewer(who):
             return None
         spare = 0 if has else places // SPARE
         return who if places == 0 or self.num_active < places + spare else None
 
-    def _is_another_about(self, who: str) -> bool:
+    def _has_another_fewer(self, who: str) -> bool:
         self._forget()
-        return any(other != who for other in (*self._active, *self._left_at))
+        others = (*self._active, *self._left_at)
+        return any(self.num_active_of(other) < self.num_active_of(who) for other in others)
 
     def _forget(self) -> None:
         """Those who left a while ago."""

@@ -73,29 +73,37 @@ def test_a_newcomer_need_not_wait_for_one_of_a_few_places_more():
     assert begun(flood) == 16 and begun(fourth) == 1
 
 
-def test_where_places_are_tight_a_flood_keeps_to_half_while_another_is_about():
-    queue = FairQueue(lambda: 8, 64, is_tight=lambda: True)
+def test_where_places_are_tight_a_flood_keeps_to_a_third_while_another_is_about():
+    queue = FairQueue(lambda: 9, 64, is_tight=lambda: True)
     running = entered(queue, "a", 40)
-    assert queue.num_active_of("a") == 8, "alone it has all"
+    assert queue.num_active_of("a") == 9, "alone it has all"
 
     def next_of_a() -> None:
         queue.leave(next(job for job in running if job.has_begun))
         del running[next(i for i, job in enumerate(running) if job.has_begun)]
 
     (other,) = entered(queue, "b")
-    for _ in range(4):
+    for _ in range(6):
         next_of_a()
     for _ in range(3):  # b asks again at once, each time
         next_of_a()
         queue.leave(other)
-        assert queue.num_active_of("a") == 4, "also between two requests of b"
+        assert queue.num_active_of("a") == 3, "also between two requests of b"
         (other,) = entered(queue, "b")
         assert other.has_begun
     queue.leave(other)
-    for _ in range(8):
+    for _ in range(9):
         next_of_a()
-    assert queue.num_active_of("a") == 8, "b has gone"
+    assert queue.num_active_of("a") == 9, "b has gone"
     assert not queue._left_at
+
+
+def test_where_places_are_tight_two_busy_callers_still_fill_all():
+    queue = FairQueue(lambda: 9, 64, is_tight=lambda: True)
+    running = {who: entered(queue, who, 20) for who in "ab"}
+    for job in running["a"][:9]:
+        queue.leave(job)
+    assert (queue.num_active_of("a"), queue.num_active_of("b")) == (4, 5)
 
 
 def test_where_places_are_not_tight_a_flood_fills_them():

@@ -392,3 +392,43 @@ def test_a_dry_stream_lets_a_slice_of_useful_size_through() -> None:
     s.schedule(0.0)
     batch = s.schedule(MAX_PREFILL_WAIT_S)
     assert batch is not None and [c.end for c in batch.prefill] == [MIN_PREFILL_TOKENS]
+
+
+# ---- where a step costs by its rows ----
+
+
+def of_next(s: Scheduler, now: float = 0.0) -> list[Sequence]:
+    batch = s.schedule(now)
+    assert batch is not None
+    run(batch)
+    return batch.decode
+
+
+def test_those_with_plenty_wait_until_everybody_has_enough() -> None:
+    s = scheduler(rows=8)
+    plenty, some = streaming(s, 2.0), streaming(s, 0.6)
+    s.rows_cost = True
+    new = make(8, 100)
+    s.add(new)
+    assert of_next(s) == [some, new]
+    new.note_emitted(1, 0.0)  # 0.08 s
+    assert of_next(s) == [some, new]
+    new.codes = [[0] * 16] * 6  # and 0.48 s
+    assert of_next(s) == [plenty, some, new]
+
+
+def test_they_wait_for_another_models_sequence_too() -> None:
+    s = Scheduler({"a": BlockManager(16, 16), "b": BlockManager(16, 16)}, 4, 256, rows_cost=True)
+    plenty, new = streaming(s, 2.0, model="a"), make(8, 100, model="b")
+    s.add(new)
+    for _ in range(5):
+        assert of_next(s) == [new]
+    new.codes = [[0] * 16] * 7
+    assert {id(seq) for _ in range(2) for seq in of_next(s)} == {id(plenty), id(new)}
+
+
+def test_elsewhere_all_rows_go_on() -> None:
+    s = scheduler(rows=8)
+    plenty, new = streaming(s, 2.0), make(8, 100)
+    s.add(new)
+    assert of_next(s) == [plenty, new]
