@@ -102,10 +102,12 @@ class EngineClient:
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
         buffered_s: float = 0.0,
+        is_alone: bool = False,
     ) -> SpeechStream:
         """Queue one utterance; QueueFullError or EngineDeadError is raised at once. `buffered_s`:
         seconds that the listener still has to hear of an utterance before this one, which then
-        need not hurry.
+        need not hurry. `is_alone`: the caller's only utterance, which goes before those of who has
+        many.
         """
         ready, queued = self._ready_workers(model), self.config.max_queued
         with_room = [w for w in ready if len(w.streams) < w.num_rows + queued]
@@ -113,7 +115,7 @@ class EngineClient:
             limit = sum(worker.num_rows + queued for worker in ready)
             raise QueueFullError(f"{limit} utterances are already running or waiting")
         worker = min(with_room, key=lambda w: (len(w.streams) >= w.num_rows, w.frames_left))
-        submit = Submit(next(self._ids), model, prompt, params, buffered_s)
+        submit = Submit(next(self._ids), model, prompt, params, buffered_s, is_alone)
         return worker.submit(submit, reference)
 
     def _ready_workers(self, model: str) -> list[WorkerProcess]:

@@ -142,6 +142,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     params: SamplingParams
     # Seconds of the utterance before this one that its listener has not heard yet.
     buffered_s: float = 0.0
+    is_alone: bool = False  # its caller has no other utterance under way
 
 
 class Append(msgspec.Struct, frozen=True, tag=True):

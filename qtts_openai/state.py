@@ -175,7 +175,9 @@ class AppState:
         def submit(prompt: Prompt, buffered_s: float) -> Turn:
             nonlocal has_begun
             timeline.mark("queued")
-            begin = partial(self._begin, utterance, prompt, buffered_s, time.monotonic(), timeline)
+            begin = partial(
+                self._begin, utterance, prompt, buffered_s, who, time.monotonic(), timeline
+            )
             turn = Turn(self.queue, who, begin, is_firm or has_begun)
             # Somebody listens to what has begun, so it goes before the caller's other utterances.
             turn.enter(ahead=has_begun)
@@ -195,11 +197,13 @@ class AppState:
         utterance: SpeechPlan,
         prompt: Prompt,
         buffered_s: float,
+        who: str,
         queued_at: float,
         timeline: Timeline,
     ) -> SpeechStream:
+        is_alone = self.queue.num_active_of(who) == 1
         stream = self.engine.submit(
-            utterance.model.id, prompt, utterance.params, utterance.reference, buffered_s
+            utterance.model.id, prompt, utterance.params, utterance.reference, buffered_s, is_alone
         )
         self.metrics.queue.observe(time.monotonic() - queued_at, timeline.exemplar())
         timeline.stream = timeline.stream or stream

@@ -12,7 +12,9 @@ they do anyway if decode is slower than speech. So a prompt that takes c seconds
 speak about MAX_PREFILL_WAIT_S + c / PREFILL_SHARE after its turn came, whatever else runs.
 
 Where a step costs by its rows (`rows_cost`: on a CPU), those whose listeners have PLENTY_S of audio
-wait while somebody has less than ENOUGH_S: the first frames of an utterance are made among few.
+wait while somebody has less than ENOUGH_S: the first frames of an utterance are made among few. And
+those that have ENOUGH_S wait while a caller's only utterance has less than AHEAD_S, so that a flood
+by another caller hardly slows it down.
 
 The shortest prompt's turn is first, and where nobody listens a slice takes FREE_SLICE_S at most:
 one long prompt keeps nobody's next sentence waiting. One of over LONG_PREFILL_S leaves each
@@ -36,7 +38,7 @@ MIN_PREFILL_TOKENS = 16
 # where it would go on for long, at the edge of silence for everybody.
 LEAD_MARGIN_S = 0.16
 LONG_PREFILL_S, LONG_LEAD_MARGIN_S = 0.5, 0.5
-ENOUGH_S, PLENTY_S = 0.5, 1.0
+ENOUGH_S, PLENTY_S, AHEAD_S = 0.5, 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,8 @@ class Scheduler(Admission):
         ends = {chunk.seq for chunk in prefill if chunk.end == chunk.seq.num_prompt_tokens}
         ready = [seq for seq in self.running if (seq.is_prefilled or seq in ends) and seq.may_speak]
         decode = [seq for seq in ready if seq.model == model]
-        if self.rows_cost and any(seq.lead_s(now) < ENOUGH_S for seq in ready):
-            decode = [seq for seq in decode if seq.lead_s(now) < PLENTY_S]
+        if self.rows_cost:
+            decode = [seq for seq in decode if not _can_wait(seq, ready, now)]
         return Batch(model, prefill, decode)
 
     def _due(self, model: str) -> list[Sequence]:
@@ -153,3 +155,12 @@ class Scheduler(Admission):
             return 0
         slice_s = FORCED_SLICE_S if lead < 0 else min(lead / 2, FORCED_SLICE_S)
         return min(self.max_num_batched_tokens, max(MIN_PREFILL_TOKENS, int(slice_s / cost)))
+
+
+def _can_wait(seq: Sequence, ready: list[Sequence], now: float) -> bool:
+    """Its listener has enough to hear, and another of those that are ready needs the time more."""
+    lead_s = seq.lead_s(now)
+    if lead_s >= PLENTY_S and any(other.lead_s(now) < ENOUGH_S for other in ready):
+        return True
+    is_behind = any(other.is_alone and other.lead_s(now) < AHEAD_S for other in ready)
+    return is_behind and not seq.is_alone and lead_s >= ENOUGH_S

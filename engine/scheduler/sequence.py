@@ -36,6 +36,7 @@ class Sequence:
     num_appended: int = 0  # ids that came after it had started
     waiting_since: float | None = None  # since when its next frame lacks a text row
     held: bool = False  # its listener has not taken what was made
+    is_alone: bool = False  # its caller has no other under way
     guarded: bool = False  # the frame budget is the runaway guard, not a request
 
     status: SequenceStatus = SequenceStatus.WAITING

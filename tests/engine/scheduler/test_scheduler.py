@@ -427,6 +427,20 @@ def test_they_wait_for_another_models_sequence_too() -> None:
     assert {id(seq) for _ in range(2) for seq in of_next(s)} == {id(plenty), id(new)}
 
 
+def test_a_callers_only_utterance_goes_before_those_of_a_flood() -> None:
+    s = scheduler(rows=8)
+    flood = [streaming(s, lead_s) for lead_s in (0.4, 0.6, 3.0)]
+    alone = streaming(s, 0.8)
+    alone.is_alone, s.rows_cost = True, True
+    flood[0].note_emitted(2, 0.0)
+    assert of_next(s) == [alone]
+    flood[0].playback_started_at -= 0.2  # and has less than enough again
+    assert of_next(s) == [flood[0], alone]
+    alone.note_emitted(60, 0.0)
+    flood[0].note_emitted(3, 0.0)
+    assert of_next(s) == [*flood, alone]
+
+
 def test_elsewhere_all_rows_go_on() -> None:
     s = scheduler(rows=8)
     plenty, new = streaming(s, 2.0), make(8, 100)
