@@ -106,7 +106,7 @@ class Sequence:
         return self.num_emitted_frames * FRAME_S - (now - self.playback_started_at)
 
     def lead_s(self, now: float) -> float:
-        """Seconds of speech that a listener in real time has not heard yet, as audio or as codes."""
+        """Seconds of speech, audio or codes, that a listener in real time has not heard yet."""
         sent_s = 0.0 if self.playback_started_at is None else self.buffered_s(now)
         return sent_s + len(self.codes) * FRAME_S
 
