@@ -124,6 +124,7 @@ class FakeEngine:
         params: SamplingParams,
         reference: ReferenceAudio | None = None,
         buffered_s: float = 0.0,
+        is_alone: bool = False,
     ) -> "FakeStream":
         if self.submit_error is not None:
             raise self.submit_error
