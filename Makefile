@@ -58,8 +58,9 @@ attack: $(VENV)/.test ## attack a server of its own in every known way
 provenance: $(VENV)/.provenance ## sign and verify answers, with packages of their own
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m provenance $(ARGS)
 
+# In one process: two would import everything twice, for no more than 25 s of tests.
 test-fast: $(VENV)/.test ## those that need no engine and no server (ARGS="-k voices")
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -p no:schemathesis -p no:faker -m "$(TEST_MARKS)" $(SPREAD) $(ARGS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --fast -p no:schemathesis -p no:faker -m "$(TEST_MARKS)" $(ARGS)
 
 test-slow: $(VENV)/.test ## a model of the published size, a dry run of the GPU bench, two servers (needs redis)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m "$(LANES) and slow" $(ARGS)
