@@ -106,7 +106,7 @@ class Scheduler(Admission):
         ready = [seq for seq in self.running if (seq.is_prefilled or seq in ends) and seq.may_speak]
         decode = [seq for seq in ready if seq.model == model]
         if self.rows_cost:
-            decode = [seq for seq in decode if not _can_wait(seq, ready, now)]
+            decode = _in_need(decode, ready, now)
         return Batch(model, prefill, decode)
 
     def _due(self, model: str) -> list[Sequence]:
@@ -157,10 +157,12 @@ class Scheduler(Admission):
         return min(self.max_num_batched_tokens, max(MIN_PREFILL_TOKENS, int(slice_s / cost)))
 
 
-def _can_wait(seq: Sequence, ready: list[Sequence], now: float) -> bool:
-    """Its listener has enough to hear, and another of those that are ready needs the time more."""
-    lead_s = seq.lead_s(now)
-    if lead_s >= PLENTY_S and any(other.lead_s(now) < ENOUGH_S for other in ready):
-        return True
-    is_behind = any(other.is_alone and other.lead_s(now) < AHEAD_S for other in ready)
-    return is_behind and not seq.is_alone and lead_s >= ENOUGH_S
+def _in_need(decode: list[Sequence], ready: list[Sequence], now: float) -> list[Sequence]:
+    """Without those who have enough to hear while another of the ready ones needs the time more."""
+    one_has_little = any(seq.lead_s(now) < ENOUGH_S for seq in ready)
+    one_is_behind = any(seq.is_alone and seq.lead_s(now) < AHEAD_S for seq in ready)
+    of_alone_s = PLENTY_S if one_has_little else float("inf")
+    of_others_s = ENOUGH_S if one_is_behind else of_alone_s
+    return [
+        seq for seq in decode if seq.lead_s(now) < (of_alone_s if seq.is_alone else of_others_s)
+    ]
