@@ -7,7 +7,12 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [f for f in ROOT.glob("*/**/*.py") if not f.relative_to(ROOT).parts[0].startswith(".")]
+FILES = [
+    f
+    for f in ROOT.glob("*/**/*.py")
+    if not f.relative_to(ROOT).parts[0].startswith(".")
+    and "site-packages" not in f.parts  # of rivals that benchmarks.versus installed
+]
 PATHS = [f"/{f.relative_to(ROOT)}" for f in FILES]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 NAMED = re.compile(r"(?<![\w./*<{])((?:\w+/)*\w+\.py)\b")
