@@ -97,7 +97,6 @@ class EngineCore:
             num_ref_frames = voices.num_ref_frames(prompt.reference) if with_codes else 0
         capacity = self.talker.capacity(submit.model)
         seq = build_sequence(submit, checkpoint, self.config, capacity.max_tokens, num_ref_frames)
-        seq.is_alone = submit.is_alone
         if submit.buffered_s > 0:  # its listener has audio left: full chunks from the start
             seq.playback_started_at = self.clock() + submit.buffered_s
             seq.num_chunks = len(self.config.chunk_ramp)

@@ -48,6 +48,7 @@ def build_sequence(
         max_frames=max_frames,
         num_trailing=min(num_trailing, max_frames),
         text_open=prompt.text_open,
+        is_alone=submit.is_alone,
         guarded=submit.params.max_new_tokens is None,
     )
 

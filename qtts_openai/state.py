@@ -201,7 +201,7 @@ class AppState:
         queued_at: float,
         timeline: Timeline,
     ) -> SpeechStream:
-        is_alone = self.queue.num_active_of(who) == 1
+        is_alone = self.queue.is_alone(who)
         stream = self.engine.submit(
             utterance.model.id, prompt, utterance.params, utterance.reference, buffered_s, is_alone
         )

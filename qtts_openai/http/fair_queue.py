@@ -101,6 +101,10 @@ class FairQueue:
     def num_active_of(self, who: str) -> int:
         return self._active.get(who, 0)
 
+    def is_alone(self, who: str) -> bool:
+        """Asked when an utterance begins: it is the only one of its caller."""
+        return self.num_active_of(who) == 1
+
     def _is_full(self) -> bool:
         return 0 < self._num_places() <= self.num_active
 

@@ -103,7 +103,7 @@ class LiveVoice:
             if self.is_live:
                 prompt = msgspec.structs.replace(prompt, text=known, text_open=is_open)
             plan = self.plan
-            is_alone = self.service.queue.num_active_of(self.who) == 1
+            is_alone = self.service.queue.is_alone(self.who)
             stream = self.service.engine.submit(
                 plan.model.id, prompt, self.params, plan.reference, 0.0, is_alone
             )

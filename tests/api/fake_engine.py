@@ -135,6 +135,7 @@ class FakeEngine:
         self.submitted.append((model, prompt, params, reference))
         self.leads_s.append(buffered_s)
         stream = FakeStream(self, prompt, params)
+        stream.is_alone = is_alone
         self.live.add(stream)
         self.streams.append(stream)
         return stream
@@ -157,6 +158,7 @@ class FakeStream:
         self.id = len(engine.submitted)
         self.prompt = prompt
         self.num_live_frames = 0
+        self.is_alone = False
         self.num_frames = min(8 + len(prompt.text) // 2, params.max_new_tokens or 10**6)
         self.finished: Finished | None = None
         self.timing: Timing | None = None

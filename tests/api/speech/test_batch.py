@@ -57,6 +57,13 @@ def test_items_take_the_defaults_and_fail_on_their_own(server):
     assert results[0]["usage"]["total_tokens"] > 0
 
 
+def test_the_engine_is_told_which_utterance_is_its_callers_only_one(server):
+    server.engine.chunk_delay_s = 0.05
+    assert server.speak().status_code == 200
+    assert batch(server, [{"input": "One."}, {"input": "Two."}]).json()["succeeded"] == 2
+    assert [stream.is_alone for stream in server.engine.streams] == [True, True, False]
+
+
 @pytest.mark.parametrize("absent", [None, ""])
 def test_what_an_item_leaves_blank_is_the_default(server, absent):
     item = dict.fromkeys(("voice", "model", "response_format", "instructions"), absent)
