@@ -64,9 +64,13 @@ class Result(NamedTuple):
 
 def main() -> int:
     args = parse()
-    if args.step:
-        print(json.dumps(frames(args.device) if args.step == "frames" else parts(args)))
+    if args.step == "frames":
+        print(json.dumps(frames(args.device)))
         return 0
+    if args.step:
+        done = parts(args)
+        print(json.dumps(done))
+        return 0 if all(part["status"] in ("done", "skipped") for part in done) else 1
     args.out.mkdir(parents=True, exist_ok=True)
     about = machine.describe(*gpu_bench.PACKAGES)
     print(f"{logbook.hardware(about)}; results in {args.out}", flush=True)

@@ -1,5 +1,6 @@
 """A long measurement as parts that share one deadline: each is a process of its own, is given no
 more time than is left, and is skipped, which it says, when that cannot be enough.
+What a part that fails wrote to stderr goes to ours, whole.
 """
 
 import contextlib
@@ -7,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,11 +66,14 @@ def run_part(
             out, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             end(process)
-            said = last_line(process.communicate()[0])
+            out, errors = process.communicate()
+            print(f"{name}:\n{errors}", file=sys.stderr, flush=True)
+            said = last_line(out)
             note = f"after {limit:.0f} s; it said last: {said}"
             return Part(name, "timed out", note, time.monotonic() - started)
     seconds = time.monotonic() - started
     if process.returncode:
+        print(f"{name}:\n{errors or out}", file=sys.stderr, flush=True)
         return Part(name, "failed", last_line(errors or out), seconds)
     try:
         return Part(name, "done", "", seconds, json.loads(last_line(out, None)))

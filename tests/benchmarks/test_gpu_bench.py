@@ -58,6 +58,12 @@ def test_a_part_is_its_last_line(code, status, note):
     assert part.result == ({"a": 1} if status == "done" else None)
 
 
+def test_what_a_failed_part_wrote_is_kept_whole(capfd):
+    run_part("p", python("print('table'); raise RuntimeError('wrong')"), Budget(60))
+    errors = capfd.readouterr().err
+    assert errors.startswith("p:\nTraceback") and "RuntimeError: wrong" in errors
+
+
 def test_a_part_that_is_late_is_stopped_with_its_children():
     child = "import subprocess, sys; print('row 1', flush=True); "
     child += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
