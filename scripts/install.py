@@ -159,7 +159,9 @@ def read_pip_config(listing: str) -> dict[str, str]:
 
 def uv_environment(config: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
     """`env` with pip's configuration said to uv, where uv itself is not configured. uv then looks
-    at all indexes, as pip does, and not only at the first that has the name.
+    at all indexes, as pip does, and not only at the first that has the name. But of one version it
+    takes what the first of them has, even if another has a file that fits better: so the main index
+    comes before extra ones, which may have a few files only.
     """
     said = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     if has_certificates(ssl.get_default_verify_paths()):
@@ -167,7 +169,16 @@ def uv_environment(config: Mapping[str, str], env: Mapping[str, str]) -> dict[st
     for name, (uv_name, separator) in UV_NAMES.items():
         if config.get(name):
             said[uv_name] = separator.join(config[name].split())
+    if config.get("extra-index-url"):
+        urls = config.get("index-url", ""), config["extra-index-url"]
+        said["UV_INDEX"] = " ".join(" ".join(urls).split())
     return said | dict(env)
+
+
+def default_index(pip_help: str) -> dict[str, str]:
+    """pip's own index, which it is seldom configured with, as `pip install --help` says it."""
+    found = re.search(r"--index-url .*?\(default\s+(\S+)\)", pip_help, re.DOTALL)
+    return {"index-url": found[1]} if found else {}
 
 
 def has_certificates(system: ssl.DefaultVerifyPaths) -> bool:
@@ -194,6 +205,8 @@ class Environment:
             self._create(path, see_system)
         pip = self._pip()
         config = read_pip_config(run(*pip, "config", "list").stdout)
+        if "extra-index-url" in config:
+            config = default_index(run(*pip, "install", "--help").stdout) | config
         self.variables = uv_environment(config, os.environ)
         self.options = uv_options(config)
         run(*pip, "install", "-qq", "--no-deps", "--require-hashes", "-r", str(UV_PIN))

@@ -259,13 +259,25 @@ def test_what_pip_is_configured_with_is_said_to_uv(monkeypatch):
         "SSL_CERT_FILE": "/etc/ca.crt",
         "UV_DEFAULT_INDEX": "file:///for-install/simple",
         "UV_FIND_LINKS": "/wheels",
-        "UV_INDEX": "file:///a/simple file:///b/simple",
+        "UV_INDEX": "file:///for-install/simple file:///a/simple file:///b/simple",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_SYSTEM_CERTS": "1",
     }
     options = ["-c", "/etc/caps.txt", "-c", "/etc/more.txt", "--no-index"]
     assert it.uv_options(config) == options
     assert it.uv_options({}) == []
+
+
+def test_the_main_index_comes_before_extra_ones():
+    """Of one version uv takes what the first index has; an extra one may lack what fits."""
+    said = """  -i, --index-url <url>       Base URL of the Package Index (default
+                              file:///main/simple). This should point to a
+  --extra-index-url <url>     Extra URLs (default file:///no)"""
+    config = it.default_index(said) | {"extra-index-url": "file:///extra"}
+    assert it.uv_environment(config, {})["UV_INDEX"] == "file:///main/simple file:///extra"
+    assert it.default_index("nothing of the kind") == {}
+    real = subprocess.run([sys.executable, "-m", "pip", "install", "--help"], capture_output=True)
+    assert it.default_index(real.stdout.decode())["index-url"].startswith("https://")
 
 
 def test_the_system_s_certificates_count_where_there_are_any(tmp_path, monkeypatch):
