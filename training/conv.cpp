@@ -3,20 +3,21 @@
 
 #include <cmath>
 
+#define EIGHT_LANES
 #include "../engine/native/vectors.h"
 
 template <int N>
 static void tile(const float* x, const float* w, const float* bias, float* y, int64_t in, int64_t taps,
                  int64_t dilation, int64_t row, int64_t length) {
-  v8 sums[4][N];
+  vec sums[4][N];
   for (int o = 0; o < 4; o++)
     for (int n = 0; n < N; n++) sums[o][n] = all(bias ? bias[o] : 0.0f);
   for (int64_t i = 0; i < in; i++, x += row)
     for (int64_t k = 0; k < taps; k++, w += 4) {
-      v8 seen[N];
+      vec seen[N];
       for (int n = 0; n < N; n++) seen[n] = load(x + k * dilation + 8 * n);
       for (int o = 0; o < 4; o++)
-        for (int n = 0; n < N; n++) sums[o][n] = fma8(all(w[o]), seen[n], sums[o][n]);
+        for (int n = 0; n < N; n++) sums[o][n] = fma(all(w[o]), seen[n], sums[o][n]);
     }
   for (int o = 0; o < 4; o++)
     for (int n = 0; n < N; n++) store(y + o * length + 8 * n, sums[o][n]);
@@ -40,11 +41,11 @@ extern "C" void conv(const float* x, const float* w, const float* bias, float* y
 template <int O, int K>
 static void correlate(const float* x, const float* g, float* sums, int64_t count, int64_t length, int64_t step,
                       int64_t next) {
-  v8 acc[O][K] = {};
+  vec acc[O][K] = {};
   for (int64_t t = 0; t < count; t += 8)
     for (int o = 0; o < O; o++) {
-      v8 from_above = load(g + o * length + t);
-      for (int k = 0; k < K; k++) acc[o][k] = fma8(from_above, load(x + k * step + t), acc[o][k]);
+      vec from_above = load(g + o * length + t);
+      for (int k = 0; k < K; k++) acc[o][k] = fma(from_above, load(x + k * step + t), acc[o][k]);
     }
   for (int o = 0; o < O; o++)
     for (int k = 0; k < K; k++) sums[o * next + k] += sum(acc[o][k]);

@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.config import EngineConfig, Quantization
 from engine.errors import CheckpointError
-from engine.layers.linear import Linear, WeightForm, can_pack, layer_forms
+from engine.layers.linear import Linear, WeightForm, can_pack, layer_forms, packed
 from engine.loader import packed_cache
 from engine.models.code_predictor import CodePredictor
 from engine.models.codec_decoder import CodecDecoder
@@ -219,21 +219,14 @@ def _in_few_bits(table: nn.Parameter) -> nn.Parameter:
 
 
 def pack_codec_(decoder: CodecDecoder, *, compiled: bool) -> None:
-    """Into the CPU's own layouts; with the compiled convolutions where they are allowed, right and
-    faster.
-    """
-    convolutions = None
+    """Into the CPU's own layouts; with compiled convolutions where they are allowed and right."""
+    pack = packed
     if compiled and native.library() is not None:
-        convolutions = native_codec.NativeConvolutions(decoder)
+        pack, convolutions = native.product, native_codec.NativeConvolutions(decoder)
+        off = native_codec.difference(convolutions, decoder)
+        if off <= MOST_OFF:
+            decoder.use_kernels_(convolutions)
+        else:
+            log.warning("the codec's compiled convolutions differ by %g and are left out", off)
     if can_pack(torch.float32):
-        decoder.pack_()
-    if convolutions is None:
-        return
-    off, gain = native_codec.compare(convolutions, decoder)
-    if not off <= MOST_OFF:
-        log.warning("the codec's compiled convolutions differ by %g and are left out", off)
-    elif gain <= 1:
-        log.info("the codec's convolutions stay torch's: compiled ones are %.1fx as fast", gain)
-    else:
-        log.info("the codec's convolutions are compiled ones, %.1fx as fast as torch's", gain)
-        decoder.use_kernels_(convolutions)
+        decoder.pack_(pack)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 1  # of native/decoder.py
+LAYOUT = 2  # of native/decoder.py
 SAMPLE_BYTES = 4096
 
 

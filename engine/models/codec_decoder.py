@@ -6,13 +6,13 @@ nothing is ever decoded twice, and streaming equals one whole pass for every cut
 once packed on a CPU, within rounding elsewhere. Rows of many streams go through together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.linear import Linear
+from engine.layers.linear import Linear, Product, packed
 from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
@@ -111,24 +111,35 @@ class CodecDecoder(nn.Module):
             if isinstance(module, SnakeBeta):
                 module.finish_loading()
 
-    def pack_(self) -> None:
-        """Weights into the CPU's own layout (layers/linear.py), and sums in an order that no cut
-        changes (codec_layers.py).
+    def pack_(self, pack: Callable[[Tensor], Product] = packed) -> None:
+        """Weights into the CPU's own layout, and sums in an order that no cut changes
+        (codec_layers.py). `pack`: for what comes before the convolutions.
         """
+        convolutions = set(self._convolutions())
         for module in self.modules():
-            if isinstance(module, CausalConv | CausalUpsample | WindowLayer):
-                module.pack_()
+            if isinstance(module, WindowLayer):
+                module.by_window = True
             elif isinstance(module, Linear):
-                module.transform_("packed", pack_from=0)
+                module.replace_(pack(module.weight.data))
+            elif isinstance(module, CausalConv | CausalUpsample):
+                if module not in convolutions:
+                    module.pack_(pack)
+                elif self.fused is None:
+                    module.pack_()
+
+    def _convolutions(self) -> Iterator[CausalConv | CausalUpsample]:
+        """What `convolve` runs through."""
+        for part in (self.first_conv, self.blocks, self.last_conv):
+            for module in part.modules():
+                if isinstance(module, CausalConv | CausalUpsample):
+                    yield module
 
     def use_kernels_(self, convolutions: Convolutions) -> None:
         """In place of `convolve`, whose weights are dropped (kernels/codec.py, native/codec.py)."""
         self.fused = convolutions
-        for part in (self.first_conv, self.blocks, self.last_conv):
-            for module in part.modules():
-                if isinstance(module, CausalConv | CausalUpsample):
-                    module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
-                    module.product = None
+        for module in self._convolutions():
+            module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+            module.product = None
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of one row's state tensor."""

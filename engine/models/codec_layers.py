@@ -74,11 +74,11 @@ class CausalConv(nn.Module):
             images, weight, self.bias, [0, 0], [1, 1], dilation, self.groups
         )[:, :, 0]
 
-    def pack_(self) -> None:
+    def pack_(self, pack: Callable[[Tensor], Product] = packed) -> None:
         """Compute as one packed matrix product, where the weight is large enough for it to pay."""
         self.one_kernel = True
         if self.groups == 1 and self.weight.numel() >= PACK_FROM:
-            self.product = packed(self.weight.flatten(1))
+            self.product = pack(self.weight.flatten(1))
             self.weight = _parameter(0)
 
     def state_shapes(self) -> Shapes:
@@ -114,9 +114,9 @@ class CausalUpsample(nn.Module):
             own, state[self.name] = own + late[:, :-1], late[:, -1]
         return own.transpose(1, 2).flatten(2) + self.bias[:, None]
 
-    def pack_(self) -> None:
+    def pack_(self, pack: Callable[[Tensor], Product] = packed) -> None:
         """Compute as one packed matrix product."""
-        self.product = packed(self.weight.flatten(1).mT.contiguous())
+        self.product = pack(self.weight.flatten(1).mT.contiguous())
         self.weight = _parameter(0)
 
     def state_shapes(self) -> Shapes:
@@ -239,9 +239,6 @@ class WindowLayer(nn.Module):
         self.down = Linear(c.intermediate_size, c.hidden_size)
         self.attn_scale, self.mlp_scale = _parameter(c.hidden_size), _parameter(c.hidden_size)
         self.by_window = False
-
-    def pack_(self) -> None:
-        self.by_window = True
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, state: State) -> Tensor:
         """x [B, F, hidden]; cos, sin [B, 1, F, D]; mask [B, 1, F, past + F]."""

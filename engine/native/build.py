@@ -14,9 +14,14 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SOURCES = tuple(FOLDER / name for name in ("decoder.cpp", "codec.cpp"))
-HEADER = FOLDER / "vectors.h"
+HEADERS = tuple(sorted(FOLDER.glob("*.h")))
 OPTIONS = (
-    *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
     "-ffp-contract=off",
 )
 TIMEOUT_S = 600
@@ -30,7 +35,7 @@ def compiler() -> str | None:
 
 def library() -> Path:
     """Where the library for this machine lies, or would lie."""
-    made_of = b"".join(file.read_bytes() for file in (*SOURCES, HEADER))
+    made_of = b"".join(file.read_bytes() for file in (*SOURCES, *HEADERS))
     made_of += repr((OPTIONS, cpu())).encode()
     return FOLDER / f"native-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
 
@@ -58,7 +63,8 @@ def build() -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode:
-            return f"{program} failed: {(done.stderr.strip().splitlines() or ['no reason'])[0]}"
+            lines = done.stderr.strip().splitlines() or ["no reason"]
+            return f"{program} failed: {next((n for n in lines if 'error' in n), lines[0])}"
         staging.replace(target)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{program} failed: {error}"

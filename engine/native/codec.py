@@ -7,7 +7,6 @@ codec.cpp, field by field.
 """
 
 import math
-import time
 from ctypes import POINTER, Structure, byref, c_int, c_int64, c_void_p
 
 import torch
@@ -26,8 +25,7 @@ from engine.models.codec_layers import (
 )
 from engine.native.decoder import PANEL, library
 
-# Numbers of streams and latents (4 for each frame) that both implementations are timed with.
-TIMED = ((1, 4), (3, 4))
+TILE_INPUTS = 32
 
 
 class _Snake(Structure):
@@ -37,7 +35,7 @@ class _Snake(Structure):
 class _Conv(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("in_channels", "out_channels", "kernel", "dilation")),
-        *((name, c_void_p) for name in ("weight", "bias")),
+        *((name, c_void_p) for name in ("weight", "bias", "halves")),
     )
 
 
@@ -74,6 +72,9 @@ class NativeConvolutions:
     def __init__(self, decoder: CodecDecoder) -> None:
         self._kept: list[Tensor] = []  # what the structs point to
         self.hop = math.prod(decoder.config.upsample_rates)  # samples a latent
+        native = library()
+        assert native is not None
+        self._has_tiles = bool(native.qtts_has_tiles())
         blocks = [self._block(block) for block in decoder.blocks]
         self._blocks = (_Block * len(blocks))(*blocks)
         first, last = self._conv(decoder.first_conv), self._last(decoder.last_conv)
@@ -112,8 +113,8 @@ class NativeConvolutions:
         )
         return wave
 
-    def _keep(self, tensor: Tensor) -> int:
-        self._kept.append(tensor.float().contiguous())
+    def _keep(self, tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+        self._kept.append(tensor.to(dtype).contiguous())
         return self._kept[-1].data_ptr()
 
     def _snake(self, snake: SnakeBeta) -> _Snake:
@@ -122,22 +123,28 @@ class NativeConvolutions:
     def _conv(self, conv: CausalConv) -> _Conv:
         out, in_, kernel = conv.weight.shape
         taps = conv.weight.permute(2, 1, 0)  # [kernel, in, out]
-        weight, bias = self._keep(_panels(taps.flatten(0, 1))), self._keep(_padded(conv.bias))
-        return _Conv(in_, out, kernel, conv.dilation, weight, bias)
+        return self._product(taps.flatten(0, 1), conv.bias, (in_, out, kernel, conv.dilation))
+
+    def _product(self, taps: Tensor, bias: Tensor, sizes: tuple[int, int, int, int]) -> _Conv:
+        """taps [kernel * in, out]; sizes: in, out, kernel, dilation"""
+        panels, kept = _panels(taps), self._keep(_padded(bias))
+        if self._has_tiles and sizes[0] % TILE_INPUTS == 0:
+            halves = _halves(panels.unflatten(1, (sizes[2], -1)))
+            return _Conv(*sizes, None, kept, self._keep(halves, torch.bfloat16))
+        return _Conv(*sizes, self._keep(panels), kept, None)
 
     def _last(self, conv: CausalConv) -> _Conv:
         """Its one output's taps as they lie in time: [kernel, in]."""
         out, in_, kernel = conv.weight.shape
         assert out == 1
         weight, bias = self._keep(_padded(conv.weight[0].T)), self._keep(conv.bias)
-        return _Conv(in_, out, kernel, conv.dilation, weight, bias)
+        return _Conv(in_, out, kernel, conv.dilation, weight, bias, None)
 
     def _upsample(self, up: CausalUpsample) -> _Conv:
         """[in, out, 2 * rate] -> columns by own or late, time and channel."""
         in_, out, kernel = up.weight.shape
         columns = _padded(up.weight.permute(0, 2, 1)).flatten(1)
-        weight, bias = self._keep(_panels(columns)), self._keep(_padded(up.bias))
-        return _Conv(in_, kernel * _up_to_panel(out), 1, 1, weight, bias)
+        return self._product(columns, up.bias, (in_, kernel * _up_to_panel(out), 1, 1))
 
     def _unit(self, unit: ResidualUnit) -> _Unit:
         first, second = self._conv(unit.conv1), self._conv(unit.conv2)
@@ -171,21 +178,24 @@ def _panels(weight: Tensor) -> Tensor:
     return panels
 
 
+def _halves(panels: Tensor) -> Tensor:
+    """[panels, kernel, in, 16] -> bfloat16 [panels, in / 32, kernel, 2, 16, 16, 2], pairs of inputs
+    side by side: each weight rounded, and what that leaves of it.
+    """
+    high: Tensor = panels.bfloat16()
+    low = (panels - high.float()).bfloat16()
+    both: Tensor = torch.stack([high, low], dim=1).unflatten(3, (-1, TILE_INPUTS // 2, 2))
+    return both.permute(0, 3, 2, 1, 4, 6, 5)
+
+
 @torch.inference_mode()
-def compare(native: NativeConvolutions, decoder: CodecDecoder) -> tuple[float, float]:
-    """(largest difference of a sample, the plain layers' time over that of the native ones)."""
+def difference(native: NativeConvolutions, decoder: CodecDecoder) -> float:
+    """The largest one of a sample from the plain layers'."""
     generator = torch.Generator().manual_seed(0)
-    off, seconds = 0.0, [0.0, 0.0]
-    for rows, latents in TIMED:
-        x = torch.randn(rows, decoder.config.latent_dim, latents, generator=generator)
-        zeros = {name: torch.zeros(rows, *s) for name, s in decoder.state_shapes().items()}
-        waves = []
-        ways: tuple[Convolutions, ...] = (decoder.convolve, native)
-        for at, convolve in enumerate(ways):
-            state = dict(zeros)
-            convolve(x[..., :1], state)  # what is made at a first call; and a state for the second
-            started = time.perf_counter()
-            waves.append(convolve(x, state))
-            seconds[at] += time.perf_counter() - started
-        off = max(off, float((waves[0] - waves[1]).abs().max()))
-    return off, seconds[0] / seconds[1]
+    x = torch.randn(2, decoder.config.latent_dim, 4, generator=generator)
+    waves = []
+    ways: tuple[Convolutions, ...] = (decoder.convolve, native)
+    for convolve in ways:
+        state = {name: torch.zeros(2, *shape) for name, shape in decoder.state_shapes().items()}
+        waves.append(torch.cat([convolve(x[..., :1], state), convolve(x[..., 1:], state)], dim=1))
+    return float((waves[0] - waves[1]).abs().max())

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.layers.attention import TokenBatch
-from engine.layers.linear import quantise
+from engine.layers.linear import Product, packed, quantise
 from engine.layers.modules import Modules
 from engine.layers.norm import RMSNorm
 from engine.models.config import DecoderConfig
@@ -92,7 +92,8 @@ def _share_openmp() -> None:
     sets of threads that wait for each other.
     """
     maps = Path("/proc/self/maps")
-    paths = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
+    lines = [line for line in maps.read_text().splitlines() if "libgomp" in line]
+    paths = {line.split(maxsplit=5)[5] for line in lines}  # which may have spaces
     for path in paths:
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
@@ -106,23 +107,26 @@ def fits(weight: Tensor) -> bool:
 
 
 def pack(weight: Tensor, form: Form | None) -> Packed:
-    """weight [N, K]; None: bfloat16 where that loses nothing, else float32. The first sizes of the
-    packed weight are [N / 16, K], or for int4 [N / 16, K / 2].
+    """weight [N, K]; None: bfloat16 where that loses nothing, else float32. The packed weight is
+    [N / 16, K, 16], for bfloat16 [N / 16, K / 2, 16, 2], for int8 [N / 16, K / 4, 16, 4], for
+    int4 [N / 16, K / 8, 16, 4].
     """
     if form is None:
         exact = weight.dtype == torch.bfloat16 or bool((weight.bfloat16() == weight).all())
         form = "bfloat16" if exact else "float32"
     if form == "int8" or (form == "int4" and weight.shape[1] % GROUP):
         values, scale = quantise(weight)
-        return {"weight": _panels(values), "scale": scale}
+        return {"weight": _panels(values, 4), "scale": scale}
     if form == "int4":
         return _pack_int4(weight.float())
-    return {"weight": _panels(weight.to(getattr(torch, form)))}
+    if form == "bfloat16":
+        return {"weight": _panels(weight.bfloat16(), 2)}
+    return {"weight": _panels(weight.float(), 1).flatten(2)}
 
 
-def _panels(values: Tensor) -> Tensor:
-    """[N, K] -> [N / 16, K, 16]"""
-    return values.view(-1, PANEL, values.shape[1]).transpose(1, 2).contiguous()
+def _panels(values: Tensor, inputs: int) -> Tensor:
+    """[N, K] -> [N / 16, K / inputs, 16, inputs]"""
+    return values.view(-1, PANEL, values.shape[1] // inputs, inputs).transpose(1, 2).contiguous()
 
 
 def _pack_int4(weight: Tensor) -> Packed:
@@ -131,21 +135,28 @@ def _pack_int4(weight: Tensor) -> Packed:
     low, high = groups.amin(-1), groups.amax(-1)
     scale = ((high - low) / 15).clamp_min(1e-8)
     values = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15)
-    pairs = _panels(values.flatten(1).to(torch.uint8)).unflatten(1, (-1, 2))
-    packed = pairs[:, :, 0] | pairs[:, :, 1] << 4
-    return {"weight": packed, "scale": _panels(scale), "zero": _panels(low)}
+    fours = _panels(values.flatten(1).to(torch.uint8), 4)
+    packed = fours[:, 0::2] | fours[:, 1::2] << 4
+    by_panel = (_panels(values, 1).flatten(2) for values in (scale, low))
+    return {"weight": packed, **dict(zip(("scale", "zero"), by_panel, strict=True))}
 
 
 def unpack(packed: Packed) -> Tensor:
     """[N, K] float32: what the packed weight stands for."""
     weight = packed["weight"]
     if weight.dtype == torch.uint8:
-        pairs = torch.stack([weight & 15, weight >> 4], dim=2).flatten(1, 2).float()
-        by_group = pairs.unflatten(1, (-1, GROUP))
-        weight = by_group * packed["scale"][:, :, None] + packed["zero"][:, :, None]
-        weight = weight.flatten(1, 2)
-    plain: Tensor = weight.float().transpose(1, 2).flatten(0, 1)
-    return plain * packed["scale"][:, None] if packed["weight"].dtype == torch.int8 else plain
+        weight = torch.stack([weight & 15, weight >> 4], dim=2).flatten(1, 2)
+    plain: Tensor = weight.float().view(len(weight), -1, PANEL, weight[0, 0].numel() // PANEL)
+    plain = plain.transpose(1, 2).flatten(2).flatten(0, 1)
+    if packed["weight"].dtype == torch.int8:
+        return plain * packed["scale"][:, None]
+    if packed["weight"].dtype != torch.uint8:
+        return plain
+    scale, zero = (
+        packed[name].transpose(1, 2).flatten(0, 1)[..., None] for name in ("scale", "zero")
+    )
+    plain = (plain.unflatten(1, (-1, GROUP)) * scale + zero).flatten(1)
+    return plain
 
 
 def _form(packed: Packed) -> Form:
@@ -156,11 +167,10 @@ def _form(packed: Packed) -> Form:
 
 
 def _matrix(packed: Packed) -> _Matrix:
-    panels, inputs, _ = packed["weight"].shape
-    form = _form(packed)
+    weight, form = packed["weight"], _form(packed)
     at = [packed[name].data_ptr() if name in packed else None for name in ("scale", "zero")]
-    in_features = 2 * inputs if form == "int4" else inputs
-    return _Matrix(FORMS.index(form), panels * PANEL, in_features, packed["weight"].data_ptr(), *at)
+    in_features = weight[0].numel() // PANEL * (2 if form == "int4" else 1)
+    return _Matrix(FORMS.index(form), len(weight) * PANEL, in_features, weight.data_ptr(), *at)
 
 
 class NativeProduct:
@@ -182,6 +192,11 @@ class NativeProduct:
             c_int(torch.get_num_threads()),
         )
         return y
+
+
+def product(weight: Tensor) -> Product:
+    """weight [N, K] float32, multiplied with here where it is whole panels."""
+    return NativeProduct(pack(weight, "float32")) if fits(weight) else packed(weight)
 
 
 class NativeDecoder:

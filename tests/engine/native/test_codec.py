@@ -1,7 +1,6 @@
 """The codec's compiled convolutions beside the plain layers: any cut, company and threads."""
 
 import itertools
-import logging
 
 import pytest
 import torch
@@ -14,12 +13,14 @@ from engine.models.codec_decoder import CodecDecoder
 from engine.models.codec_layers import State
 from engine.models.config import CodecDecoderConfig
 from engine.native import codec
-from engine.native.codec import NativeConvolutions, compare
+from engine.native.codec import NativeConvolutions, difference
 
-# Channels of the stages: 96 to 6, and 80 to 20 with other rates; whole panels and parts of one.
+# Channels of the stages: 96 to 6, and 80 to 20 with other rates; whole panels and parts of one. 128
+# to 32, which AMX multiplies in halves.
 SHAPES = {
     "halved": {"latent_dim": 24, "decoder_dim": 96, "upsample_rates": (8, 5, 4, 3)},
     "odd": {"latent_dim": 17, "decoder_dim": 80, "upsample_rates": (3, 2)},
+    "wide": {"latent_dim": 32, "decoder_dim": 128, "upsample_rates": (5, 2)},
 }
 ROWS = 3
 
@@ -70,9 +71,9 @@ def test_samples_and_states_are_the_plain_layers(pair):
         x = latents(net, time, seed)
         wanted, got = net.convolve(x, plain), convolutions(x, compiled)
         assert 0.02 < wanted.std() < 0.8, "neither silence nor clipped"
-        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(got, wanted, atol=4e-5, rtol=0)
         for name, state in plain.items():
-            torch.testing.assert_close(compiled[name], state, atol=2e-5, rtol=1e-5)
+            torch.testing.assert_close(compiled[name], state, atol=1e-4, rtol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -120,28 +121,32 @@ def test_a_large_argument_of_the_sine(pair):
     )
 
 
-def test_it_is_taken_where_it_is_right_and_faster(monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    for off, gain, taken, said in (
-        (1e-6, 2.0, True, "2.0x as fast"),
-        (1e-6, 0.5, False, "stay torch's"),
-        (0.5, 2.0, False, "left out"),
-        (float("nan"), 2.0, False, "left out"),
-    ):
-        monkeypatch.setattr(codec, "compare", lambda *_, told=(off, gain): told)
-        net = random_codec("odd")
-        pack_codec_(net, compiled=True)
-        assert (net.fused is not None) is taken
-        assert said in caplog.messages[-1]
+@pytest.mark.parametrize("off", [0.5, float("nan")])
+def test_it_is_left_out_where_it_is_wrong(monkeypatch, caplog, off: float):
+    monkeypatch.setattr(codec, "difference", lambda *_: off)
+    net = random_codec("odd")
+    pack_codec_(net, compiled=True)
+    assert net.fused is None and "left out" in caplog.messages[-1]
 
 
 @torch.inference_mode()
 def test_a_wrong_weight_is_seen():
     net = random_codec("halved")
     convolutions = NativeConvolutions(net)
-    assert compare(convolutions, net)[0] < 1e-5
+    assert difference(convolutions, net) < 1e-4
     net.blocks[2].units[1].conv1.weight[0] += 1
-    assert compare(convolutions, net)[0] > MOST_OFF
+    assert difference(convolutions, net) > MOST_OFF
+
+
+@torch.inference_mode()
+def test_where_it_is_right_it_takes_over():
+    net, plain = random_codec("halved"), random_codec("halved")
+    pack_codec_(net, compiled=True)
+    assert net.fused is not None
+    x = latents(net, 4)
+    torch.testing.assert_close(
+        net.fused(x, zeros(net)), plain.convolve(x, zeros(plain)), atol=1e-4, rtol=0
+    )
 
 
 @torch.inference_mode()

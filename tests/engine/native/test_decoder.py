@@ -9,7 +9,7 @@ from engine.layers.norm import RMSNorm
 from engine.layers.rotary import RotaryTable
 from engine.models.config import DecoderConfig
 from engine.models.qwen3_layer import Qwen3Layer
-from engine.native import build, decoder
+from engine.native import decoder
 from engine.native.decoder import FORMS, NativeDecoder, NativeProduct, pack, unpack
 
 CONFIG = DecoderConfig(
@@ -38,11 +38,27 @@ def weight(out_features: int, in_features: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(out_features, in_features, generator=generator) / in_features**0.5
 
 
+def as_integers(x: torch.Tensor) -> torch.Tensor:
+    """What rows become beside weights of few bits: 16 bits and a scale for 256 of them."""
+    groups = []
+    for group in x.split(256, dim=1):
+        scale = group.abs().amax(1, keepdim=True) / 32512
+        groups.append((group / scale).round() * scale)
+    return torch.cat(groups, dim=1)
+
+
+# Parts of a group and of a panel quad, several groups, one that is no whole tile.
+@pytest.mark.parametrize("shape", [(176, 192), (80, 640), (48, 80)])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_product_is_that_of_the_unpacked_weight(form: decoder.Form):
-    packed = pack(weight(176, 192), form)
-    x = torch.randn(13, 192)
-    torch.testing.assert_close(NativeProduct(packed)(x), x @ unpack(packed).T, atol=2e-5, rtol=1e-5)
+def test_a_product_is_that_of_the_unpacked_weight(form: decoder.Form, shape: tuple[int, int]):
+    packed = pack(weight(*shape), form)
+    x = torch.randn(13, shape[1])
+    x[2, 7] = 3000  # makes its own group coarse and no other
+    rows = as_integers(x) if packed["weight"].dtype in (torch.int8, torch.uint8) else x
+    wanted = (rows.double() @ unpack(packed).double().T).float()
+    for count in (1, 2, 3, 5, 13):
+        got = NativeProduct(packed)(x[:count])
+        torch.testing.assert_close(got, wanted[:count], atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -53,11 +69,34 @@ def test_a_row_does_not_depend_on_its_neighbours(form: decoder.Form):
         assert torch.equal(product(x[:rows]), alone[:rows])
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_no_number_stays_in_its_row_and_is_not_lost(form: decoder.Form, wrong: float):
+    product, x = NativeProduct(pack(weight(80, 320), form)), torch.randn(7, 320)
+    whole = product(x)
+    x[4, 300] = wrong
+    got = product(x)
+    others = [0, 1, 2, 3, 5, 6]
+    assert torch.equal(got[others], whole[others])
+    assert not got[4].isfinite().any()
+
+
+SEEN: dict[str, torch.Tensor] = {}
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_integers_are_the_same_on_every_cpu(form: decoder.Form):
+    """The same bits from whichever library (conftest.py) and number of threads."""
+    x = torch.randn(11, 640, generator=torch.Generator().manual_seed(1))
+    got = NativeProduct(pack(weight(80, 640), form))(x)
+    assert torch.equal(SEEN.setdefault(form, got), got)
+
+
 def test_inputs_that_are_no_whole_groups_have_eight_bits():
     packed = pack(weight(32, 96), "int4")
     assert packed["weight"].dtype == torch.int8
     x = torch.randn(3, 96)
-    torch.testing.assert_close(NativeProduct(packed)(x), x @ unpack(packed).T, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(NativeProduct(packed)(x), x @ unpack(packed).T, atol=2e-4, rtol=1e-5)
 
 
 def test_unpacking_gives_the_weight_back():
@@ -132,12 +171,12 @@ PROMPTS = ([0] * 9 + [1] * 5, [*range(9), *range(5)])
 
 @pytest.mark.parametrize("form", FORMS)
 def test_layers_are_those_of_plain_torch(form: decoder.Form):
-    nets = Nets(form)
+    nets, off = Nets(form), 1e-3 if form in ("int8", "int4") else 2e-4  # as_integers
     for rows, positions in (PROMPTS, ([1, 0], [5, 9]), ([0], [10])):
         x = torch.randn(len(rows), CONFIG.hidden_size)
         ours, plain = nets.run(x, rows, positions), nets.run_plain(x, rows, positions)
-        torch.testing.assert_close(ours, plain, atol=2e-4, rtol=1e-4)
-    torch.testing.assert_close(nets.caches[0], nets.caches[1], atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, plain, atol=off, rtol=1e-4)
+    torch.testing.assert_close(nets.caches[0], nets.caches[1], atol=off, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -151,22 +190,3 @@ def test_a_sequence_is_the_same_alone_and_in_any_cut(form: decoder.Form, threads
     assert torch.equal(together, alone) and torch.equal(nets.caches[0], kept)
     torch.set_num_threads(1)
     assert torch.equal(nets.run(x, *PROMPTS), together)
-
-
-def test_a_library_of_another_source_or_machine_is_not_taken(monkeypatch: pytest.MonkeyPatch):
-    here = build.library()
-    monkeypatch.setattr(build, "cpu", lambda: ("another",))
-    assert build.library() != here
-    decoder.library.cache_clear()
-    assert decoder.library() is None
-    decoder.library.cache_clear()
-
-
-def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path):
-    source = tmp_path / "decoder.cpp"
-    source.write_text("not C++")
-    monkeypatch.setattr(build, "SOURCES", (source,))
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    assert "failed" in build.build() and list(tmp_path.iterdir()) == [source]
-    monkeypatch.setattr(build, "compiler", lambda: None)
-    assert "no C++ compiler" in build.build()
