@@ -36,6 +36,7 @@ def warm_up(core: EngineCore) -> None:
         "warm-up failed"
     )
     assert any(isinstance(fact, AudioChunk) for fact in outputs), "warm-up made no audio"
+    core.codec_stage.time_chunks()
     core.reset_stats()
 
 

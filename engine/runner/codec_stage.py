@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.protocol import AudioChunk, Finished, FinishReason, Outbound, Timing
 from engine.runner.codec_runner import CodecRunner, Pcm, Snapshot
-from engine.scheduler.codec_schedule import CodecSchedule
+from engine.scheduler.codec_schedule import DRY_CHUNK, CodecSchedule
 from engine.scheduler.sequence import Sequence
 
 
@@ -63,6 +63,17 @@ class CodecStage:
             del seq.codes[:num_frames]
             seq.note_emitted(num_frames, self.clock())
         self.queue.append((seqs, first, pcm))
+
+    def time_chunks(self) -> None:
+        """Let the schedule know what one frame costs, and a few at a time."""
+        for codec in {id(codec): codec for codec in self.codecs.values()}.values():
+            spare, silence = len(codec.rows) - 1, [0] * codec.decoder.config.num_quantizers
+            for num_frames in (1, DRY_CHUNK):
+                for _ in range(2):  # the first one makes warm what was not
+                    codec.start(spare)
+                    started = self.clock()
+                    codec.decode([spare], [[silence] * num_frames]).result()
+                self.schedule.observe(num_frames, self.clock() - started)
 
     def end(self, finished: Finished) -> None:
         """Report the end of a sequence behind its audio."""

@@ -12,7 +12,8 @@ so that it never delays the next frames for long; what is put off is later decod
 
 Two rules depend on how long a step takes. If a step takes longer than a third of the time that the
 first chunk lasts, the first chunk has the ramp's second size. If steps are slower than speech, a
-stream that has run out waits for a few frames, so that its listener hears fewer, longer pauses.
+stream that has run out waits for a few frames, so that its listener hears fewer, longer pauses. If
+steps are hardly faster and frames cost less a few at a time, a stream that is short waits, too.
 """
 
 from collections.abc import Iterable
@@ -31,6 +32,8 @@ LONG_LEAD_S = 0.5
 FIRST_STEPS = 3
 # Frames that a dry stream waits for in an engine slower than speech.
 DRY_CHUNK = 4
+# Of a frame's time: steps that take more hardly keep up, and a saving of more is worth waiting for.
+HARDLY, SAVING = 0.7, 0.1
 # Weight of the newest measurement in a moving average.
 NEWEST = 0.1
 
@@ -47,12 +50,19 @@ class CodecBatch:
 class CodecSchedule:
     ramp: tuple[int, ...]
     frame_s: float = 0.0  # what a frame costs the host, as measured: on a GPU only its launch
+    few_s: float = 0.0  # the same of fewer than DRY_CHUNK at a time,
+    many_s: float = 0.0  # and of more
     step_s: float = 0.0  # from one step to the next, as measured
     _stepped_at: float | None = None  # None: no sequence was running
 
     def observe(self, num_frames: int, elapsed_s: float) -> None:
         """Learn what frames cost."""
-        self.frame_s += NEWEST * (elapsed_s / num_frames - self.frame_s)
+        each_s = elapsed_s / num_frames
+        self.frame_s += NEWEST * (each_s - self.frame_s)
+        if num_frames < DRY_CHUNK:
+            self.few_s += NEWEST * (each_s - self.few_s) if self.few_s else each_s
+        else:
+            self.many_s += NEWEST * (each_s - self.many_s) if self.many_s else each_s
 
     def batches(
         self, running: Iterable[Sequence], ending: Iterable[Sequence], now: float
@@ -111,7 +121,14 @@ class CodecSchedule:
         size = self.ramp[min(place, len(self.ramp) - 1)]
         if buffered_s > SHORT_LEAD_S:
             return size
-        return 1 if keeps_up or buffered_s >= 0 else min(size, DRY_CHUNK)
+        if self._is_worth_waiting() or not (keeps_up or buffered_s >= 0):
+            return min(size, max((n for n in self.ramp if n <= DRY_CHUNK), default=size))
+        return 1
+
+    def _is_worth_waiting(self) -> bool:
+        """Where many frames were never decoded at once, nothing is known."""
+        saves = self.few_s - self.many_s > SAVING * FRAME_S and self.many_s > 0
+        return saves and self.step_s > HARDLY * FRAME_S
 
 
 def _urgency(seq: Sequence, now: float) -> float:

@@ -69,6 +69,42 @@ def test_in_an_engine_slower_than_speech_a_dry_stream_waits_for_a_few_frames() -
     assert sizes(slow.batches([dry], [], 0.0)) == {dry: DRY_CHUNK}
 
 
+@pytest.mark.parametrize(
+    ("step_s", "few_s", "many_s", "waits"),
+    [
+        (0.075, 0.03, 0.01, True),
+        (0.04, 0.03, 0.01, False),  # there is time for frames one by one
+        (0.075, 0.015, 0.01, False),  # together they cost hardly less
+        (0.075, 0.03, 0.0, False),  # nobody knows what they cost together
+    ],
+)
+def test_what_is_hardly_in_real_time_waits_where_frames_cost_less_together(
+    step_s: float, few_s: float, many_s: float, waits: bool
+) -> None:
+    schedule = CodecSchedule(RAMP, step_s=step_s, few_s=few_s, many_s=many_s)
+    short = stream(DRY_CHUNK - 1, 4, buffered_s=0.1)
+    assert schedule.next_chunk(short, 0.1) == (0 if waits else 2)
+    full = stream(DRY_CHUNK, 4, buffered_s=0.1)
+    assert schedule.next_chunk(full, 0.1) == DRY_CHUNK
+    assert schedule.next_chunk(full, 1.0) == 0, "who has plenty waits for a whole chunk"
+
+
+@pytest.mark.parametrize(("ramp", "waits_for"), [((1, 2, 3, 8), 3), ((1, 3, 6), 3), ((8,), 8)])
+def test_it_waits_for_a_size_that_the_ramp_has(ramp: tuple[int, ...], waits_for: int) -> None:
+    slow = CodecSchedule(ramp, step_s=2 * FRAME_S)
+    sizes_ = [slow.next_chunk(stream(n, 9, buffered_s=-1.0), -1.0) for n in range(1, 9)]
+    assert sizes_[: waits_for - 1] == [0] * (waits_for - 1) and sizes_[waits_for - 1] == waits_for
+
+
+def test_it_learns_what_few_and_many_frames_cost() -> None:
+    schedule = CodecSchedule(RAMP)
+    schedule.observe(1, 0.03)
+    schedule.observe(8, 0.08)
+    assert (schedule.few_s, schedule.many_s) == (0.03, 0.01)
+    schedule.observe(2, 0.02)
+    assert 0.01 < schedule.few_s < 0.03 and schedule.many_s == 0.01
+
+
 def test_a_stream_whose_turn_comes_late_does_not_wait_for_its_chunk() -> None:
     """Eight that began together: 48 frames take the codec 0.24 s, and all have 0.3 s in hand."""
     together = [stream(6, 3, buffered_s=0.3) for _ in range(8)]
