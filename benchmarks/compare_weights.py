@@ -1,9 +1,9 @@
-"""What quantised weights do to the codes: each form beside full precision, code by code.
+"""What weights in fewer bits do to the codes on a CPU, code by code.
 
-Regime. A sentence is spoken greedily in float32; then every other form is led along the same codes
-(teacher forcing) and asked at each step which code it would have chosen. `agree` is the share of
-equal choices for codebook 0, for the rest, and of frames equal in all sixteen; `top5` is the share
-where the reference's choice is among the form's five likeliest. bfloat16 without quantisation is
+Regime. A sentence is spoken greedily in float32 by plain torch; then every other form is led along
+the same codes (teacher forcing) and asked at each step which code it would have chosen. `agree` is
+the share of equal choices for codebook 0, for the rest, and of frames equal in all sixteen; `top5`
+is the share where the reference's choice is among the form's five likeliest. torch's bfloat16 is
 the yardstick: it is what GPUs and the official package run.
 
     python -m benchmarks.compare_weights --shape 0.6B
@@ -28,7 +28,12 @@ from engine.protocol import Prompt, SamplingParams, Submit
 from engine.runner import torch_backend as backend
 from engine.startup import build
 
-FORMS = (("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "int4"))
+# engine.kernels, dtype and quantization
+REFERENCE = ("torch", "float32", "none")
+FORMS = (
+    ("torch", "bfloat16", "none"),
+    *(("native", "float32", weights) for weights in ("none", "int8", "int4")),
+)
 
 
 class Guide:
@@ -47,10 +52,9 @@ class Guide:
         return torch.tensor([self.lead[step]])
 
 
-def speak(path: Path, dtype: str, weights: str, frames: int, guide: Guide) -> None:
-    config = EngineConfig(
-        device="cpu", dtype=dtype, quantization=weights, max_num_seqs=1, max_model_len=1024
-    )
+def speak(path: Path, form: tuple[str, str, str], frames: int, guide: Guide) -> None:
+    names = dict(zip(("kernels", "dtype", "quantization"), form, strict=True))
+    config = EngineConfig(device="cpu", max_num_seqs=1, max_model_len=1024, **names)
     core, _ = build(config, [ModelSpec(id="m", checkpoint=str(path))])
     plain, backend.sample = backend.sample, guide
     speaker = next(iter(core.checkpoints["m"].info.speakers.values()), 0)
@@ -76,14 +80,14 @@ def compare(reference: list[int], guide: Guide) -> dict[str, float]:
 
 def measure(path: Path, frames: int) -> list[dict[str, Any]]:
     reference = Guide()
-    speak(path, "float32", "none", frames, reference)
+    speak(path, REFERENCE, frames, reference)
     rows = []
-    for dtype, weights in FORMS:
+    for form in FORMS:
         guide = Guide(reference.chosen)
-        speak(path, dtype, weights, frames, guide)
-        rows.append({"dtype": dtype, "weights": weights, **compare(reference.chosen, guide)})
-        shares = "".join(f"{value:9.1%}" for value in list(rows[-1].values())[2:])
-        print(f"{dtype:9} {weights:5}{shares}", flush=True)
+        speak(path, form, frames, guide)
+        found = compare(reference.chosen, guide)
+        rows.append({"form": form, **found})
+        print(f"{' '.join(form):21}{''.join(f'{v:9.1%}' for v in found.values())}", flush=True)
     return rows
 
 
@@ -93,7 +97,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, help="a CustomVoice checkpoint directory")
     parser.add_argument("--frames", type=int, default=32)
     args = parser.parse_args()
-    print("                code 0     rest    frame     top5   (share equal to float32)")
+    print("                        code 0     rest    frame     top5   (share equal to float32)")
     with tempfile.TemporaryDirectory() as folder:
         path = args.checkpoint or Path(folder) / args.shape
         if args.checkpoint is None:
