@@ -67,12 +67,12 @@ class Linear(nn.Module):
         out = self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
-    def transform_(self, form: WeightForm, pack_from: int | None = None) -> None:
+    def transform_(self, form: WeightForm) -> None:
         """Give the weight another form and drop the plain one; a weight of fewer numbers than
-        `pack_from` (PACK_FROM) stays plain.
+        PACK_FROM stays plain.
         """
         assert self.product is None, "the weight has been transformed already"
-        if self.weight.numel() >= (PACK_FROM if pack_from is None else pack_from):
+        if self.weight.numel() >= PACK_FROM:
             self.replace_(FORMS[form](self.weight))
 
     def replace_(self, product: Product) -> None:

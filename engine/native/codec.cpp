@@ -94,13 +94,12 @@ class Stream {
   }
 
   // x [rows], activated where `act` says so, after what lies before it; the end of both is the next history.
-  const float* with_history(const Conv& c, int64_t state, const float* x, int64_t rows, const Snake* act, const Out& out) {
+  void with_history(const Conv& c, int64_t state, const float* x, int64_t rows, const Snake* act, const Out& out) {
     std::vector<float>& before = kept[state];
     const int64_t ld = padded(c.in), history = before.size();
     float* joined = rooms.joined.of(history + rows * ld);
     convolve(c, Source{x, ld, rows, before.data(), history, act}, joined, out, rooms, threads);
     std::copy(joined + rows * ld, joined + rows * ld + history, before.begin());
-    return joined;
   }
 
   void block(int64_t b, float* x, int64_t rows) {

@@ -169,7 +169,7 @@ class Room {
   std::unique_ptr<float[]> floats;
   int64_t held = 0;
 };
-// A thread's, from one call to the next. `late`, `fresh`: of each block.
+// A thread's, from one call to the next. `both`, `fresh`: of each block.
 struct Rooms {
   Room input, joined, hidden;
   std::vector<Room> both, fresh;
