@@ -134,7 +134,8 @@ clean: ## remove .venv, caches and build results
 $(VENV)/.serve: WITH := -e .
 $(VENV)/.test: WITH := -e '.[test]'
 $(VENV)/.dev: WITH := -e '.[dev]'
-$(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constraints-torch.txt constraints-uv.txt scripts/install.py
+$(VENV)/.serve $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt constraints-torch.txt constraints-uv.txt scripts/install.py \
+		engine/native/build.py $(wildcard engine/native/*.cpp engine/native/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=..." >&2; exit 1; }
 	@echo "[setup] $(VENV), uv, torch, the server and its dependencies ($(@F))"
 	@$(INSTALL) $(WITH) $(VLLM)
